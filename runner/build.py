@@ -1,0 +1,155 @@
+"""From a configuration's nodes to the objects they name; what does not fit is told before the first step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from pkgutil import resolve_name
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from runner import optimizers
+from runner.errors import UserError, first_line, nearest
+from runner.loop import Rules
+from runner.losses import Loss
+
+
+def function(path: str, node: DictConfig, *called_with: str, **offered: Any) -> Callable[..., Any]:
+    """Return the function that a node's `_target_` names, with the node's other keys bound.
+
+    `called_with` names what it will be called with; of `offered` it gets what its signature asks for and the node lacks.
+
+    Raises UserError where there is no such function, or a key is none of its arguments, or an argument is missing.
+    """
+    keys = arguments(node)
+    target = locate(path, node)
+    asked = inspect.signature(target).parameters
+    keys |= {name: value for name, value in offered.items() if name in asked and keys.get(name) is None}
+    faults = list(misfits(path, target, keys, called_with))
+    if faults:
+        raise UserError("; ".join(faults))
+    return partial(target, **keys)
+
+
+def loss(node: DictConfig) -> Loss:
+    """Return the loss at its dimension, which a node may give where the function declares none."""
+    keys = {key: value for key, value in node.items_ex(resolve=False) if key != "dimension"}
+    bound = function("loss", OmegaConf.create(keys), "x")
+    dimension = node.get("dimension")
+    if dimension is not None and (not isinstance(dimension, int) or dimension < 0):
+        raise UserError(f"loss.dimension must be a whole number of 0 (x is a scalar) or more, got {dimension!r}")
+    try:
+        return Loss.of(bound, dimension)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def guess(node: DictConfig, loss: Loss, dtype: str, seed: int) -> np.ndarray:
+    """Return the first x."""
+    return function("guess", node, "loss", "dtype", "seed")(loss, dtype, seed)
+
+
+def optimizer(node: DictConfig, x: tf.Variable) -> Any:
+    """Return a new optimizer, built for x.
+
+    Raises UserError that names every key which is no argument of the optimizer, or of a schedule within it.
+    """
+    faults = list(unfit("optimizer", node))
+    if faults:
+        raise UserError("; ".join(faults))
+    try:
+        return optimizers.ready(instantiate(floats(node), _convert_="all"), x)
+    except UserError:
+        raise
+    except Exception as error:
+        # Hydra's own text repeats the cause and adds a trailer of several lines.
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        raise UserError(f"optimizer: {first_line(cause)}") from error
+
+
+def strategy(node: DictConfig, loss: Loss, optimizer: Any, x: tf.Variable) -> Any:
+    """Return the strategy's Step."""
+    return function("strategy", node, "loss", "optimizer", "x")(loss, optimizer, x)
+
+
+def execution(node: DictConfig, step: Any) -> Any:
+    """Return the execution of a Step."""
+    if node.get("chunk") is not None and not node.chunk >= 1:
+        raise UserError(f"execution.chunk must be 1 or more steps, got {node.chunk!r}; set it with execution.chunk=1000")
+    return function("execution", node, "step")(step)
+
+
+def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
+    """Return the stopping rules that are on, and the limits."""
+    limit = node.get("time_limit")
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        raise UserError(f"stopping.time_limit must be a number of seconds above 0, got {limit!r}; set stopping.time_limit=60")
+    found = {}
+    for name in (name for name in node if name != "time_limit"):
+        found[name] = function(f"stopping.{name}", node[name], "trace", "start", minimum=loss.minimum)
+    look_back = max((getattr(rule.func, "look_back", lambda **_: 0)(**rule.keywords) for rule in found.values()), default=0)
+    return Rules(found, look_back, max_iterations, limit)
+
+
+def locate(path: str, node: DictConfig) -> Callable[..., Any]:
+    """Return what a node's `_target_` names."""
+    name = node.get("_target_")
+    try:
+        target = resolve_name(name)
+    except Exception as error:
+        raise UserError(f"{path}._target_ names {name!r}, which cannot be had: {first_line(error)}") from error
+    if not callable(target):
+        raise UserError(f"{path}._target_ must name a function or a class, got {name!r}, which is a {type(target).__name__}")
+    return target
+
+
+def arguments(node: DictConfig) -> dict[str, Any]:
+    """Return a node's keys without those that are Hydra's."""
+    keys = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(keys, dict)
+    return {str(key): value for key, value in keys.items() if not str(key).startswith("_")}
+
+
+def misfits(path: str, target: Callable[..., Any], keys: dict[str, Any], called_with: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield what in these keys the target's signature does not allow."""
+    parameters = inspect.signature(target).parameters.values()
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters) or is_keras(target):
+        known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD][len(called_with) :]
+        for key in keys.keys() - set(known):
+            yield f"{path}.{key} is no argument of {target.__name__}; {nearest(key, known)}"
+    for each in list(parameters)[len(called_with) :]:
+        named = each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
+        if named and each.default is each.empty and each.name not in keys:
+            yield f"{path}.{each.name} must be given, for {target.__name__} has no default; set it with +{path}.{each.name}=…"
+
+
+def is_keras(target: Any) -> bool:
+    """Tell whether a target takes `**kwargs` only to refuse them, as Keras's optimizers do."""
+    return target.__module__.startswith("keras.")
+
+
+def unfit(path: str, node: DictConfig) -> Iterator[str]:
+    """Yield what is wrong with a node and the nodes within it that have a `_target_` of their own."""
+    yield from misfits(path, locate(path, node), arguments(node))
+    for key, each in node.items_ex(resolve=False):
+        if OmegaConf.is_dict(each) and "_target_" in each:
+            yield from unfit(f"{path}.{key}", each)
+
+
+def floats(node: DictConfig) -> dict[str, Any]:
+    """Return a node's keys with whole numbers made floats wherever the default is one; Keras refuses `learning_rate=1`."""
+    parameters = inspect.signature(resolve_name(node._target_)).parameters
+
+    def coerced(key: str, value: Any) -> Any:
+        if OmegaConf.is_dict(value) and "_target_" in value:
+            return floats(value)
+        whole = type(value) is int and key in parameters and type(parameters[key].default) is float
+        return float(value) if whole else value
+
+    return {str(key): coerced(str(key), value) for key, value in node.items()}

@@ -1,0 +1,152 @@
+"""The typed top of the configuration, and what Hydra's composition leaves unchecked, told in one line each."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from runner import __version__
+from runner.errors import UserError, nearest
+
+# What else may stand where a value of this kind stands.
+WIDER = {"a number": ("a whole number",)}
+Dtype = Enum("Dtype", ["float32", "float64"])
+
+
+@dataclass
+class Config:
+    """The keys that a user may set; the values are in conf/config.yaml, and a group's keys in its own files."""
+
+    loss: Any = MISSING
+    guess: Any = MISSING
+    optimizer: Any = MISSING
+    strategy: Any = MISSING
+    execution: Any = MISSING
+    stopping: Any = MISSING
+    tracking: Any = MISSING
+    max_iterations: int = MISSING
+    seed: int = MISSING
+    dtype: Dtype = MISSING
+
+
+def register() -> None:
+    """Tell Hydra the schema, and the resolver that names folders after the process as well as the time."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    if not OmegaConf.has_resolver("pid"):
+        OmegaConf.register_new_resolver("pid", os.getpid)
+
+
+def check(cfg: DictConfig, choices: Mapping[str, Any], sources: list[Path]) -> None:
+    """Raise one UserError for all that the configuration alone shows to be wrong.
+
+    A group's file is its schema: what overrides one of its values has that value's type.
+    """
+    known = [field.name for field in fields(Config)]
+    faults = [f"{key} is no key of the configuration; {nearest(key, known)}" for key in cfg if key not in known]
+    faults += [*missing(cfg), *ranges(cfg)]
+    for group in (key for key in cfg if isinstance(key, str) and OmegaConf.is_config(cfg._get_node(key))):
+        declared = OmegaConf.create({})
+        names = choices.get(group)
+        for name in names if isinstance(names, list) else [names]:
+            file = next((path for source in sources if (path := source / group / f"{name}.yaml").is_file()), None)
+            declared = OmegaConf.merge(declared, OmegaConf.load(file) if file else {})
+        given = OmegaConf.to_container(cfg[group])
+        faults += mistyped(group, OmegaConf.to_container(declared), given)
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def missing(cfg: DictConfig) -> Iterator[str]:
+    """Yield the values that were left open."""
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        yield f"{key} must be given; set it with {key}=…"
+
+
+def ranges(cfg: DictConfig) -> Iterator[str]:
+    """Yield the top-level numbers that no run can use."""
+    if not OmegaConf.is_missing(cfg, "max_iterations") and cfg.max_iterations < 1:
+        yield f"max_iterations must be 1 or more, got {cfg.max_iterations}; set it with max_iterations=100"
+    if not OmegaConf.is_missing(cfg, "seed") and not 0 <= cfg.seed < 2**32:
+        yield f"seed must be in 0 … {2**32 - 1}, got {cfg.seed}; set it with seed=0"
+
+
+def mistyped(path: str, declared: Any, given: Any) -> Iterator[str]:
+    """Yield the values whose type is not that of the value they override; a mapping may stand for a number (a schedule)."""
+    if isinstance(declared, dict) and isinstance(given, dict):
+        for key in declared.keys() & given.keys():
+            yield from mistyped(f"{path}.{key}", declared[key], given[key])
+    elif (word := kind(declared)) and not isinstance(given, dict) and kind(given) not in (None, word, *WIDER.get(word, ())):
+        yield f"{path} must be {word}, got {given!r}; set it with {path}={declared}"
+
+
+def kind(value: Any) -> str | None:
+    """Return the word for a value's type, where its type can be told; what is interpolated or left open cannot."""
+    if isinstance(value, str) and ("${" in value or value == "???"):
+        return None
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", list: "a list"}
+    return words.get(type(value))
+
+
+def flat(cfg: DictConfig) -> dict[str, str]:
+    """Return the resolved configuration as `{"optimizer.learning_rate": "0.1", …}`."""
+
+    def walk(path: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict) and value:
+            for key, each in value.items():
+                yield from walk(f"{path}.{key}" if path else str(key), each)
+        else:
+            yield path, str(value)
+
+    return dict(walk("", OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)))
+
+
+def text(cfg: DictConfig) -> str:
+    """Return the resolved configuration as YAML."""
+    return OmegaConf.to_yaml(cfg, resolve=True)
+
+
+def choices(chosen: Mapping[str, Any]) -> dict[str, str]:
+    """Return which file each group picked, without Hydra's own groups."""
+    return {group: name for group, name in chosen.items() if not group.startswith("hydra/") and name is not None}
+
+
+def tags(chosen: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
+    """Return what is noted of a run besides its parameters: the choices, the overrides, the commit and the versions."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    versions = {f"version.{name}": version(name) for name in ("tensorflow", "keras")} | {"version.runner": __version__}
+    found = {**chosen, **versions, "overrides": " ".join(overrides), "mlflow.source.name": "runner"}
+    return found | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def explain(error: Exception) -> str:
+    """Return in one line what is wrong with a configuration that Hydra could not compose."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group} must be one of its files, got {name!r}; {nearest(name, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"the override {error.override!r} cannot be read; write key=value ({one_line(error)})"
+    if isinstance(cause, ConfigKeyError) or type(cause).__name__ == "ConfigAttributeError":
+        known = [key for key in cause.parent_node or () if key != "hydra"]
+        key = cause.full_key or cause.key
+        return f"{key} is no key of the configuration; {nearest(str(cause.key), known)}"
+    if isinstance(cause, ValidationError):
+        return f"{cause.full_key}: {one_line(cause)}"
+    return one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    """Return an exception's text without OmegaConf's trailer, on one line."""
+    return " ".join(re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", str(error)).split())

@@ -1,0 +1,118 @@
+"""How n steps run: an execution is `(step, row) -> Execution`, which takes steps and returns their rows as NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from runner.errors import UserError, first_line
+from runner.strategies import Row, Step
+from runner.trace import Trace
+
+# What one chunk's rows may take on the device; with x of 10,000 numbers that is 800 steps.
+CHUNK_BYTES = 64 * 2**20
+
+
+class Execution(NamedTuple):
+    """Steps of one strategy from where x is now.
+
+    `advance(n)` takes n ≤ `chunk` steps and returns their n rows; `last()` is the row where that left x, which no step has been
+    taken from yet. The first `last()` compiles, evaluates the first point and takes no step.
+    """
+
+    advance: Callable[[int], Trace]
+    last: Callable[[], Trace]
+    chunk: int
+
+
+def eager(step: Step, *, chunk: int) -> Execution:
+    """Run each step by itself, in plain Python: `print` and a debugger work inside the loss."""
+    taken = 0
+
+    def advance(n: int) -> Trace:
+        nonlocal taken
+        rows = [step.take() for _ in range(n)]
+        trace = traced(taken, tf.nest.map_structure(lambda *parts: np.stack(parts), *rows))
+        taken += n
+        return trace
+
+    def last() -> Trace:
+        return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], step.evaluate()))
+
+    return Execution(advance, last, chunk)
+
+
+def graph(step: Step, *, chunk: int) -> Execution:
+    """Run n steps as one loop in a `tf.function`."""
+    return looped(step, chunk, jit_compile=False)
+
+
+def xla(step: Step, *, chunk: int) -> Execution:
+    """Run n steps as one loop compiled by XLA."""
+    return looped(step, chunk, jit_compile=True)
+
+
+def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
+    """Run n steps as one program: a loop that writes its rows into buffers, and the evaluation of the point it ends at.
+
+    The number of steps is an input, the buffers' length is not: one program serves every n ≤ chunk, and n = 0 compiles it.
+    """
+    with compiling(jit_compile):
+        pattern = tf.function(step.evaluate, autograph=False).get_concrete_function().structured_outputs
+    row_bytes = sum(part.dtype.size * (part.shape.num_elements() or 0) for part in tf.nest.flatten(pattern))
+    capacity = max(1, min(chunk, CHUNK_BYTES // row_bytes))
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def program(n: tf.Tensor) -> tuple[Row, Row]:
+        def body(i: tf.Tensor, buffers: Row) -> tuple[tf.Tensor, Row]:
+            return i + 1, tf.nest.map_structure(lambda buffer, part: buffer.write(i, part), buffers, step.take())
+
+        buffers = tf.nest.map_structure(
+            lambda part: tf.TensorArray(part.dtype, capacity, element_shape=part.shape, clear_after_read=False), pattern
+        )
+        # One iteration at a time: a step reads the variables that the one before has written.
+        _, buffers = tf.while_loop(
+            lambda i, _: i < n, body, (tf.constant(0), buffers), maximum_iterations=capacity, parallel_iterations=1
+        )
+        return tf.nest.map_structure(lambda buffer: buffer.stack(), buffers), step.evaluate()
+
+    taken, reached = 0, None
+
+    def advance(n: int) -> Trace:
+        nonlocal reached, taken
+        rows, reached = program(tf.constant(n))
+        start, taken = taken, taken + n
+        return traced(start, tf.nest.map_structure(lambda part: part.numpy()[:n], rows))
+
+    def last() -> Trace:
+        nonlocal reached
+        if reached is None:
+            with compiling(jit_compile):
+                _, reached = program(tf.constant(0))
+        return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], reached))
+
+    return Execution(advance, last, capacity)
+
+
+def traced(start: int, rows: Any) -> Trace:
+    """Return rows of NumPy arrays as a Trace."""
+    return Trace(start, np.asarray(rows.x), np.asarray(rows.loss), np.asarray(rows.gradient), rows.named)
+
+
+@contextmanager
+def compiling(jit_compile: bool) -> Iterator[None]:
+    """Tell a loss or an optimizer that TensorFlow cannot trace or compile in one line that names the way out."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        word = "compiled by XLA" if jit_compile else "traced"
+        raise UserError(
+            f"execution: the loss or the optimizer's step cannot be {word}; set execution=eager, which runs it as plain Python "
+            f"({first_line(error)[:300]})"
+        ) from error

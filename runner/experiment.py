@@ -1,0 +1,84 @@
+"""One run, from a configuration to its result: the page that reads like the README."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from runner import build, console, loop, signals
+from runner.loop import Result
+from runner.losses import Loss
+from runner.tracking import About, Recorder
+
+
+def run(cfg, about: About, chosen: Mapping[str, str], terminal: Console) -> Result:
+    """Build what the configuration names, take the steps, record and show every row, and say how it ended.
+
+    Raises UserError, before any run is created, for what does not fit together.
+    """
+    dtype = cfg.dtype.name
+    keras.config.set_floatx(dtype)
+    keras.utils.set_random_seed(cfg.seed)
+
+    loss = build.loss(cfg.loss)
+    x0 = build.guess(cfg.guess, loss, dtype, cfg.seed)
+    x = tf.Variable(tf.constant(x0), name="x")
+    optimizer = build.optimizer(cfg.optimizer, x)
+    step = build.strategy(cfg.strategy, loss, optimizer, x)
+    rules = build.rules(cfg.stopping, loss, cfg.max_iterations)
+
+    began = time.perf_counter()
+    execution = build.execution(cfg.execution, step)
+    first = execution.last()
+    rules.stop(first, 0)
+    compiled = time.perf_counter() - began
+
+    say, opening = console.screen(terminal), time.perf_counter()
+    record_rows = build.function("tracking", cfg.tracking, "about")
+    with record_rows(about) as recorder, signals.caught() as signal:
+        opened = time.perf_counter() - opening
+        facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": dtype, "seed": cfg.seed}
+        shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
+        console.head(say, chosen, cfg.optimizer._target_, shown, rules, x0)
+        with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
+            result = loop.run(execution, lambda: int(optimizer.iterations), rules, [recorder.record, show], signal)
+        seconds = {"compile": compiled, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
+        result = replace(result, seconds=seconds)
+        metrics = summary(result, loss)
+        recorder.finish(result, metrics)
+    console.tail(say, result, metrics, where(recorder))
+    return result
+
+
+def summary(result: Result, loss: Loss) -> dict[str, float]:
+    """Return what a run came to as metrics; distances only where the minimum is known.
+
+    The distance to the minimiser is Euclidean, to the nearest one.
+    """
+    metrics: dict[str, float] = {"result/iterations": result.iterations, "result/gradient_evaluations": result.evaluations}
+    for prefix, row in (("result/last", result.last), ("result/best", result.best)):
+        metrics |= {f"{prefix}_step": row.start, f"{prefix}_loss": float(row.loss[0])}
+        metrics[f"{prefix}_gradient_norm"] = float(row.gradient_norm[0])
+    if loss.minimum is not None and loss.minimisers is not None:
+        metrics["result/loss_above_minimum"] = float(result.last.loss[0]) - loss.minimum
+        away = (loss.minimisers - result.last.x).reshape(len(loss.minimisers), -1)
+        metrics["result/distance_to_minimiser"] = float(np.linalg.norm(away, axis=1).min())
+    return metrics | {f"seconds/{name}": value for name, value in result.seconds.items()}
+
+
+def where(recorder: Recorder) -> str:
+    """Say where the run can be seen, and by which command."""
+    if recorder.run_id is None:
+        return "nothing was recorded (tracking=none)"
+    remote = str(recorder.uri).startswith("http")
+    page = (
+        f"{recorder.uri if remote else 'http://127.0.0.1:5000'}/#/experiments/{recorder.experiment_id}/runs/{recorder.run_id}"
+    )
+    command = "" if remote else f"see it with:  mlflow ui --backend-store-uri {recorder.uri}\n"
+    return f"run {recorder.run_id}\n{command}its charts:   {page}/model-metrics?workflowType=machine_learning"

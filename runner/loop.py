@@ -1,0 +1,175 @@
+"""The loop: advance, look for an end, cut the rows there, hand them on; it knows rows and nothing of TensorFlow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+
+from runner.trace import Trace, join
+
+Rule = Callable[[Trace, int], int | None]
+
+# A chunk should last long enough to cost nothing and end soon enough to be seen, stopped and timed: seconds.
+SHORT, LONG = 0.1, 1.0
+FIRST_CHUNK = 100
+
+
+class Execution(Protocol):
+    """What the loop asks of an execution."""
+
+    @property
+    def chunk(self) -> int:
+        """The most steps that one `advance` takes."""
+        ...
+
+    @property
+    def advance(self) -> Callable[[int], Trace]:
+        """Take n steps and return their n rows."""
+        ...
+
+    @property
+    def last(self) -> Callable[[], Trace]:
+        """Return the one row at which no step has been taken yet."""
+        ...
+
+
+class Ending(StrEnum):
+    """How a run ended; each value is the tag `ending`, each sentence what the user reads."""
+
+    sentence: str
+
+    def __new__(cls, word: str, sentence: str) -> Ending:
+        """Make a member of its word and its sentence."""
+        member = str.__new__(cls, word)
+        member._value_, member.sentence = word, sentence
+        return member
+
+    ITERATION_LIMIT = "iteration_limit", "all iterations were taken"
+    CONVERGED = "converged", "a stopping rule held"
+    TIME_LIMIT = "time_limit", "the time limit was reached"
+    DIVERGED = "diverged", "the loss, the gradient or x is no longer finite"
+    INTERRUPTED = "interrupted", "a signal asked it to end"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where and why a run ends: at the row of this step, with this ending, by the rule, quantity or signal so named."""
+
+    step: int
+    ending: Ending
+    by: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to."""
+
+    ending: Ending
+    stopped_by: str | None
+    last: Trace  # the one row that the run ended at
+    best: Trace  # the first row of the lowest finite loss, or the first row where none is finite
+    seconds: dict[str, float]  # in compilation, in the loop, in recording
+
+    @property
+    def iterations(self) -> int:
+        """Updates that led to the last row."""
+        return self.last.start
+
+    @property
+    def evaluations(self) -> int:
+        """Gradient evaluations: one for each row."""
+        return self.last.start + 1
+
+    @property
+    def first_nonfinite_step(self) -> int | None:
+        """The step of the row at which it diverged."""
+        return self.last.start if self.ending is Ending.DIVERGED else None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The stopping rules that are on, by name, and the limits."""
+
+    rules: Mapping[str, Rule]
+    look_back: int  # how many earlier rows the rules need to see
+    max_iterations: int
+    time_limit: float | None  # seconds in the loop
+
+    def stop(self, trace: Trace, start: int) -> Stop | None:
+        """Return the earliest end among the rows from index `start` on; of two in one row, the non-finite number's."""
+        stops = [nonfinite(trace, start)]
+        for name, rule in self.rules.items():
+            row = rule(trace, start)
+            stops.append(None if row is None else Stop(trace.start + row, Ending.CONVERGED, name))
+        return min((each for each in stops if each is not None), key=lambda each: each.step, default=None)
+
+    def over(self, iterations: int, seconds: float, signal: str | None) -> tuple[Ending, str | None] | None:
+        """Return why no further step may be taken, or None."""
+        if signal is not None:
+            return Ending.INTERRUPTED, signal
+        if iterations >= self.max_iterations:
+            return Ending.ITERATION_LIMIT, None
+        if self.time_limit is not None and seconds >= self.time_limit:
+            return Ending.TIME_LIMIT, "time_limit"
+        return None
+
+
+def run(
+    execution: Execution,
+    iterations: Callable[[], int],
+    rules: Rules,
+    watchers: Sequence[Callable[[Trace], None]],
+    signal: Callable[[], str | None] = lambda: None,
+) -> Result:
+    """Take steps until a rule, a non-finite row, a limit or a signal ends them.
+
+    Each watcher gets every row once and in order, up to the one that the run ends at.
+    """
+    clock = {"loop": 0.0, "record": 0.0}
+    size, earlier, best = FIRST_CHUNK, [], None
+    while True:
+        taken = iterations()
+        over = rules.over(taken, clock["loop"], signal())
+        began = time.perf_counter()
+        new = execution.last() if over else execution.advance(min(size, execution.chunk, rules.max_iterations - taken))
+        seconds = time.perf_counter() - began
+        clock["loop"] += seconds
+        size = size * 4 if seconds < SHORT else max(size // 2, 1) if seconds > LONG else size
+
+        trace = join([*earlier, new])
+        stop = rules.stop(trace, len(trace) - len(new)) or (Stop(new.start, *over) if over else None)
+        new = new if stop is None else new[: stop.step + 1 - new.start]
+        earlier = [trace[max(0, len(trace) - rules.look_back) :]] if rules.look_back else []
+        best = lower(best, new)
+
+        began = time.perf_counter()
+        for watch in watchers:
+            watch(new)
+        clock["record"] += time.perf_counter() - began
+        if stop is not None:
+            return Result(stop.ending, stop.by, new[len(new) - 1 :], best, clock)
+
+
+def nonfinite(trace: Trace, start: int) -> Stop | None:
+    """Return the first row from index `start` on in which a number is not finite, and which of the three it is."""
+    bad = ~trace.finite[start:]
+    if not bad.any():
+        return None
+    row = start + int(np.argmax(bad))
+    parts = {"nonfinite_loss": trace.loss, "nonfinite_gradient": trace.gradient, "nonfinite_x": trace.x}
+    by = next(name for name, each in parts.items() if not np.isfinite(each[row]).all())
+    return Stop(trace.start + row, Ending.DIVERGED, by)
+
+
+def lower(best: Trace | None, new: Trace) -> Trace:
+    """Return the row of the lowest finite loss so far, the earliest of equals."""
+    losses = np.where(np.isfinite(new.loss), new.loss, np.inf)
+    row = int(np.argmin(losses))
+    if best is not None and not losses[row] < best.loss[0]:
+        return best
+    return new[row : row + 1]

@@ -1,0 +1,103 @@
+"""What a loss is: a pure function of x, and what is known of it.
+
+A loss maps `x[..., d]` to `[...]` (or `x[...]` to `[...]` where x is a scalar), is differentiable by TensorFlow and keeps x's
+dtype. Any such function serves. `known` declares what the field knows of it, and `intermediate` names a tensor on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+Function = TypeVar("Function", bound=Callable[..., tf.Tensor])
+_listener: ContextVar[dict[str, tf.Tensor] | None] = ContextVar("intermediates", default=None)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the literature says of a loss; `start`, `minimisers` and `minimum` may be functions of the dimension d."""
+
+    dimension: int | None  # the d of x[..., d]; 0 where x is a scalar; None where any d will do
+    domain: Any  # (low, high) of every coordinate, or [d, 2]
+    start: Any  # the conventional first x, [d], or one number for every coordinate
+    minimisers: Any  # [m, d]: all the global ones; or one number for every coordinate of the only one
+    minimum: Any  # the loss there
+    least: int = 1  # the smallest d, where any will do
+    smooth: bool = True  # whether the loss is differentiable at its minimisers
+
+
+def known(**facts: Any) -> Callable[[Function], Function]:
+    """Declare the `Known` of a loss, as a decorator."""
+
+    def declare(function: Function) -> Function:
+        setattr(function, "known", Known(**facts))  # noqa: B010 - a plain assignment fails pyright
+        return function
+
+    return declare
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of one shape of x, ready to be called; what is not known is None."""
+
+    function: Callable[[Any], tf.Tensor]
+    shape: tuple[int, ...] | None
+    domain: np.ndarray | None = None  # [2, *shape]
+    start: np.ndarray | None = None  # [*shape]
+    minimisers: np.ndarray | None = None  # [m, *shape]
+    minimum: float | None = None
+
+    def __call__(self, x: Any) -> tf.Tensor:
+        """Return loss(x)."""
+        return self.function(x)
+
+    @classmethod
+    def of(cls, function: Callable[..., tf.Tensor], dimension: int | None = None) -> Loss:
+        """Join a function with its `Known` at one dimension (0: x is a scalar; None: the function's own, or unknown).
+
+        Raises ValueError where the function's dimension is fixed, or its least one larger.
+        """
+        facts: Known | None = getattr(getattr(function, "func", function), "known", None)
+        if facts is None:
+            return cls(function, None if dimension is None else (dimension,) if dimension else ())
+        d = facts.dimension if dimension is None else dimension
+        if d is None or facts.dimension not in (None, d) or (facts.dimension is None and d < facts.least):
+            free = facts.dimension is None
+            allowed = f"{facts.least} or more" if free else facts.dimension
+            remedy = f"set it with loss.dimension={max(facts.least, 2)}" if free else "leave it out"
+            raise ValueError(f"loss.dimension must be {allowed}, got {dimension}; {remedy}")
+        shape = (d,) if d else ()
+
+        def at(value: Any, *target: int) -> np.ndarray:
+            return np.broadcast_to(np.asarray(value(d) if callable(value) else value, np.float64), target)
+
+        domain = np.moveaxis(at(facts.domain, *shape, 2), -1, 0)
+        minimisers = np.asarray(facts.minimisers(d) if callable(facts.minimisers) else facts.minimisers, np.float64)
+        count = len(minimisers) if minimisers.ndim == len(shape) + 1 else 1
+        minimum: Any = facts.minimum(d) if callable(facts.minimum) else facts.minimum
+        return cls(function, shape, domain, at(facts.start, *shape), at(minimisers, count, *shape), float(minimum))
+
+
+def intermediate(name: str, value: tf.Tensor) -> tf.Tensor:
+    """Name a tensor on the way from x to the loss, so that `strategy.intermediates=true` can record it; returns it as it is."""
+    heard = _listener.get()
+    if heard is not None:
+        heard[name] = value
+    return value
+
+
+@contextmanager
+def intermediates() -> Iterator[dict[str, tf.Tensor]]:
+    """Collect what a loss names while it is computed in this block, by name."""
+    heard: dict[str, tf.Tensor] = {}
+    token = _listener.set(heard)
+    try:
+        yield heard
+    finally:
+        _listener.reset(token)

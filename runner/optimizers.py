@@ -1,0 +1,34 @@
+"""What the loop asks of an optimizer: `build([x])`, `apply_gradients([(gradient, x)])` and `iterations`.
+
+Keras 3's optimizers and those of `tf_keras` have all three as they are; TensorFlow 1's get them here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from runner.errors import UserError
+
+
+def ready(optimizer: Any, x: tf.Variable) -> Any:
+    """Return the optimizer built for x, which is the only variable that it will ever step.
+
+    Raises UserError where it is no optimizer.
+    """
+    if not callable(getattr(optimizer, "apply_gradients", None)):
+        raise UserError(f"optimizer._target_ must be an optimizer with apply_gradients, got {type(optimizer).__name__}")
+    if isinstance(optimizer, tf.compat.v1.train.Optimizer):
+        counted(optimizer)
+    else:
+        optimizer.build([x])
+    return optimizer
+
+
+def counted(optimizer: Any) -> None:
+    """Let a `tf.compat.v1.train` optimizer count its iterations, in the global step that its own methods increment."""
+    optimizer.iterations = tf.Variable(tf.zeros((), tf.int64), trainable=False)
+    for name in ("apply_gradients", "minimize"):
+        setattr(optimizer, name, partial(getattr(optimizer, name), global_step=optimizer.iterations))

@@ -1,0 +1,34 @@
+"""Keep what TensorFlow prints at import off the user's screen; TF_CPP_MIN_LOG_LEVEL=0 shows it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def tensorflow() -> Iterator[None]:
+    """Send file descriptor 2 elsewhere while TensorFlow is imported and finds its devices; an error shows all that was sent.
+
+    Its C++ logger writes there before it reads TF_CPP_MIN_LOG_LEVEL, so the variable alone does not do.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
+        yield
+        return
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+            sys.modules["tensorflow"].config.list_physical_devices()
+        except BaseException:
+            file.seek(0)
+            os.write(screen, file.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)

@@ -1,0 +1,71 @@
+"""Rows: x, loss and gradient of each step, all at the same point, as NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The n rows that begin at step `start`; row k holds x_k, loss(x_k) and gradient(x_k), before update k."""
+
+    start: int
+    x: np.ndarray  # [n, *shape]
+    loss: np.ndarray  # [n]
+    gradient: np.ndarray  # [n, *shape]
+    named: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n, ...] each: what else a strategy records
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def __getitem__(self, rows: slice) -> Trace:
+        start, stop, _ = rows.indices(len(self))
+        named = {name: values[start:stop] for name, values in self.named.items()}
+        return Trace(self.start + start, self.x[start:stop], self.loss[start:stop], self.gradient[start:stop], named)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Each row's step, [n]."""
+        return np.arange(self.start, self.start + len(self))
+
+    @cached_property
+    def gradient_norm(self) -> np.ndarray:
+        """Euclidean norm of each row's gradient, [n], in double precision, where the squares of float32 do not overflow."""
+        return np.linalg.norm(self.gradient.reshape(len(self), -1).astype(np.float64), axis=1)
+
+    @cached_property
+    def finite(self) -> np.ndarray:
+        """Whether x, loss and gradient of a row are all finite, [n]."""
+        flat = (each.reshape(len(self), -1) for each in (self.x, self.loss, self.gradient))
+        return np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in flat])
+
+    def columns(self, coordinates: int | None = None) -> dict[str, np.ndarray]:
+        """Return one [n] array a metric, named as in MLflow, with at most so many coordinates of each vector (None: all).
+
+        A scalar x gives `x, loss, gradient`; a vector gives `x/0 …, loss, gradient/0 …, gradient_norm`.
+        """
+        vector = {"gradient_norm": self.gradient_norm} if self.x.ndim > 1 else {}
+        parts = {"loss": self.loss, **vector, "x": self.x, "gradient": self.gradient, **self.named}
+        return {name: column for key, values in parts.items() for name, column in split(key, values, coordinates).items()}
+
+
+def split(name: str, values: np.ndarray, coordinates: int | None = None) -> dict[str, np.ndarray]:
+    """Return `{name: values}` for scalars [n], or `{name/0: …, name/1: …}` for [n, …]."""
+    if values.ndim == 1:
+        return {name: values}
+    flat = values.reshape(len(values), -1)[:, :coordinates]
+    return {f"{name}/{i}": flat[:, i] for i in range(flat.shape[1])}
+
+
+def join(traces: Sequence[Trace]) -> Trace:
+    """Return consecutive traces as one."""
+    first = traces[0]
+    if len(traces) == 1:
+        return first
+    named = {name: np.concatenate([each.named[name] for each in traces]) for name in first.named}
+    x, loss, gradient = (np.concatenate([getattr(each, part) for each in traces]) for part in ("x", "loss", "gradient"))
+    return replace(first, x=x, loss=loss, gradient=gradient, named=named)

@@ -1,0 +1,86 @@
+"""What the tests share: the command line within this process, and the runs that it leaves in MLflow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+
+
+class Ended(NamedTuple):
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty SQLite store, whose making takes MLflow seconds each time."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Run `python -m runner` with these words in a folder with nothing but a store, and in this process, to import once."""
+    (tmp_path / "outputs").mkdir()
+    shutil.copy(migrated, tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def run(*words: str) -> Ended:
+        from runner import __main__
+
+        monkeypatch.setattr(sys, "argv", ["runner", *words])
+        try:
+            code = __main__.main()
+        except SystemExit as exit:
+            code = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
+        return Ended(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Callable[[], list]:
+    """Give the runs that commands left in this folder's store, the oldest first."""
+
+    def search() -> list:
+        client = store(tmp_path)
+        found = client.search_runs([each.experiment_id for each in client.search_experiments()])
+        return sorted(found, key=lambda run: (run.info.start_time, int(run.data.tags.get("job", 0))))
+
+    return search
+
+
+def store(folder: Path):
+    """Return a client of the store that a command leaves in its folder."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{folder}/outputs/mlflow.db")
+
+
+def history(folder: Path, run_id: str, metric: str) -> dict[int, float]:
+    """Return a metric by step, and make sure that no step stands there twice."""
+    rows = store(folder).get_metric_history(run_id, metric)
+    found = {row.step: row.value for row in rows}
+    assert len(found) == len(rows), f"{metric} has a step twice"
+    return found

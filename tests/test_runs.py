@@ -1,0 +1,212 @@
+"""Whole runs from the command line, read back from MLflow."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import CONF, ROOT, history, store
+from mlflow.artifacts import download_artifacts
+
+STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+EXECUTIONS = sorted(path.stem for path in (CONF / "execution").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_example_follows_its_formula(cli, runs, tmp_path, strategy):
+    ended = cli(f"strategy={strategy}")
+    assert ended.code == 0 and ended.err == ""
+    (run,) = runs()
+    x, loss, gradient = (history(tmp_path, run.info.run_id, name) for name in ("x", "loss", "gradient"))
+    assert list(x) == list(loss) == list(gradient) == list(range(101))
+    k = np.arange(101)
+    # x = 4 + z: rounding x to float32 moves z by up to half a spacing at 4, which contraction by 0.8 sums up to 2.5 spacings.
+    spacing = np.spacing(np.float32(4))
+    np.testing.assert_allclose(list(x.values()), 4 + (0 - 4) * (1 - 2 * 0.1) ** k, rtol=0, atol=2.5 * spacing)
+    # Loss and gradient belong to the very x of their row.
+    z = np.array(list(x.values()), np.float32) - np.float32(4)
+    np.testing.assert_array_equal(np.float32(list(loss.values())), z**2)
+    np.testing.assert_array_equal(np.float32(list(gradient.values())), 2 * z)
+
+
+def test_a_run_records_what_it_was(cli, runs, tmp_path):
+    ended = cli("loss=rosenbrock", "loss.dimension=20", "optimizer=adam", "max_iterations=30", "tracking.every=7")
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
+    assert params["optimizer.learning_rate"] == "0.001" and params["loss.dimension"] == "20" and params["dtype"] == "float32"
+    assert tags["ending"] == "iteration_limit" and "stopped_by" not in tags
+    assert tags["strategy"] == "tape" and "loss=rosenbrock" in tags["overrides"]
+    assert {"version.tensorflow", "version.keras", "version.runner"} <= tags.keys()
+    assert metrics["result/iterations"] == 30 and metrics["result/gradient_evaluations"] == 31
+    assert {"seconds/compile", "seconds/loop", "seconds/record", "result/distance_to_minimiser"} <= metrics.keys()
+
+    # Thinned and cut metrics, and a whole trajectory.
+    assert list(history(tmp_path, run.info.run_id, "loss")) == [0, 7, 14, 21, 28]
+    assert "x/15" in metrics and "x/16" not in metrics
+    path = download_artifacts(
+        run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=store(tmp_path).tracking_uri
+    )
+    table = pq.read_table(path)
+    assert table.column_names == [
+        "step",
+        "loss",
+        "gradient_norm",
+        *(f"{of}/{i}" for of in ("x", "gradient") for i in range(20)),
+    ]
+    assert table["step"].to_pylist() == list(range(31))
+    x = np.stack([table[f"x/{i}"].to_numpy() for i in range(20)], axis=1)
+    # SciPy's Rosenbrock function at the recorded points is the recorded loss.
+    from scipy.optimize import rosen, rosen_der
+
+    np.testing.assert_allclose(table["loss"].to_numpy(), [rosen(row) for row in x.astype(np.float64)], rtol=1e-5)
+    norms = [np.linalg.norm(rosen_der(row)) for row in x.astype(np.float64)]
+    np.testing.assert_allclose(table["gradient_norm"].to_numpy(), norms, rtol=1e-4)
+    config = Path(
+        download_artifacts(run_id=run.info.run_id, artifact_path="config.yaml", tracking_uri=store(tmp_path).tracking_uri)
+    )
+    assert "learning_rate: 0.001" in config.read_text() and "${" not in config.read_text()
+    assert run.info.run_id in ended.out and "model-metrics" in ended.out
+
+
+def test_strategies_and_executions_agree(cli, runs, tmp_path):
+    ended = cli(
+        "-m",
+        f"strategy={','.join(STRATEGIES)}",
+        f"execution={','.join(EXECUTIONS)}",
+        "optimizer=adam",
+        "loss=rosenbrock",
+        "max_iterations=300",
+    )
+    assert ended.code == 0
+    paths = {}
+    for run in runs():
+        key = run.data.tags["strategy"], run.data.tags["execution"]
+        paths[key] = np.array([list(history(tmp_path, run.info.run_id, f"x/{i}").values()) for i in (0, 1)])
+    assert paths.keys() == set(itertools.product(STRATEGIES, EXECUTIONS))
+    for execution in EXECUTIONS:
+        # The same operations in the same order: bit for bit.
+        np.testing.assert_array_equal(paths["tape", execution], paths["minimize", execution])
+    # Another compiler fuses and orders them otherwise: each of 300 steps may add a few roundings of float32 (6e-8) to numbers of
+    # size 1, and this stretch of the valley does not magnify them.
+    for execution in EXECUTIONS:
+        np.testing.assert_allclose(paths["tape", execution], paths["tape", "eager"], rtol=0, atol=300 * 6e-8)
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_runs_as_its_comment_says(cli, runs, experiment):
+    ended = cli(f"experiment={experiment}")
+    promised = re.search("# Ends with an error: (.*)", (CONF / "experiment" / f"{experiment}.yaml").read_text())
+    if promised:
+        assert ended.code == 1 and promised[1] in ended.err and ended.err.count("\n") == 1
+        assert runs() == []
+    else:
+        assert ended.code == 0 and ended.err == ""
+        assert runs()[0].info.status == "FINISHED"
+
+
+def test_a_run_that_diverges_says_where_and_sends_only_finite_numbers(cli, runs, tmp_path):
+    assert cli("optimizer.learning_rate=1.5", "max_iterations=200").code == 0
+    (run,) = runs()
+    # z doubles and flips: float32 overflows in z² where 4 · 2^k > sqrt(3.4e38), at step 62.
+    assert run.data.tags["ending"] == "diverged" and run.data.tags["first_nonfinite_step"] == "62"
+    assert run.data.tags["stopped_by"] == "nonfinite_loss" and run.info.status == "FINISHED"
+    loss, x = history(tmp_path, run.info.run_id, "loss"), history(tmp_path, run.info.run_id, "x")
+    assert max(loss) == 61 and max(x) == 62 and all(np.isfinite(list(loss.values())))
+    path = download_artifacts(
+        run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=store(tmp_path).tracking_uri
+    )
+    assert np.isinf(pq.read_table(path)["loss"].to_numpy()[-1])
+
+
+def test_stopping_rules_end_a_run_at_the_same_row_everywhere(cli, runs):
+    words = ("stopping=[gradient_norm,plateau]", "stopping.gradient_norm.tolerance=0.01", "max_iterations=1000")
+    # |gradient| = 8 · 0.8^k ≤ 0.01 from k = ln(800)/ln(1.25) = 29.96 on.
+    for each in ("execution=eager", "execution=graph", "execution=xla", "execution.chunk=7"):
+        assert cli(each, *words).code == 0
+    found = {(run.data.tags["ending"], run.data.tags["stopped_by"], run.data.metrics["result/iterations"]) for run in runs()}
+    assert len(runs()) == 4 and found == {("converged", "gradient_norm", 30)}
+
+
+def test_a_time_limit_ends_a_run(cli, runs):
+    assert cli("stopping=time_limit", "stopping.time_limit=0.05", "execution=eager", "max_iterations=100000").code == 0
+    (run,) = runs()
+    assert run.data.tags["ending"] == "time_limit" and 0 < run.data.metrics["result/iterations"] < 100000
+
+
+def test_without_tracking_mlflow_is_not_imported(tmp_path):
+    code = (
+        "import sys; from runner import __main__; sys.argv[1:] = ['tracking=none']; code = __main__.main();"
+        "print('mlflow' in sys.modules, code)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.endswith("False 0\n") and ended.stderr == ""
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_as_killed(tmp_path, number, code):
+    # A shell's background jobs ignore SIGINT; a new session does not.
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "runner", "execution=eager", "max_iterations=1000000", "tracking.every=100"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line.split()[:1] == ["20"]:
+            break
+    os.kill(process.pid, number)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code and err == "" and "interrupted" in out
+    assert time.monotonic() - began < 5
+    client = store(tmp_path)
+    (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert run.info.status == "KILLED" and run.data.tags["ending"] == "interrupted"
+    last = int(run.data.metrics["result/iterations"])
+    path = download_artifacts(run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=client.tracking_uri)
+    assert pq.read_table(path)["step"].to_pylist() == list(range(last + 1))
+
+
+def test_an_exception_in_a_loss_fails_the_run(cli, runs, tmp_path, monkeypatch):
+    (tmp_path / "fails.py").write_text(
+        "import tensorflow as tf\ncalls = 0\n\n\ndef loss(x):\n    global calls\n    calls += 1\n"
+        "    if calls > 5:\n        raise ZeroDivisionError('at the sixth call')\n    return x * x\n"
+    )
+    (tmp_path / "conf/loss").mkdir(parents=True)
+    (tmp_path / "conf/loss/fails.yaml").write_text("_target_: fails.loss\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = cli("--config-dir", "conf", "loss=fails", "guess=point", "guess.x=2", "execution=eager")
+    assert ended.code == 1 and ended.err == "error: ZeroDivisionError: at the sixth call\n"
+    (run,) = runs()
+    assert run.info.status == "FAILED" and "at the sixth call" in run.data.tags["error"]
+    # The rows that were taken are there.
+    assert list(history(tmp_path, run.info.run_id, "x")) == [0, 1, 2, 3]
+
+
+def test_two_runs_of_the_same_moment_have_folders_of_their_own(tmp_path):
+    start = [sys.executable, "-m", "runner", "tracking=none", "max_iterations=1"]
+    both = [subprocess.Popen(start, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [each.wait() for each in both] == [0, 0]
+    assert len(list((tmp_path / "outputs" / "runs").glob("*/*"))) == 2
+
+
+def environment() -> dict[str, str]:
+    """Return an environment in which a child finds this checkout."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("TF_CPP", "MLFLOW_TRACKING", "HYDRA"))}
+    return own | {"PYTHONPATH": str(ROOT)}
