@@ -78,6 +78,9 @@ def main() -> int:
             raise
         complain(UserError(config.explain(error)))
         return 1
+    finally:
+        if not full_error:
+            del os.environ["HYDRA_FULL_ERROR"]
     return exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -25,6 +26,8 @@ def tensorflow() -> Iterator[None]:
         try:
             yield
             sys.modules["tensorflow"].config.list_physical_devices()
+            # It warns of retracing when a process traces its fifth program; a sweep traces one a job, by intent.
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)
         except BaseException:
             file.seek(0)
             os.write(screen, file.read())
