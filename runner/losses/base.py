@@ -36,7 +36,7 @@ def known(**facts: Any) -> Callable[[Function], Function]:
     """Declare the `Known` of a loss, as a decorator."""
 
     def declare(function: Function) -> Function:
-        setattr(function, "known", Known(**facts))  # noqa: B010 - a plain assignment fails pyright
+        setattr(function, "known", Known(**facts))
         return function
 
     return declare
