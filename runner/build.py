@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from pkgutil import resolve_name
 from typing import Any
@@ -83,6 +84,16 @@ def execution(node: DictConfig, step: Any) -> Any:
     if node.get("chunk") is not None and not node.chunk >= 1:
         raise UserError(f"execution.chunk must be 1 or more steps, got {node.chunk!r}; set it with execution.chunk=1000")
     return function("execution", node, "step")(step)
+
+
+def depends_on(cfg: DictConfig) -> Hashable:
+    """Return what a compiled program depends on: all but the guess, the limits and a learning rate that is a number."""
+    parts: dict[str, Any] = {}
+    for name in ("loss", "optimizer", "strategy", "execution"):
+        parts[name] = OmegaConf.to_container(cfg[name], resolve=True)
+    if not isinstance(parts["optimizer"].get("learning_rate"), dict):
+        parts["optimizer"].pop("learning_rate", None)
+    return json.dumps(parts), resolve_name(cfg.loss._target_), cfg.dtype
 
 
 def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:

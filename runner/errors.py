@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# The extra that brings a package which not everyone needs.
+EXTRAS = {"tf_keras": "tf-keras", "psycopg": "postgresql"}
+
 
 class UserError(Exception):
     """What the user can mend; its message is the one line that they see."""
@@ -18,6 +21,10 @@ def nearest(word: object, known: Iterable[object]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an exception's text on one line, its type before it where the text alone would not tell."""
+    """Return an exception's text on one line, with its type where that is needed, and the extra that a missing module needs."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, UserError):
+        return text
+    extra = EXTRAS.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
+    remedy = f"; install it with: pip install 'tf-runner[{extra}]'" if extra else ""
+    return f"{type(error).__name__}: {text}{remedy}"

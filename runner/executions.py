@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from runner.errors import UserError, first_line
 from runner.strategies import Row, Step
-from runner.trace import Trace
+from runner.trace import Execution, Trace
 
 # What one chunk's rows may take on the device; with x of 10,000 numbers that is 800 steps.
 CHUNK_BYTES = 64 * 2**20
-
-
-class Execution(NamedTuple):
-    """Steps of one strategy from where x is now.
-
-    `advance(n)` takes n ≤ `chunk` steps and returns their n rows; `last()` is the row where that left x, which no step has been
-    taken from yet. The first `last()` compiles, evaluates the first point and takes no step.
-    """
-
-    advance: Callable[[int], Trace]
-    last: Callable[[], Trace]
-    chunk: int
 
 
 def eager(step: Step, *, chunk: int) -> Execution:
@@ -43,7 +31,11 @@ def eager(step: Step, *, chunk: int) -> Execution:
     def last() -> Trace:
         return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], step.evaluate()))
 
-    return Execution(advance, last, chunk)
+    def restart() -> None:
+        nonlocal taken
+        taken = 0
+
+    return Execution(advance, last, restart, chunk)
 
 
 def graph(step: Step, *, chunk: int) -> Execution:
@@ -95,7 +87,11 @@ def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
                 _, reached = program(tf.constant(0))
         return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], reached))
 
-    return Execution(advance, last, capacity)
+    def restart() -> None:
+        nonlocal reached, taken
+        taken, reached = 0, None
+
+    return Execution(advance, last, restart, capacity)
 
 
 def traced(start: int, rows: Any) -> Trace:

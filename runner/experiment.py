@@ -14,7 +14,12 @@ from rich.console import Console
 from runner import build, console, loop, signals
 from runner.loop import Result
 from runner.losses import Loss
+from runner.programs import Programs
+from runner.trace import Execution
 from runner.tracking import About, Recorder
+
+# Those of this process: one job after another uses them again.
+PROGRAMS = Programs()
 
 
 def run(cfg, about: About, chosen: Mapping[str, str], terminal: Console) -> Result:
@@ -30,12 +35,15 @@ def run(cfg, about: About, chosen: Mapping[str, str], terminal: Console) -> Resu
     x0 = build.guess(cfg.guess, loss, dtype, cfg.seed)
     x = tf.Variable(tf.constant(x0), name="x")
     optimizer = build.optimizer(cfg.optimizer, x)
-    step = build.strategy(cfg.strategy, loss, optimizer, x)
     rules = build.rules(cfg.stopping, loss, cfg.max_iterations)
 
+    def make() -> Execution:
+        step = build.strategy(cfg.strategy, loss, optimizer, x)
+        return build.execution(cfg.execution, step)
+
     began = time.perf_counter()
-    execution = build.execution(cfg.execution, step)
-    first = execution.last()
+    program = PROGRAMS.get((build.depends_on(cfg), x0.shape), x, optimizer, make)
+    first = program.execution.last()
     rules.stop(first, 0)
     compiled = time.perf_counter() - began
 
@@ -46,8 +54,9 @@ def run(cfg, about: About, chosen: Mapping[str, str], terminal: Console) -> Resu
         facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": dtype, "seed": cfg.seed}
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
         console.head(say, chosen, cfg.optimizer._target_, shown, rules, x0)
-        with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
-            result = loop.run(execution, lambda: int(optimizer.iterations), rules, [recorder.record, show], signal)
+        with console.steps(terminal, program.execution.chunk == 1, cfg.max_iterations) as show:
+            taken = lambda: int(program.optimizer.iterations)  # noqa: E731
+            result = loop.run(program.execution, taken, rules, [recorder.record, show], signal)
         seconds = {"compile": compiled, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds)
         metrics = summary(result, loss)

@@ -6,36 +6,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import numpy as np
 
-from runner.trace import Trace, join
+from runner.trace import Execution, Trace, join
 
 Rule = Callable[[Trace, int], int | None]
 
 # A chunk should last long enough to cost nothing and end soon enough to be seen, stopped and timed: seconds.
 SHORT, LONG = 0.1, 1.0
 FIRST_CHUNK = 100
-
-
-class Execution(Protocol):
-    """What the loop asks of an execution."""
-
-    @property
-    def chunk(self) -> int:
-        """The most steps that one `advance` takes."""
-        ...
-
-    @property
-    def advance(self) -> Callable[[int], Trace]:
-        """Take n steps and return their n rows."""
-        ...
-
-    @property
-    def last(self) -> Callable[[], Trace]:
-        """Return the one row at which no step has been taken yet."""
-        ...
 
 
 class Ending(StrEnum):
@@ -137,20 +117,20 @@ def run(
         over = rules.over(taken, clock["loop"], signal())
         began = time.perf_counter()
         new = execution.last() if over else execution.advance(min(size, execution.chunk, rules.max_iterations - taken))
-        seconds = time.perf_counter() - began
-        clock["loop"] += seconds
-        size = size * 4 if seconds < SHORT else max(size // 2, 1) if seconds > LONG else size
+        stepped = time.perf_counter()
 
         trace = join([*earlier, new])
         stop = rules.stop(trace, len(trace) - len(new)) or (Stop(new.start, *over) if over else None)
         new = new if stop is None else new[: stop.step + 1 - new.start]
         earlier = [trace[max(0, len(trace) - rules.look_back) :]] if rules.look_back else []
         best = lower(best, new)
-
-        began = time.perf_counter()
         for watch in watchers:
             watch(new)
-        clock["record"] += time.perf_counter() - began
+        recorded = time.perf_counter()
+
+        clock["loop"] += stepped - began
+        clock["record"] += recorded - stepped
+        size = size * 4 if recorded - began < SHORT else max(size // 2, 1) if recorded - began > LONG else size
         if stop is not None:
             return Result(stop.ending, stop.by, new[len(new) - 1 :], best, clock)
 

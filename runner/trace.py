@@ -1,10 +1,11 @@
-"""Rows: x, loss and gradient of each step, all at the same point, as NumPy arrays."""
+"""Rows: x, loss and gradient of each step, all at the same point, as NumPy arrays; and what they come from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,6 +52,20 @@ class Trace:
         vector = {"gradient_norm": self.gradient_norm} if self.x.ndim > 1 else {}
         parts = {"loss": self.loss, **vector, "x": self.x, "gradient": self.gradient, **self.named}
         return {name: column for key, values in parts.items() for name, column in split(key, values, coordinates).items()}
+
+
+class Execution(NamedTuple):
+    """Steps of one strategy from where x is now.
+
+    `advance(n)` takes n ≤ `chunk` steps and returns their n rows; `last()` is the row where that left x, which no step has been
+    taken from yet. The first `last()` compiles, evaluates the first point and takes no step. `restart()` follows a change of x
+    and the optimizer's state from outside: the next row is row 0 again, and nothing is compiled again.
+    """
+
+    advance: Callable[[int], Trace]
+    last: Callable[[], Trace]
+    restart: Callable[[], None]
+    chunk: int
 
 
 def split(name: str, values: np.ndarray, coordinates: int | None = None) -> dict[str, np.ndarray]:

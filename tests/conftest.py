@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from absl import logging as absl_logging
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# Hydra's logging setup closes all handlers, and this one, which TensorFlow brings, would close pytest's capture of stderr.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

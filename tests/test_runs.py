@@ -96,7 +96,7 @@ def test_strategies_and_executions_agree(cli, runs, tmp_path):
     for execution in EXECUTIONS:
         # The same operations in the same order: bit for bit.
         np.testing.assert_array_equal(paths["tape", execution], paths["minimize", execution])
-    # Another compiler fuses and orders them otherwise: each of 300 steps may add a few roundings of float32 (6e-8) to numbers of
+    # Another compiler fuses and orders them otherwise: each of 300 steps may add a rounding of float32 (6e-8) to numbers of
     # size 1, and this stretch of the valley does not magnify them.
     for execution in EXECUTIONS:
         np.testing.assert_allclose(paths["tape", execution], paths["tape", "eager"], rtol=0, atol=300 * 6e-8)

@@ -46,7 +46,7 @@ def known(**facts: Any) -> Callable[[Function], Function]:
 class Loss:
     """A loss of one shape of x, ready to be called; what is not known is None."""
 
-    function: Callable[[Any], tf.Tensor]
+    function: Callable[..., tf.Tensor]
     shape: tuple[int, ...] | None
     domain: np.ndarray | None = None  # [2, *shape]
     start: np.ndarray | None = None  # [*shape]

@@ -1,0 +1,58 @@
+"""Effects stay at the edge: which module may import what, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+MODULES = sorted((ROOT / "runner").rglob("*.py"))
+# Who alone may import these, wherever in the file.
+ONLY = {
+    "hydra": {"__main__", "config", "build"},
+    "omegaconf": {"__main__", "config", "build"},
+    "mlflow": {"tracking", "report"},
+    "rich": {"__main__", "console", "experiment"},
+}
+# Rows, and what looks at them, are NumPy and plain Python.
+PLAIN = {"trace", "stopping", "loop", "guesses", "errors", "signals"}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the top-level packages that a file imports anywhere."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_imports_only_what_its_seam_allows(path):
+    found = imports(path)
+    for package, allowed in ONLY.items():
+        assert package not in found or path.stem in allowed, f"{path.name} imports {package}"
+    if path.stem in PLAIN:
+        assert found <= {"numpy", "runner"} | sys.stdlib_module_names, f"{path.name} imports {found}"
+
+
+@pytest.mark.parametrize("module", ["trace", "stopping", "loop", "guesses", "tracking", "config", "__main__"])
+def test_importing_it_imports_nothing_heavy(module):
+    code = f"import sys, runner.{module}; print({{'tensorflow', 'keras', 'mlflow', 'pandas', 'pyarrow'}} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout == "set()\n"
+
+
+def test_files_and_functions_are_small():
+    for path in MODULES:
+        source = path.read_text()
+        assert len(source.splitlines()) <= 250, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
