@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from runner import bulk
 from runner.errors import UserError, first_line
 from runner.loop import Ending, Result
 from runner.trace import Trace, split
@@ -58,17 +59,17 @@ def mlflow(about: About, *, uri: str, experiment: str, name: str, every: int, ma
         raise UserError(f"tracking.every must be 1 or more, got {every}; set it with tracking.every=1")
     client, experiment_id = opened(uri, experiment)
     run_id = client.create_run(experiment_id, run_name=name, tags=dict(about.tags)).info.run_id
-    status = "FAILED"
+    status, write = "FAILED", writer(client, run_id)
     try:
         with Trajectory(about.folder / "trajectory.parquet") as trajectory:
 
             def record(rows: Trace) -> None:
                 trajectory.write(rows)
-                log_metrics(client, run_id, metrics_of(rows, every, max_coordinates))
+                write(columns_of(rows, every, max_coordinates))
 
             def finish(result: Result, metrics: Mapping[str, float]) -> None:
                 nonlocal status
-                log_metrics(client, run_id, [(key, value, 0) for key, value in metrics.items() if np.isfinite(value)])
+                write({key: (np.zeros(1, int), np.array([value])) for key, value in metrics.items() if np.isfinite(value)})
                 log_tags(client, run_id, endings(result))
                 status = "KILLED" if result.ending is Ending.INTERRUPTED else "FINISHED"
 
@@ -116,21 +117,33 @@ def opened(uri: str, experiment: str) -> tuple[Any, str]:
         raise UserError(f"tracking.uri {uri!r} cannot be used: {reason}") from error
 
 
-def metrics_of(rows: Trace, every: int, max_coordinates: int) -> Iterator[tuple[str, float, int]]:
-    """Yield (metric, value, step) of every so many-th row, but no number that is not finite: MLflow's pages break on it."""
-    columns = rows.columns(max_coordinates)
-    for i in range(-rows.start % every, len(rows), every):
-        for key, values in columns.items():
-            if np.isfinite(values[i]):
-                yield key, float(values[i]), rows.start + i
+def columns_of(rows: Trace, every: int, max_coordinates: int) -> bulk.Columns:
+    """Return steps and values of each metric, every so many-th row; none that is not finite: MLflow's pages break on those."""
+    thinned = slice(-rows.start % every, None, every)
+    steps, found = rows.steps[thinned], {}
+    for key, values in rows.columns(max_coordinates).items():
+        finite = np.isfinite(values[thinned])
+        found[key] = steps[finite], values[thinned][finite]
+    return found
 
 
-def log_metrics(client: Any, run_id: str, metrics: Any) -> None:
-    """Log (metric, value, step) in batches."""
+def writer(client: Any, run_id: str) -> Callable[[bulk.Columns], None]:
+    """Return the fastest way to add metrics to a run that its store offers."""
+    try:
+        direct = bulk.writer(client, run_id)
+    except bulk.UnknownSchema as error:
+        logging.getLogger(__name__).warning("%s: recording goes the slower way, by log_batch", error)
+        direct = None
+    return direct or (lambda columns: log_metrics(client, run_id, columns))
+
+
+def log_metrics(client: Any, run_id: str, columns: bulk.Columns) -> None:
+    """Log metrics in batches, step after step."""
     from mlflow.entities import Metric
 
     now = time.time_ns() // 1_000_000
-    entities = [Metric(key, value, now, step) for key, value, step in metrics]
+    triples = ((key, *pair) for key, column in columns.items() for pair in zip(*column, strict=True))
+    entities = [Metric(key, float(value), now, int(step)) for key, step, value in sorted(triples, key=lambda each: each[1])]
     for i in range(0, len(entities), BATCH):
         client.log_batch(run_id, metrics=entities[i : i + BATCH])
 

@@ -17,6 +17,8 @@ import pytest
 from conftest import CONF, ROOT, history, store
 from mlflow.artifacts import download_artifacts
 
+from runner import bulk
+
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 EXECUTIONS = sorted(path.stem for path in (CONF / "execution").glob("*.yaml"))
 
@@ -210,3 +212,13 @@ def environment() -> dict[str, str]:
     """Return an environment in which a child finds this checkout."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(("TF_CPP", "MLFLOW_TRACKING", "HYDRA"))}
     return own | {"PYTHONPATH": str(ROOT)}
+
+
+def test_a_store_whose_schema_is_not_covered_gets_the_same_rows_the_slower_way(cli, runs, tmp_path, monkeypatch):
+    assert cli("max_iterations=20").code == 0
+    monkeypatch.setattr(bulk, "REVISIONS", ("another",))
+    ended = cli("max_iterations=20")
+    assert ended.code == 0 and ended.err.startswith("WARNING: ") and ended.err.count("\n") == 1 and "log_batch" in ended.err
+    fast, slow = runs()
+    for metric in ("x", "loss", "gradient"):
+        assert history(tmp_path, fast.info.run_id, metric) == history(tmp_path, slow.info.run_id, metric)

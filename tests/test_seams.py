@@ -15,7 +15,7 @@ MODULES = sorted((ROOT / "runner").rglob("*.py"))
 ONLY = {
     "hydra": {"__main__", "config", "build"},
     "omegaconf": {"__main__", "config", "build"},
-    "mlflow": {"tracking", "report"},
+    "mlflow": {"tracking", "bulk", "report"},
     "rich": {"__main__", "console", "experiment"},
 }
 # Rows, and what looks at them, are NumPy and plain Python.
