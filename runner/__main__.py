@@ -10,7 +10,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import config
+from runner import config, quick, quiet
 from runner.errors import UserError, first_line
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
@@ -45,9 +45,7 @@ def run(cfg: DictConfig):
     choices = config.choices(runtime.choices)
     config.check(cfg, choices, sources)
 
-    from runner import quiet
-
-    with quiet.tensorflow():
+    with quiet.tensorflow(), quick.without_optional_imports():
         from runner import experiment
     from rich.console import Console
 
@@ -84,5 +82,14 @@ def main() -> int:
     return exit_code
 
 
+def command() -> None:
+    """Run the command line and end the process."""
+    try:
+        code = main()
+    except SystemExit as exit:
+        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    quick.leave(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()
