@@ -1,0 +1,73 @@
+"""Write the parts of README.md that come from conf/ and from a run: `python tests/readme.py`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+CONF = ROOT / "conf"
+
+
+def part(text: str, name: str) -> re.Match[str]:
+    """Return what stands between the comment that begins with these words and the next `end`."""
+    found = re.search(rf"(<!-- {re.escape(name)}.*? -->\n)(.*?)(<!-- end -->)", text, re.DOTALL)
+    assert found, f"README.md has no part '{name}'"
+    return found
+
+
+def groups() -> str:
+    """Return the groups with their choices, each with its file's comment."""
+    chosen: dict[str, str] = {}
+    for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]:
+        if isinstance(entry, dict):
+            chosen |= {key: "none" if value is None else "".join(value) for key, value in entry.items()}
+    lines = ["| group | default | choices |", "|---|---|---|"]
+    details = []
+    for group, default in chosen.items():
+        if group.startswith("override "):
+            continue
+        files = sorted((CONF / group).glob("*.yaml"))
+        names = ", ".join(f"`{file.stem}`" for file in files)
+        lines.append(f"| `{group}` | `{default}` | {names} |")
+        details += [f"| `{group}={file.stem}` | {comment(file)} |" for file in files]
+    table = "\n".join(["| choice | what it is |", "|---|---|", *details])
+    summary = "<details><summary>What each of them is</summary>"
+    return "\n".join(lines) + f"\n\n{summary}\n\n{table}\n\n</details>\n"
+
+
+def comment(file: Path) -> str:
+    """Return a file's opening comment on one line."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
+    opening = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        opening.append(line.removeprefix("#").strip())
+    return " ".join(opening).replace("|", "\\|")
+
+
+def masked(output: str) -> str:
+    """Return a run's output with what differs each time made equal."""
+    output = re.sub(r"\d+\.\d+ s ", "0.000 s ", output)
+    return re.sub(r"[0-9a-f]{32}", "0123456789abcdef" * 2, output)
+
+
+def main() -> None:
+    """Write both parts anew."""
+    text = README.read_text()
+    found = part(text, "groups")
+    text = text[: found.start(2)] + groups() + text[found.end(2) :]
+    command = [sys.executable, "-m", "runner", "strategy=tape"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = part(text, "output of")
+    README.write_text(text[: found.start(2)] + f"```text\n{output}```\n" + text[found.end(2) :])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""README.md is true: its tables, its output and its commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import readme
+
+TEXT = readme.README.read_text()
+COMMANDS = re.findall(r"^python -m runner (.*)$", TEXT, re.MULTILINE)
+
+
+def test_the_table_of_groups_is_that_of_conf():
+    assert readme.part(TEXT, "groups")[2] == readme.groups(), "run `python tests/readme.py`"
+
+
+def test_the_output_is_what_the_command_prints(cli):
+    ended = cli("strategy=tape")
+    shown = readme.part(TEXT, "output of")[2].removeprefix("```text\n").removesuffix("```\n")
+    assert readme.masked(ended.out) == readme.masked(shown), "run `python tests/readme.py`"
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if "--config-dir" not in words])
+def test_every_command_runs(cli, words):
+    ended = cli(*shlex.split(words))
+    assert ended.code == 0 and ended.err == ""
+
+
+def test_the_loss_of_ones_own_runs(cli, tmp_path, monkeypatch):
+    code, config = re.search(r"`my_loss.py`:\n\n```python\n(.*?)```.*?```yaml\n(.*?)```", TEXT, re.DOTALL).groups()
+    (tmp_path / "my_loss.py").write_text(code)
+    (tmp_path / "my_conf/loss").mkdir(parents=True)
+    (tmp_path / "my_conf/loss/my_loss.yaml").write_text(config)
+    monkeypatch.syspath_prepend(tmp_path)
+    (words,) = [words for words in COMMANDS if "--config-dir" in words]
+    ended = cli(*shlex.split(words))
+    assert ended.code == 0 and ended.err == ""
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert target.startswith("https://") or (readme.ROOT / target).exists(), target
+
+
+def test_the_keys_are_those_of_the_configuration():
+    from dataclasses import fields
+
+    from runner.config import Config
+
+    groups = {path.name for path in readme.CONF.iterdir() if path.is_dir()}
+    keys = {field.name for field in fields(Config)} - groups
+    assert keys == set(re.findall(r"^\| `(\w+)` \| \S+ \|", TEXT, re.MULTILINE)) & keys
