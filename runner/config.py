@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import subprocess
@@ -126,7 +127,8 @@ def tags(chosen: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
     """Return what is noted of a run besides its parameters: the choices, the overrides, the commit and the versions."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     versions = {f"version.{name}": version(name) for name in ("tensorflow", "keras")} | {"version.runner": __version__}
-    found = {**chosen, **versions, "overrides": " ".join(overrides), "mlflow.source.name": "runner"}
+    found = {**chosen, **versions, "overrides": " ".join(overrides), "mlflow.source.name": "python -m runner"}
+    found["mlflow.user"] = getpass.getuser()
     return found | ({"mlflow.source.git.commit": commit} if commit else {})
 
 

@@ -93,8 +93,8 @@ def tail(say: Say, result: Result, metrics: Mapping[str, float], where: str) -> 
     for name, row in (("last", result.last), ("best", result.best)):
         numbers = f"x = {number(row.x[0])}  loss = {row.loss[0]:.7g}  gradient norm = {row.gradient_norm[0]:.7g}"
         say(f"{name}: step {row.start}  {numbers}")
-    if "result/loss_above_minimum" in metrics:
-        above, away = metrics["result/loss_above_minimum"], metrics["result/distance_to_minimiser"]
+    if "system/loss_above_minimum" in metrics:
+        above, away = metrics["system/loss_above_minimum"], metrics["system/distance_to_minimiser"]
         say(f"the last loss is {above:.3g} above the known minimum, the last x is {away:.3g} from the nearest minimiser")
     spent = ", ".join(f"{value:.3f} s {name}" for name, value in result.seconds.items())
     say(f"{result.evaluations} gradient evaluations; {spent}")

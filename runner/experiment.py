@@ -68,17 +68,19 @@ def run(cfg, about: About, chosen: Mapping[str, str], terminal: Console) -> Resu
 def summary(result: Result, loss: Loss) -> dict[str, float]:
     """Return what a run came to as metrics; distances only where the minimum is known.
 
-    The distance to the minimiser is Euclidean, to the nearest one.
+    The distance to the minimiser is Euclidean, to the nearest one. MLflow draws a bar for each single number, above the curves
+    of the steps; those that begin with `system/` get a tab of their own instead.
     """
-    metrics: dict[str, float] = {"result/iterations": result.iterations, "result/gradient_evaluations": result.evaluations}
-    for prefix, row in (("result/last", result.last), ("result/best", result.best)):
-        metrics |= {f"{prefix}_step": row.start, f"{prefix}_loss": float(row.loss[0])}
-        metrics[f"{prefix}_gradient_norm"] = float(row.gradient_norm[0])
+    metrics: dict[str, float] = {"iterations": result.iterations, "gradient_evaluations": result.evaluations}
+    metrics["best_step"] = result.best.start
+    for name, row in (("last", result.last), ("best", result.best)):
+        metrics |= {f"{name}_loss": float(row.loss[0]), f"{name}_gradient_norm": float(row.gradient_norm[0])}
     if loss.minimum is not None and loss.minimisers is not None:
-        metrics["result/loss_above_minimum"] = float(result.last.loss[0]) - loss.minimum
+        metrics["loss_above_minimum"] = float(result.last.loss[0]) - loss.minimum
         away = (loss.minimisers - result.last.x).reshape(len(loss.minimisers), -1)
-        metrics["result/distance_to_minimiser"] = float(np.linalg.norm(away, axis=1).min())
-    return metrics | {f"seconds/{name}": value for name, value in result.seconds.items()}
+        metrics["distance_to_minimiser"] = float(np.linalg.norm(away, axis=1).min())
+    metrics |= {f"seconds_{name}": value for name, value in result.seconds.items()}
+    return {f"system/{name}": value for name, value in metrics.items()}
 
 
 def where(recorder: Recorder) -> str:

@@ -86,8 +86,13 @@ def mlflow(about: About, *, uri: str, experiment: str, name: str, every: int, ma
 
 
 def endings(result: Result) -> dict[str, str]:
-    """Return the tags that say how a run ended."""
+    """Return the tags that say how a run ended, one of them the description on its page."""
     tags = {"ending": result.ending.value, "stopped_by": result.stopped_by, "first_nonfinite_step": result.first_nonfinite_step}
+    by = f" ({result.stopped_by})" if result.stopped_by else ""
+    tags["mlflow.note.content"] = (
+        f"**{result.ending.value}**{by} after {result.iterations} iterations: {result.ending.sentence}. "
+        f"The last loss is {result.last.loss[0]:.7g}, the best {result.best.loss[0]:.7g} at step {result.best.start}."
+    )
     return {key: str(value) for key, value in tags.items() if value is not None}
 
 

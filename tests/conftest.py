@@ -13,6 +13,8 @@ import pytest
 from absl import logging as absl_logging
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# As the command line sets it before TensorFlow is imported, which a test module may do first here.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 # Hydra's logging setup closes all handlers, and this one, which TensorFlow brings, would close pytest's capture of stderr.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__

@@ -1,12 +1,16 @@
-"""The real servers that tests talk to: PostgreSQL, on 127.0.0.1, ended by its process id."""
+"""The real servers that tests talk to, PostgreSQL and MLflow, on 127.0.0.1 and ended by their process id."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,3 +50,30 @@ def open_to_all(folder: Path) -> None:
     while folder != folder.parent and folder.owner() == pwd.getpwuid(os.geteuid()).pw_name and folder != Path("/tmp"):
         folder.chmod(folder.stat().st_mode | 0o011)
         folder = folder.parent
+
+
+@contextmanager
+def mlflow(uri: str, folder: Path) -> Iterator[str]:
+    """Start an MLflow server on a store, and give its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", uri, "--artifacts-destination", str(folder / "artifacts")]
+    # Without it the server starts fifteen processes.
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "server.log").read_text()
+                time.sleep(0.5)
+        else:
+            raise TimeoutError((folder / "server.log").read_text())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        # Its own session: the process and the workers that it started.
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()

@@ -102,7 +102,7 @@ def test_an_override_may_be_a_whole_number_for_a_float(cli, runs):
 def test_the_same_seed_guesses_the_same_and_another_another(cli, runs):
     for seed in (0, 1, 0):
         assert cli("loss=ackley", "guess=uniform", f"seed={seed}", "max_iterations=1").code == 0
-    first, other, again = (run.data.metrics["result/last_loss"] for run in runs())
+    first, other, again = (run.data.metrics["system/last_loss"] for run in runs())
     assert first == again != other
 
 
@@ -110,7 +110,7 @@ def test_float64_is_float64_throughout(cli, runs, tmp_path):
     assert cli("dtype=float64", "max_iterations=150").code == 0
     (run,) = runs()
     # float32 stops at a loss of 2.3e-13; x - 4 = -4 · 0.8^150 is 1.2e-14 and its square far below that.
-    assert run.data.metrics["result/last_loss"] < 1e-27
+    assert run.data.metrics["system/last_loss"] < 1e-27
 
 
 def test_a_users_own_files_are_choices_beside_ours(cli, runs, tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_a_users_own_files_are_choices_beside_ours(cli, runs, tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     assert cli("--config-dir", "conf", "loss=mine", "guess=point", "guess.x=[3,4]").code == 0
     (run,) = runs()
-    assert run.data.metrics["result/last_loss"] == pytest.approx(2) and "result/loss_above_minimum" not in run.data.metrics
+    assert run.data.metrics["system/last_loss"] == pytest.approx(2) and "system/loss_above_minimum" not in run.data.metrics
     ended = cli("--config-dir", "conf", "loss=mine", "guess=point", "guess.x=[3,4]", "+loss.hight=3")
     assert ended.code == 1 and "did you mean 'height'" in ended.err
     ended = cli("--config-dir", "conf", "loss=mine")

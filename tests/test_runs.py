@@ -49,8 +49,13 @@ def test_a_run_records_what_it_was(cli, runs, tmp_path):
     assert tags["ending"] == "iteration_limit" and "stopped_by" not in tags
     assert tags["strategy"] == "tape" and "loss=rosenbrock" in tags["overrides"]
     assert {"version.tensorflow", "version.keras", "version.runner"} <= tags.keys()
-    assert metrics["result/iterations"] == 30 and metrics["result/gradient_evaluations"] == 31
-    assert {"seconds/compile", "seconds/loop", "seconds/record", "result/distance_to_minimiser"} <= metrics.keys()
+    assert metrics["system/iterations"] == 30 and metrics["system/gradient_evaluations"] == 31
+    assert {
+        "system/seconds_compile",
+        "system/seconds_loop",
+        "system/seconds_record",
+        "system/distance_to_minimiser",
+    } <= metrics.keys()
 
     # Thinned and cut metrics, and a whole trajectory.
     assert list(history(tmp_path, run.info.run_id, "loss")) == [0, 7, 14, 21, 28]
@@ -135,14 +140,14 @@ def test_stopping_rules_end_a_run_at_the_same_row_everywhere(cli, runs):
     # |gradient| = 8 · 0.8^k ≤ 0.01 from k = ln(800)/ln(1.25) = 29.96 on.
     for each in ("execution=eager", "execution=graph", "execution=xla", "execution.chunk=7"):
         assert cli(each, *words).code == 0
-    found = {(run.data.tags["ending"], run.data.tags["stopped_by"], run.data.metrics["result/iterations"]) for run in runs()}
+    found = {(run.data.tags["ending"], run.data.tags["stopped_by"], run.data.metrics["system/iterations"]) for run in runs()}
     assert len(runs()) == 4 and found == {("converged", "gradient_norm", 30)}
 
 
 def test_a_time_limit_ends_a_run(cli, runs):
     assert cli("stopping=time_limit", "stopping.time_limit=0.05", "execution=eager", "max_iterations=100000").code == 0
     (run,) = runs()
-    assert run.data.tags["ending"] == "time_limit" and 0 < run.data.metrics["result/iterations"] < 100000
+    assert run.data.tags["ending"] == "time_limit" and 0 < run.data.metrics["system/iterations"] < 100000
 
 
 def test_without_tracking_mlflow_is_not_imported(tmp_path):
@@ -180,7 +185,7 @@ def test_a_signal_ends_a_run_as_killed(tmp_path, number, code):
     client = store(tmp_path)
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert run.info.status == "KILLED" and run.data.tags["ending"] == "interrupted"
-    last = int(run.data.metrics["result/iterations"])
+    last = int(run.data.metrics["system/iterations"])
     path = download_artifacts(run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=client.tracking_uri)
     assert pq.read_table(path)["step"].to_pylist() == list(range(last + 1))
 

@@ -1,0 +1,69 @@
+"""Headless Chromium on a real MLflow server, for the tests of the UI and for README.md's picture: `python tests/browser.py`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import servers
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+CHART = ".js-plotly-plot .scatterlayer path.js-line"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def page(width: int = 1600, height: int = 1000) -> Iterator[Page]:
+    """Open a browser with an empty profile."""
+    chromium = shutil.which("chromium")
+    assert chromium, "the tests need Chromium: apt-get install chromium"
+    with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=chromium, args=ARGUMENTS, viewport={"width": width, "height": height}
+        )
+        try:
+            yield context.new_page()
+        finally:
+            context.close()
+
+
+def run(folder: Path, *words: str) -> str:
+    """Run the command line in a folder and return the link that it prints, without the server's address."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "runner", *words]
+    out = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
+    return out.splitlines()[-1].partition("http://127.0.0.1:5000")[2]
+
+
+def picture() -> None:
+    """Take the picture of README.md: the charts of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = run(Path(folder), "strategy=tape")
+        with servers.mlflow(f"sqlite:///{folder}/outputs/mlflow.db", Path(folder)) as address, page(1400, 640) as tab:
+            tab.goto(address + link)
+            tab.locator(CHART).first.wait_for()
+            # The page opens a panel at its first visit.
+            tab.evaluate("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
+            tab.reload()
+            tab.locator(CHART).nth(2).wait_for()
+            tab.wait_for_timeout(1000)
+            (ROOT / "outputs" / "gallery").mkdir(exist_ok=True)
+            tab.screenshot(path=ROOT / "outputs" / "gallery" / "mlflow.png")
+
+
+if __name__ == "__main__":
+    picture()

@@ -1,0 +1,92 @@
+"""The MLflow UI on real runs, in headless Chromium: the link that a run prints, the list of runs, two runs compared."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import browser
+import pytest
+import servers
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Give the address of a server on two runs, and the links that they printed."""
+    folder: Path = tmp_path_factory.mktemp("ui")
+    links = [browser.run(folder, "strategy=tape"), browser.run(folder, "loss=rosenbrock", "optimizer=adam")]
+    with servers.mlflow(f"sqlite:///{folder}/outputs/mlflow.db", folder) as address:
+        yield address, links
+
+
+@pytest.fixture(scope="module")
+def tab():
+    with browser.page() as page:
+        yield page
+
+
+@pytest.fixture
+def errors(tab):
+    """Give what goes wrong in the page meanwhile; MLflow's own request for a user it does not know is no matter."""
+    found: list[str] = []
+
+    def note(response) -> None:
+        if response.status >= 400 and not response.url.endswith("users/current"):
+            found.append(f"{response.status} {response.url}")
+
+    tab.on("response", note)
+    tab.on("pageerror", lambda error: found.append(str(error)))
+    return found
+
+
+def test_the_link_of_a_run_shows_its_steps_at_once(store, tab, errors):
+    address, (link, _) = store
+    tab.goto(address + link)
+    # Curves of gradient, loss and x, and nothing above them.
+    tab.locator(browser.CHART).nth(2).wait_for()
+    text = tab.inner_text("body")
+    assert "quadratic sgd tape xla" in text and "Model metrics\n(3)" in text
+    for name in ("gradient", "loss", "x"):
+        assert re.search(rf"^{name}$", text, re.MULTILINE)
+    assert "best_loss" not in text
+    assert tab.locator(browser.CHART).first.bounding_box()["y"] < 500, "the first curve is out of sight"
+    assert errors == []
+
+
+def test_a_vector_has_its_coordinates_in_sections(store, tab, errors):
+    address, (_, link) = store
+    tab.goto(address + link)
+    tab.locator(browser.CHART).first.wait_for()
+    text = tab.inner_text("body")
+    assert "gradient\n(2)" in text and "x\n(2)" in text
+    assert errors == []
+
+
+def test_a_runs_page_says_how_it_ended(store, tab, errors):
+    address, (link, _) = store
+    tab.goto(address + link.replace("/model-metrics", ""))
+    tab.get_by_text("all iterations were taken").wait_for()
+    text = tab.inner_text("body")
+    assert "Finished" in text and "iteration_limit" in text and "system/best_loss" in text
+    assert errors == []
+
+
+def test_the_list_names_both_runs_and_its_charts_lay_them_over_one_another(store, tab, errors):
+    address, _ = store
+    tab.goto(f"{address}/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    tab.locator(browser.CHART).first.wait_for()
+    text = tab.inner_text("body")
+    assert "quadratic sgd tape xla" in text and "rosenbrock adam tape xla" in text
+    assert errors == []
+
+
+def test_two_runs_compared_stand_side_by_side(store, tab, errors):
+    address, links = store
+    ids = [re.search("runs/([0-9a-f]{32})", link)[1] for link in links]
+    runs = ",".join(f'"{each}"' for each in ids)
+    tab.goto(f'{address}/#/compare-runs?runs=[{runs}]&experiments=["1"]&workflowType=machine_learning')
+    tab.get_by_text("Comparing 2 Runs from 1 Experiment").first.wait_for()
+    tab.get_by_text("keras.optimizers.Adam").first.wait_for()
+    text = tab.inner_text("body")
+    assert "keras.optimizers.SGD" in text and all(each in text for each in ids)
+    assert errors == []
