@@ -9,6 +9,9 @@ import browser
 import pytest
 import servers
 
+# One server and one browser for all of them.
+pytestmark = pytest.mark.xdist_group("ui")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
