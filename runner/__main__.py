@@ -42,7 +42,7 @@ def run(cfg: DictConfig):
     hydra_cfg = HydraConfig.get()
     runtime = hydra_cfg.runtime
     sources = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    choices = config.choices(runtime.choices)
+    choices = config.choices(runtime.choices, cfg)
     config.check(cfg, choices, sources)
 
     with quiet.tensorflow(), quick.without_optional_imports():

@@ -59,8 +59,7 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: list[Path]) -> N
     faults += [*missing(cfg), *ranges(cfg)]
     for group in (key for key in cfg if isinstance(key, str) and OmegaConf.is_config(cfg._get_node(key))):
         declared = OmegaConf.create({})
-        names = choices.get(group)
-        for name in names if isinstance(names, list) else [names]:
+        for name in choices.get(group, "").split(","):
             file = next((path for source in sources if (path := source / group / f"{name}.yaml").is_file()), None)
             declared = OmegaConf.merge(declared, OmegaConf.load(file) if file else {})
         given = OmegaConf.to_container(cfg[group])
@@ -118,9 +117,14 @@ def text(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(cfg, resolve=True)
 
 
-def choices(chosen: Mapping[str, Any]) -> dict[str, str]:
-    """Return which file each group picked, without Hydra's own groups."""
-    return {group: name for group, name in chosen.items() if not group.startswith("hydra/") and name is not None}
+def choices(chosen: Mapping[str, Any], cfg: DictConfig) -> dict[str, str]:
+    """Return which file each group picked, without Hydra's own groups; several of one group are joined by commas.
+
+    Hydra does not tell what a list picked, as in `stopping=[gradient_norm,plateau]`, where each file brings a key of its name.
+    """
+    rules = [name for name in cfg.stopping if name != "time_limit"] or ["limit"]
+    picked = {group: name for group, name in chosen.items() if not group.startswith("hydra/") and name is not None}
+    return {"stopping": ",".join(rules)} | picked
 
 
 def tags(chosen: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:

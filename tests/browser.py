@@ -43,10 +43,14 @@ def page(width: int = 1600, height: int = 1000) -> Iterator[Page]:
 
 def run(folder: Path, *words: str) -> str:
     """Run the command line in a folder and return the link that it prints, without the server's address."""
+    return printed(folder, *words).splitlines()[-1].partition("http://127.0.0.1:5000")[2]
+
+
+def printed(folder: Path, *words: str) -> str:
+    """Run the command line in a folder and return what it prints."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "runner", *words]
-    out = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
-    return out.splitlines()[-1].partition("http://127.0.0.1:5000")[2]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
 
 
 def picture() -> None:

@@ -49,6 +49,7 @@ MISTAKES = {
     "stopping=plateau stopping.plateau.patience=0": ("stopping.plateau.patience", "1 or more", "0"),
     "stopping=gradient_norm stopping.gradient_norm.tolerance=-1.0": ("stopping.gradient_norm.tolerance", "0 or more", "-1"),
     "stopping=target stopping.target.tolerance=null": ("stopping.target.loss", "stopping.target.tolerance"),
+    "stopping=[gradient_norm,plateau] stopping.plateau.patience=many": ("stopping.plateau.patience", "whole number", "'many'"),
     "stopping.time_limit=0": ("stopping.time_limit", "above 0", "0"),
     "execution.chunk=0": ("execution.chunk", "1 or more", "0"),
     "tracking.every=0": ("tracking.every", "1 or more", "0"),

@@ -47,7 +47,7 @@ def test_a_run_records_what_it_was(cli, runs, tmp_path):
     params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
     assert params["optimizer.learning_rate"] == "0.001" and params["loss.dimension"] == "20" and params["dtype"] == "float32"
     assert tags["ending"] == "iteration_limit" and "stopped_by" not in tags
-    assert tags["strategy"] == "tape" and "loss=rosenbrock" in tags["overrides"]
+    assert tags["strategy"] == "tape" and tags["stopping"] == "limit" and "loss=rosenbrock" in tags["overrides"]
     assert {"version.tensorflow", "version.keras", "version.runner"} <= tags.keys()
     assert metrics["system/iterations"] == 30 and metrics["system/gradient_evaluations"] == 31
     assert {
@@ -141,6 +141,7 @@ def test_stopping_rules_end_a_run_at_the_same_row_everywhere(cli, runs):
     for each in ("execution=eager", "execution=graph", "execution=xla", "execution.chunk=7"):
         assert cli(each, *words).code == 0
     found = {(run.data.tags["ending"], run.data.tags["stopped_by"], run.data.metrics["system/iterations"]) for run in runs()}
+    assert {run.data.tags["stopping"] for run in runs()} == {"gradient_norm,plateau"}
     assert len(runs()) == 4 and found == {("converged", "gradient_norm", 30)}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import browser
 import pytest
 import servers
+from mlflow import MlflowClient
 
 # One server and one browser for all of them.
 pytestmark = pytest.mark.xdist_group("ui")
@@ -81,6 +82,18 @@ def test_the_list_names_both_runs_and_its_charts_lay_them_over_one_another(store
     text = tab.inner_text("body")
     assert "quadratic sgd tape xla" in text and "rosenbrock adam tape xla" in text
     assert errors == []
+
+
+def test_a_server_takes_the_rows_over_http(store, tmp_path):
+    address, _ = store
+    out = browser.printed(tmp_path, f"tracking.uri={address}", "tracking.experiment=remote", "max_iterations=700")
+    client = MlflowClient(tracking_uri=address)
+    (run,) = client.search_runs([client.get_experiment_by_name("remote").experiment_id])
+    assert f"{address}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics" in out
+    for metric in ("x", "loss", "gradient"):
+        assert [row.step for row in client.get_metric_history(run.info.run_id, metric)] == list(range(701))
+    assert {each.path for each in client.list_artifacts(run.info.run_id)} == {"config.yaml", "trajectory.parquet"}
+    assert not (tmp_path / "outputs/mlflow.db").exists()
 
 
 def test_two_runs_compared_stand_side_by_side(store, tab, errors):
