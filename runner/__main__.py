@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -45,6 +47,7 @@ def run(cfg: DictConfig):
     choices = config.choices(runtime.choices, cfg)
     config.check(cfg, choices, sources)
 
+    prepare(cfg.tracking)
     with quiet.tensorflow(), quick.without_optional_imports():
         from runner import experiment
     from rich.console import Console
@@ -53,6 +56,13 @@ def run(cfg: DictConfig):
 
     about = About(Path(runtime.output_dir), config.flat(cfg), config.tags(choices, hydra_cfg.overrides.task), config.text(cfg))
     return experiment.run(cfg, about, choices, Console())
+
+
+def prepare(tracking: DictConfig) -> None:
+    """Let a recorder that takes long to open begin before TensorFlow is imported."""
+    # What is wrong with it is told where it is built.
+    with suppress(Exception):
+        resolve_name(tracking._target_).prepare(uri=tracking.uri)
 
 
 def complain(error: BaseException) -> None:

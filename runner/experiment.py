@@ -60,7 +60,7 @@ def run(cfg, about: About, chosen: Mapping[str, str], terminal: Console) -> Resu
         seconds = {"compile": compiled, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds)
         metrics = summary(result, loss)
-        recorder.finish(result, metrics)
+        recorder.finish(tags(result), metrics)
     console.tail(say, result, metrics, where(recorder))
     return result
 
@@ -81,6 +81,21 @@ def summary(result: Result, loss: Loss) -> dict[str, float]:
         metrics["distance_to_minimiser"] = float(np.linalg.norm(away, axis=1).min())
     metrics |= {f"seconds_{name}": value for name, value in result.seconds.items()}
     return {f"system/{name}": value for name, value in metrics.items()}
+
+
+def tags(result: Result) -> dict[str, str]:
+    """Return the tags that say how a run ended, one of them the description on its page."""
+    found = {
+        "ending": result.ending.value,
+        "stopped_by": result.stopped_by,
+        "first_nonfinite_step": result.first_nonfinite_step,
+    }
+    by = f" ({result.stopped_by})" if result.stopped_by else ""
+    found["mlflow.note.content"] = (
+        f"**{result.ending.value}**{by} after {result.iterations} iterations: {result.ending.sentence}. "
+        f"The last loss is {result.last.loss[0]:.7g}, the best {result.best.loss[0]:.7g} at step {result.best.start}."
+    )
+    return {key: str(value) for key, value in found.items() if value is not None}
 
 
 def where(recorder: Recorder) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 OPTIONAL = ("sklearn", "pandas", "matplotlib")
 wanted = os.environ.get("RUNNER_QUICK") != "0"
+# What is to be done before the process ends.
+at_end: list[Callable[[], object]] = []
 
 
 @contextmanager
@@ -34,6 +36,8 @@ def without_optional_imports() -> Iterator[None]:
 
 def leave(code: int) -> None:
     """End the process at once, after all that was printed and logged is out."""
+    for each in at_end:
+        each()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from runner import bulk
+from runner import batches, bulk, store
 from runner.errors import UserError, first_line
-from runner.loop import Ending, Result
-from runner.trace import Trace, split
+from runner.loop import Ending
+from runner.trace import Trace, join, split
 
-# What MLflow's log_batch takes at a time, and what one of its parameters holds.
-BATCH, PARAM_LENGTH = 1000, 6000
+# What one of MLflow's parameters holds.
+PARAM_LENGTH = 6000
+# Rows wait to be written for so long, or until their x take so much.
+SECONDS, BYTES = 0.5, 2**20
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,27 @@ class About:
 
 @dataclass(frozen=True)
 class Recorder:
-    """`record(rows)` takes a run's rows in order; `finish(result, metrics)` what it came to."""
+    """`record(rows)` takes a run's rows in order; `finish(tags, metrics)` how it ended and what it came to."""
 
     record: Callable[[Trace], None]
-    finish: Callable[[Result, Mapping[str, float]], None]
+    finish: Callable[[Mapping[str, str], Mapping[str, float]], None]
     run_id: str | None = None
     experiment_id: str | None = None
     uri: str | None = None
 
 
+class Abandoned(Exception):
+    """A run that ended without `finish`: the status that MLflow shows, and tags that say why."""
+
+    def __init__(self, status: str, tags: Mapping[str, str]) -> None:
+        super().__init__(status)
+        self.status, self.tags = status, tags
+
+
 @contextmanager
 def none(about: About) -> Iterator[Recorder]:
     """Record nothing."""
-    yield Recorder(lambda rows: None, lambda result, metrics: None)
+    yield Recorder(lambda rows: None, lambda tags, metrics: None)
 
 
 @contextmanager
@@ -57,69 +66,69 @@ def mlflow(about: About, *, uri: str, experiment: str, name: str, every: int, ma
     """
     if every < 1:
         raise UserError(f"tracking.every must be 1 or more, got {every}; set it with tracking.every=1")
-    client, experiment_id = opened(uri, experiment)
+    client, experiment_id = store.opened(uri, experiment)
     run_id = client.create_run(experiment_id, run_name=name, tags=dict(about.tags)).info.run_id
-    status, write = "FAILED", writer(client, run_id)
+    status, trajectory = "FAILED", Trajectory(about.folder / "trajectory.parquet")
+
+    def finish(tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        nonlocal status
+        gathered.flush()
+        write({key: (np.zeros(1, int), np.array([value])) for key, value in metrics.items() if np.isfinite(value)})
+        log_tags(client, run_id, tags)
+        status = "KILLED" if tags["ending"] == Ending.INTERRUPTED else "FINISHED"
+
+    def write_rows(rows: Trace) -> None:
+        trajectory.write(rows)
+        write(columns_of(rows, every, max_coordinates))
+
     try:
-        with Trajectory(about.folder / "trajectory.parquet") as trajectory:
-
-            def record(rows: Trace) -> None:
-                trajectory.write(rows)
-                write(columns_of(rows, every, max_coordinates))
-
-            def finish(result: Result, metrics: Mapping[str, float]) -> None:
-                nonlocal status
-                write({key: (np.zeros(1, int), np.array([value])) for key, value in metrics.items() if np.isfinite(value)})
-                log_tags(client, run_id, endings(result))
-                status = "KILLED" if result.ending is Ending.INTERRUPTED else "FINISHED"
-
-            log_params(client, run_id, about.params)
-            client.log_text(run_id, about.config, "config.yaml")
-            yield Recorder(record, finish, run_id, experiment_id, uri)
-        client.log_artifact(run_id, str(about.folder / "trajectory.parquet"))
+        log_params(client, run_id, about.params)
+        client.log_text(run_id, about.config, "config.yaml")
+        with writer(client, run_id) as write, Gathered(write_rows) as gathered:
+            yield Recorder(gathered.add, finish, run_id, experiment_id, uri)
     except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-        client.set_tag(run_id, "error", first_line(error)[:5000])
+        status, tags = abandoned(error)
+        log_tags(client, run_id, tags)
         raise
     finally:
+        if trajectory.close():
+            client.log_artifact(run_id, str(trajectory.path))
         client.set_terminated(run_id, status)
 
 
-def endings(result: Result) -> dict[str, str]:
-    """Return the tags that say how a run ended, one of them the description on its page."""
-    tags = {"ending": result.ending.value, "stopped_by": result.stopped_by, "first_nonfinite_step": result.first_nonfinite_step}
-    by = f" ({result.stopped_by})" if result.stopped_by else ""
-    tags["mlflow.note.content"] = (
-        f"**{result.ending.value}**{by} after {result.iterations} iterations: {result.ending.sentence}. "
-        f"The last loss is {result.last.loss[0]:.7g}, the best {result.best.loss[0]:.7g} at step {result.best.start}."
-    )
-    return {key: str(value) for key, value in tags.items() if value is not None}
+class Gathered:
+    """Rows on their way to be written, many at a time: a store wants few large transactions, a file few large row groups."""
+
+    def __init__(self, write: Callable[[Trace], None]) -> None:
+        self.write = write
+        self.waiting: list[Trace] = []
+        self.written = 0.0
+
+    def __enter__(self) -> Gathered:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.flush()
+
+    def add(self, rows: Trace) -> None:
+        """Take rows, and write those that are waiting where that is due."""
+        self.waiting.append(rows)
+        if time.monotonic() - self.written > SECONDS or sum(each.x.nbytes for each in self.waiting) > BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        if self.waiting:
+            rows, self.waiting = join(self.waiting), []
+            self.write(rows)
+        self.written = time.monotonic()
 
 
-def opened(uri: str, experiment: str) -> tuple[Any, str]:
-    """Return a client of the tracking store and the id of the experiment in it, both made where they are not yet there."""
-    # MLflow reads it at import, and would send usage data.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    location = None
-    if uri.startswith("sqlite:///"):
-        # Absolute, since MLflow keeps one store for each URI of a process, whatever folder that is in by then.
-        file = Path(uri.removeprefix("sqlite:///")).absolute()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        uri, location = f"sqlite:///{file}", (file.parent / "artifacts").as_uri()
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
-            raise UserError(f"tracking.experiment {experiment!r} was deleted; restore it or set tracking.experiment=another")
-        return client, found.experiment_id if found else client.create_experiment(experiment, artifact_location=location)
-    except MlflowException as error:
-        reason = f"{first_line(error)}; set it with tracking.uri=sqlite:///…"
-        raise UserError(f"tracking.uri {uri!r} cannot be used: {reason}") from error
+def abandoned(error: BaseException) -> tuple[str, Mapping[str, str]]:
+    """Return the status and the tags of a run that this exception ended."""
+    if isinstance(error, Abandoned):
+        return error.status, error.tags
+    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED", {"error": first_line(error)[:5000]}
 
 
 def columns_of(rows: Trace, every: int, max_coordinates: int) -> bulk.Columns:
@@ -132,25 +141,21 @@ def columns_of(rows: Trace, every: int, max_coordinates: int) -> bulk.Columns:
     return found
 
 
-def writer(client: Any, run_id: str) -> Callable[[bulk.Columns], None]:
-    """Return the fastest way to add metrics to a run that its store offers."""
+@contextmanager
+def writer(client: Any, run_id: str) -> Iterator[Callable[[bulk.Columns], None]]:
+    """Give the fastest way to add metrics to a run that its store offers; all are there at the end of this block."""
     try:
         direct = bulk.writer(client, run_id)
     except bulk.UnknownSchema as error:
         logging.getLogger(__name__).warning("%s: recording goes the slower way, by log_batch", error)
         direct = None
-    return direct or (lambda columns: log_metrics(client, run_id, columns))
-
-
-def log_metrics(client: Any, run_id: str, columns: bulk.Columns) -> None:
-    """Log metrics in batches, step after step."""
-    from mlflow.entities import Metric
-
-    now = time.time_ns() // 1_000_000
-    triples = ((key, *pair) for key, column in columns.items() for pair in zip(*column, strict=True))
-    entities = [Metric(key, float(value), now, int(step)) for key, step, value in sorted(triples, key=lambda each: each[1])]
-    for i in range(0, len(entities), BATCH):
-        client.log_batch(run_id, metrics=entities[i : i + BATCH])
+    if direct is not None:
+        yield direct
+    elif hasattr(client._tracking_client.store, "get_host_creds"):
+        with batches.at_once(client, run_id) as write:
+            yield write
+    else:
+        yield batches.one_by_one(client, run_id)
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
@@ -176,14 +181,6 @@ class Trajectory:
         self.path = path
         self.writer: Any = None
 
-    def __enter__(self) -> Trajectory:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
     def write(self, rows: Trace) -> None:
         """Append rows as one row group."""
         import pyarrow as pa
@@ -194,5 +191,12 @@ class Trajectory:
             columns |= split(name, values.reshape(len(rows), -1))
         table = pa.table(columns)
         if self.writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.writer = pq.ParquetWriter(self.path, table.schema)
         self.writer.write_table(table)
+
+    def close(self) -> bool:
+        """Complete the file and tell whether there is one."""
+        if self.writer is not None:
+            self.writer.close()
+        return self.writer is not None

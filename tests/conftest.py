@@ -90,3 +90,9 @@ def history(folder: Path, run_id: str, metric: str) -> dict[int, float]:
     found = {row.step: row.value for row in rows}
     assert len(found) == len(rows), f"{metric} has a step twice"
     return found
+
+
+def environment(*folders: Path) -> dict[str, str]:
+    """Return an environment in which a child finds this checkout, and these folders."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("TF_CPP", "MLFLOW_TRACKING", "HYDRA"))}
+    return own | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, *folders]))}

@@ -6,9 +6,14 @@ import re
 from pathlib import Path
 
 import browser
+import numpy as np
 import pytest
 import servers
 from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+from runner import batches
 
 # One server and one browser for all of them.
 pytestmark = pytest.mark.xdist_group("ui")
@@ -94,6 +99,35 @@ def test_a_server_takes_the_rows_over_http(store, tmp_path):
         assert [row.step for row in client.get_metric_history(run.info.run_id, metric)] == list(range(701))
     assert {each.path for each in client.list_artifacts(run.info.run_id)} == {"config.yaml", "trajectory.parquet"}
     assert not (tmp_path / "outputs/mlflow.db").exists()
+
+
+def test_batches_under_way_at_once_leave_what_log_batch_leaves(store):
+    client = MlflowClient(tracking_uri=store[0])
+    one, other = (client.create_run("0").info.run_id for _ in range(2))
+    steps = np.arange(6000)
+    columns = {"loss": (steps, 1 / (1.0 + steps)), "x": (steps[::-7], np.cos(steps[::-7])), "empty": (steps[:0], steps[:0] / 1)}
+    with batches.at_once(client, one) as write:
+        write(columns)
+        write({"loss": (np.array([6000]), np.array([7.0]))})
+    for key, (at, values) in columns.items():
+        rows = [Metric(key, value, 1, step) for step, value in zip(at.tolist(), values.tolist(), strict=True)]
+        for i in range(0, len(rows), 1000):
+            client.log_batch(other, metrics=rows[i : i + 1000])
+    client.log_metric(other, "loss", 7.0, step=6000)
+    for key in columns:
+        mine, theirs = ([(row.step, row.value) for row in client.get_metric_history(run, key)] for run in (one, other))
+        # In the order of the steps.
+        assert mine == sorted(theirs)
+    latest = [{(m.key, m.step, m.value) for m in client.get_run(run).data._metric_objs} for run in (one, other)]
+    assert latest[0] == latest[1]
+
+
+def test_a_batch_that_a_server_refuses_is_not_lost_sight_of(store):
+    client = MlflowClient(tracking_uri=store[0])
+    run_id = client.create_run("0").info.run_id
+    client.delete_run(run_id)
+    with pytest.raises(MlflowException, match="must be in the 'active' state"), batches.at_once(client, run_id) as write:
+        write({"loss": (np.arange(3), np.arange(3.0))})
 
 
 def test_two_runs_compared_stand_side_by_side(store, tab, errors):

@@ -1,0 +1,139 @@
+"""The recorder process: it outlives the run's by as long as it takes to end the run, and a run hears of all that befalls it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import environment, store
+from mlflow.artifacts import download_artifacts
+
+from runner import wire
+
+LONG = ("execution=eager", "max_iterations=1000000")
+
+
+@contextmanager
+def started(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen, int]]:
+    """Start a run, wait until it has taken some steps, and give its process and the recorder's id."""
+    command = [sys.executable, "-u", "-m", "runner", *words]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=folder, env=environment(), text=True, **streams) as process:
+        for line in process.stdout:
+            if line.split()[:1] == ["200"]:
+                break
+        (recorder,) = children(process.pid)
+        yield process, recorder
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process ends within some seconds."""
+    end = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return not Path(f"/proc/{pid}").exists()
+
+
+def only_run(folder: Path):
+    client = store(folder)
+    (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    return run
+
+
+def test_a_run_whose_process_is_killed_ends_with_all_that_it_sent(tmp_path):
+    with started(tmp_path, *LONG) as (process, recorder):
+        assert only_run(tmp_path).info.status == "RUNNING"
+        process.kill()
+    assert gone(recorder)
+    run = only_run(tmp_path)
+    assert run.info.status == "KILLED" and run.info.end_time is not None
+    assert run.data.tags["ending"] == "interrupted" and run.data.tags["stopped_by"] == "death"
+    steps = [row.step for row in store(tmp_path).get_metric_history(run.info.run_id, "loss")]
+    assert steps == list(range(len(steps))) and len(steps) > 200
+    path = download_artifacts(
+        run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=store(tmp_path).tracking_uri
+    )
+    assert pq.read_table(path)["step"].to_pylist() == steps
+
+
+def test_a_signal_to_both_processes_ends_the_run_as_one_to_the_run_does(tmp_path):
+    with started(tmp_path, *LONG) as (process, recorder):
+        for pid in (recorder, process.pid):
+            os.kill(pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and err == "" and "interrupted (SIGTERM)" in out
+    assert only_run(tmp_path).data.tags["stopped_by"] == "SIGTERM" and gone(recorder)
+
+
+def test_a_recorder_that_is_killed_ends_the_run_in_one_line(tmp_path):
+    with started(tmp_path, *LONG) as (process, recorder):
+        os.kill(recorder, signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "error: tracking: the recorder process ended by itself, with exit code -9\n"
+
+
+def test_a_run_deleted_meanwhile_ends_in_one_line(tmp_path):
+    with started(tmp_path, *LONG) as (process, recorder):
+        store(tmp_path).delete_run(only_run(tmp_path).info.run_id)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and gone(recorder)
+    assert err.startswith("error: MlflowException: ") and "must be in the 'active' state" in err and err.count("\n") == 1
+
+
+def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("from runner import bulk\n\nbulk.REVISIONS = ('another',)\n")
+    command = [sys.executable, "-m", "runner", "max_iterations=3"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True)
+    assert ended.stderr.startswith("WARNING: MLflow's schema ") and ended.stderr.count("\n") == 1
+    (log,) = (tmp_path / "outputs" / "runs").glob("*/*/runner.log")
+    assert "[runner.tracking][WARNING] MLflow's schema " in log.read_text()
+
+
+def test_a_mistake_found_after_the_store_was_prepared_leaves_none(tmp_path):
+    command = [sys.executable, "-m", "runner", "loss=rosenbrock", "guess=point", "guess.x=[1,2,3]"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["runs"]
+
+
+def test_runs_started_together_on_a_new_store_all_get_into_it(tmp_path):
+    command = [sys.executable, "-m", "runner", "max_iterations=3"]
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    several = [subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, **streams) for _ in range(4)]
+    assert [each.communicate()[1] for each in several] == [""] * 4
+    client = store(tmp_path)
+    experiment = client.get_experiment_by_name("runner")
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FINISHED"] * 4
+    assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"runs", "mlflow.db", "artifacts"}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(6.0).reshape(3, 2), np.arange(10, dtype=np.float32)[::3], np.zeros((0, 4)), np.float64(3.5), np.array([True])],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_arrays_come_through_as_they_were(array):
+    here, there = Pipe()
+    wire.send(here, "rows", {"ä": [1, None]}, {"first": np.asarray(array), "second": np.ones(2)})
+    word, fields, arrays = wire.receive(there)
+    assert (word, fields) == ("rows", {"ä": [1, None]})
+    np.testing.assert_array_equal(arrays["first"], array, strict=True)
+    np.testing.assert_array_equal(arrays["second"], np.ones(2))
+    here.close()
+    with pytest.raises(EOFError):
+        wire.receive(there)
