@@ -1,14 +1,14 @@
-"""Metrics straight into the tables of a tracking store that is a database, in one statement a batch.
+"""Metrics straight into the tables of a tracking store that is a database, many in one statement.
 
 What MLflow reads back is what its own `log_batch` would have left; that one makes an object of every number and validates it,
-which costs some forty times as much.
+which costs a hundred times as much.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from itertools import repeat
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,10 @@ import numpy as np
 Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by metric: steps [n] and values [n], all finite
 # The revisions of MLflow's schema that the tests compare with log_batch: that of 3.17.
 REVISIONS = ("dc11669786a5",)
-NAMES = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
-# A row that is there already is left as it is, as by log_batch. psycopg would send row after row; arrays go in one message.
-INSERT = {
-    "sqlite": f"INSERT INTO metrics ({', '.join(NAMES)}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    "postgresql": f"INSERT INTO metrics ({', '.join(NAMES)}) SELECT * FROM unnest(%s::varchar[], %s::float8[], %s::bigint[], "
-    "%s::bigint[], %s::boolean[], %s::varchar[]) ON CONFLICT DO NOTHING",
-}
+# Rows of one statement: SQLite inserts that many twice as fast as one by one, and more no faster.
+ROWS = 1000
+# A row that is there already is left as it is, as by log_batch.
+INSERT = "INSERT INTO metrics (key, timestamp, run_uuid, is_nan, step, value)"
 
 
 class UnknownSchema(Exception):
@@ -35,40 +32,59 @@ def writer(client: Any, run_id: str) -> Callable[[Columns], None] | None:
     Raises UnknownSchema. The function raises MlflowException where the run was deleted meanwhile, as log_batch does.
     """
     store = client._tracking_client.store
-    dialect = store.engine.dialect.name if hasattr(store, "engine") else None
-    if dialect not in INSERT:
+    insert = INSERTS.get(store.engine.dialect.name) if hasattr(store, "engine") else None
+    if insert is None:
         return None
     from mlflow.store.db.utils import _get_schema_version
 
     revision = _get_schema_version(store.engine)
     if revision not in REVISIONS:
         raise UnknownSchema(f"MLflow's schema {revision} is not one of {', '.join(REVISIONS)}")
-    return lambda columns: write(store, dialect, run_id, columns)
+    return lambda columns: write(store, insert, run_id, columns)
 
 
-def write(store: Any, dialect: str, run_id: str, columns: Columns) -> None:
+def write(store: Any, insert: Callable[..., None], run_id: str, columns: Columns) -> None:
     """Insert the rows and bring the run's latest values up to date, both or neither."""
-    from mlflow.store.tracking.dbmodels.models import SqlMetric
-
     now = time.time_ns() // 1_000_000
     full = {key: column for key, column in columns.items() if len(column[0])}
     with store.ManagedSessionMaker(read_only=False) as session:
         store._check_run_is_active(store._get_run(run_uuid=run_id, session=session))
-        rows = [row for key, (steps, values) in full.items() for row in rows_of(key, steps, values, now, run_id)]
-        if rows:
-            data = rows if dialect == "sqlite" else tuple(list(part) for part in zip(*rows, strict=True))
-            session.connection().exec_driver_sql(INSERT[dialect], data)
-            newest = (newest_of(key, *column, now, run_id) for key, column in full.items())
-            latest = [SqlMetric(**dict(zip(NAMES, row, strict=True))) for row in newest]
+        if full:
+            connection = session.connection()
+            for key, (steps, values) in full.items():
+                insert(connection, (key, now, run_id), steps.tolist(), values.tolist())
+            latest = [newest(key, *column, now, run_id) for key, column in full.items()]
             store._update_latest_metrics_if_necessary(latest, session)
 
 
-def rows_of(key: str, steps: np.ndarray, values: np.ndarray, now: int, run_id: str) -> zip:
-    """Return the rows of one metric, as NAMES has them."""
-    return zip(repeat(key), values.tolist(), repeat(now), steps.tolist(), repeat(False), repeat(run_id), strict=False)
+def into_sqlite(connection: Any, row: tuple[str, int, str], steps: list[int], values: list[float]) -> None:
+    """Insert a metric, so many rows a statement."""
+    for i in range(0, len(steps), ROWS):
+        pairs = [part for pair in zip(steps[i : i + ROWS], values[i : i + ROWS], strict=True) for part in pair]
+        connection.exec_driver_sql(sqlite_statement(len(pairs) // 2), (*row, *pairs))
 
 
-def newest_of(key: str, steps: np.ndarray, values: np.ndarray, now: int, run_id: str) -> tuple:
+@cache
+def sqlite_statement(rows: int) -> str:
+    """Return the statement that inserts so many rows of one metric."""
+    pairs = ", ".join(["(?, ?)"] * rows)
+    return f"{INSERT} SELECT ?, ?, ?, 0, column1, column2 FROM (VALUES {pairs}) WHERE true ON CONFLICT DO NOTHING"
+
+
+def into_postgresql(connection: Any, row: tuple[str, int, str], steps: list[int], values: list[float]) -> None:
+    """Insert a metric in one statement, whose arrays go in one message; psycopg would send row after row."""
+    columns = "unnest(%s::bigint[]), unnest(%s::float8[])"
+    statement = f"{INSERT} SELECT %s, %s, %s, false, {columns} ON CONFLICT DO NOTHING"
+    connection.exec_driver_sql(statement, (*row, steps, values))
+
+
+INSERTS = {"sqlite": into_sqlite, "postgresql": into_postgresql}
+
+
+def newest(key: str, steps: np.ndarray, values: np.ndarray, now: int, run_id: str) -> Any:
     """Return the row that MLflow takes for the latest: the highest step and, there, the highest value."""
+    from mlflow.store.tracking.dbmodels.models import SqlMetric
+
     last = np.lexsort((values, steps))[-1]
-    return next(iter(rows_of(key, steps[last : last + 1], values[last : last + 1], now, run_id)))
+    step, value = int(steps[last]), float(values[last])
+    return SqlMetric(key=key, value=value, timestamp=now, step=step, is_nan=False, run_uuid=run_id)
