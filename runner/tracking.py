@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from runner import batches, bulk, store
+from runner import artifacts, batches, bulk, store
 from runner.errors import UserError, first_line
 from runner.loop import Ending
-from runner.trace import Trace, join, split
+from runner.trace import Trace, join
 
 # What one of MLflow's parameters holds.
 PARAM_LENGTH = 6000
@@ -68,7 +69,7 @@ def mlflow(about: About, *, uri: str, experiment: str, name: str, every: int, ma
         raise UserError(f"tracking.every must be 1 or more, got {every}; set it with tracking.every=1")
     client, experiment_id = store.opened(uri, experiment)
     run_id = client.create_run(experiment_id, run_name=name, tags=dict(about.tags)).info.run_id
-    status, trajectory = "FAILED", Trajectory(about.folder / "trajectory.parquet")
+    status, trajectory = "FAILED", artifacts.Trajectory(about.folder / "trajectory.parquet")
 
     def finish(tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         nonlocal status
@@ -78,13 +79,15 @@ def mlflow(about: About, *, uri: str, experiment: str, name: str, every: int, ma
         status = "KILLED" if tags["ending"] == Ending.INTERRUPTED else "FINISHED"
 
     def write_rows(rows: Trace) -> None:
-        trajectory.write(rows)
+        # Both wait for a library most of the time, so each has a core.
+        filed = pool.submit(trajectory.write, rows)
         write(columns_of(rows, every, max_coordinates))
+        filed.result()
 
     try:
         log_params(client, run_id, about.params)
         client.log_text(run_id, about.config, "config.yaml")
-        with writer(client, run_id) as write, Gathered(write_rows) as gathered:
+        with ThreadPoolExecutor(1) as pool, writer(client, run_id) as write, Gathered(write_rows) as gathered:
             yield Recorder(gathered.add, finish, run_id, experiment_id, uri)
     except BaseException as error:
         status, tags = abandoned(error)
@@ -92,7 +95,7 @@ def mlflow(about: About, *, uri: str, experiment: str, name: str, every: int, ma
         raise
     finally:
         if trajectory.close():
-            client.log_artifact(run_id, str(trajectory.path))
+            artifacts.log_file(client, run_id, trajectory.path)
         client.set_terminated(run_id, status)
 
 
@@ -172,31 +175,3 @@ def log_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-class Trajectory:
-    """All rows in a Parquet file, written as they come: columns step, loss, gradient_norm, x/0 …, gradient/0 …."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.writer: Any = None
-
-    def write(self, rows: Trace) -> None:
-        """Append rows as one row group."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        columns = {"step": rows.steps, "loss": rows.loss, "gradient_norm": rows.gradient_norm}
-        for name, values in {"x": rows.x, "gradient": rows.gradient, **rows.named}.items():
-            columns |= split(name, values.reshape(len(rows), -1))
-        table = pa.table(columns)
-        if self.writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.writer = pq.ParquetWriter(self.path, table.schema)
-        self.writer.write_table(table)
-
-    def close(self) -> bool:
-        """Complete the file and tell whether there is one."""
-        if self.writer is not None:
-            self.writer.close()
-        return self.writer is not None

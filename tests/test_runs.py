@@ -85,6 +85,15 @@ def test_a_run_records_what_it_was(cli, runs, tmp_path):
     assert run.info.run_id in ended.out and "model-metrics" in ended.out
 
 
+def test_a_trajectory_lies_on_the_disk_once(cli, runs, tmp_path):
+    assert cli("max_iterations=3").code == 0
+    (own,) = tmp_path.glob("outputs/runs/*/*/trajectory.parquet")
+    (artifact,) = tmp_path.glob("outputs/artifacts/*/artifacts/trajectory.parquet")
+    assert own.samefile(artifact)
+    listed = {each.path for each in store(tmp_path).list_artifacts(runs()[0].info.run_id)}
+    assert listed == {"config.yaml", "trajectory.parquet"}
+
+
 def test_strategies_and_executions_agree(cli, runs, tmp_path):
     ended = cli(
         "-m",
