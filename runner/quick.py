@@ -1,8 +1,8 @@
 """Two seconds of every start and one of every end that a run has no use for; RUNNER_QUICK=0 keeps them.
 
-Keras imports scikit-learn, pandas and Matplotlib where they are installed, for its scikit-learn wrappers and its own plots;
-MLflow brings all three, so they always are. And taking TensorFlow's modules apart, one object after another, ends nothing that
-the end of the process does not end.
+Keras imports scikit-learn, pandas, Matplotlib and JAX where they are installed, for its wrappers, plots and checkpoints;
+MLflow brings the first three, so they always are. And taking TensorFlow's modules apart, one object after another, ends nothing
+that the end of the process does not end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-OPTIONAL = ("sklearn", "pandas", "matplotlib")
+OPTIONAL = ("sklearn", "pandas", "matplotlib", "jax")
 wanted = os.environ.get("RUNNER_QUICK") != "0"
 # What is to be done before the process ends.
 at_end: list[Callable[[], object]] = []
