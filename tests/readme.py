@@ -21,6 +21,13 @@ def part(text: str, name: str) -> re.Match[str]:
     return found
 
 
+def replace(name: str, new: str) -> None:
+    """Put this text where README.md has the part of this name."""
+    text = README.read_text()
+    found = part(text, name)
+    README.write_text(text[: found.start(2)] + new + text[found.end(2) :])
+
+
 def groups() -> str:
     """Return the groups with their choices, each with its file's comment."""
     chosen: dict[str, str] = {}
@@ -60,13 +67,10 @@ def masked(output: str) -> str:
 
 def main() -> None:
     """Write both parts anew."""
-    text = README.read_text()
-    found = part(text, "groups")
-    text = text[: found.start(2)] + groups() + text[found.end(2) :]
+    replace("groups", groups())
     command = [sys.executable, "-m", "runner", "strategy=tape"]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    found = part(text, "output of")
-    README.write_text(text[: found.start(2)] + f"```text\n{output}```\n" + text[found.end(2) :])
+    replace("output of", f"```text\n{output}```\n")
 
 
 if __name__ == "__main__":

@@ -53,10 +53,11 @@ def open_to_all(folder: Path) -> None:
 
 
 @contextmanager
-def mlflow(uri: str, folder: Path) -> Iterator[str]:
-    """Start an MLflow server on a store, and give its address."""
+def mlflow(uri: str, folder: Path, workers: int | None = 1) -> Iterator[str]:
+    """Start an MLflow server on a store, and give its address; None: with as many workers as it has by default."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += [] if workers is None else ["--workers", str(workers)]
     command += ["--backend-store-uri", uri, "--artifacts-destination", str(folder / "artifacts")]
     # Without it the server starts fifteen processes.
     env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

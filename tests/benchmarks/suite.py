@@ -1,0 +1,58 @@
+"""Measure every part beside its peer, in about ten minutes, and write README.md's table and the charts in outputs/gallery."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import readme
+
+from benchmarks import charts, loop, recording, report, wall
+from benchmarks.charts import Panel
+from benchmarks.measure import Row
+
+PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "loop": loop.compiled,
+    "eager": loop.eager,
+    "sqlite": recording.sqlite,
+    "postgresql": recording.postgresql,
+    "http": recording.http,
+    "process": wall.process,
+    "second_job": wall.second_job,
+    "long": wall.long,
+}
+CHARTS: dict[str, Callable[[bool], list[Panel]]] = {"speed_loop": loop.curves, "speed_recording": recording.curves}
+GALLERY = readme.ROOT / "outputs" / "gallery"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure what is asked for and print it; the table goes into README.md where that is everything."""
+    chosen, quick = arguments(words)
+    print(report.setting(), report.HEAD, sep="\n\n", flush=True)
+    rows = []
+    for name in (name for name in PARTS if name in chosen):
+        for row in PARTS[name](quick):
+            print(report.line(row), flush=True)
+            rows.append(row)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in (name for name in CHARTS if name in chosen):
+            path = (Path(scratch) if quick else GALLERY) / f"{name}.png"
+            charts.draw(CHARTS[name](quick), path)
+            print(f"drawn: {path.name}", flush=True)
+    if not quick and chosen == {*PARTS, *CHARTS}:
+        readme.replace("benchmarks", report.text(rows))
+
+
+def arguments(words: Sequence[str] | None) -> tuple[set[str], bool]:
+    """Return the names of what is to be measured, and whether quickly."""
+    names = [*PARTS, *CHARTS]
+    parser = argparse.ArgumentParser("tests/benchmarks", description=__doc__)
+    parser.add_argument("--only", metavar="NAME,…", help=f"these alone, README.md stays as it is: {', '.join(names)}")
+    parser.add_argument("--quick", action="store_true", help="next to no work: shows that it runs, and writes nothing")
+    args = parser.parse_args(words)
+    chosen = set(args.only.split(",") if args.only else names)
+    if unknown := chosen - set(names):
+        parser.error(f"--only names {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return chosen, args.quick
