@@ -25,9 +25,13 @@ def eager(step: Step, *, chunk: int) -> Execution:
     def advance(n: int) -> Trace:
         nonlocal taken
         rows = [step.take() for _ in range(n)]
-        trace = traced(taken, tf.nest.map_structure(lambda *parts: np.stack(parts), *rows))
-        taken += n
-        return trace
+        # Not by tf.nest, which would take as long as a tenth of a small step.
+        x, loss, gradient = (
+            np.array([part.numpy() for part in parts]) for parts in zip(*(row[:3] for row in rows), strict=True)
+        )
+        named = {name: np.array([row.named[name].numpy() for row in rows]) for name in rows[0].named}
+        start, taken = taken, taken + n
+        return Trace(start, x, loss, gradient, named)
 
     def last() -> Trace:
         return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], step.evaluate()))
