@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Hashable, Iterator
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import cache, partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -56,8 +56,8 @@ def guess(node: DictConfig, loss: Loss, dtype: str, seed: int) -> np.ndarray:
     return function("guess", node, "loss", "dtype", "seed")(loss, dtype, seed)
 
 
-def optimizer(node: DictConfig, x: tf.Variable) -> Any:
-    """Return a new optimizer, built for x.
+def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] = lambda _: None) -> Any:
+    """Return a new optimizer, built for x; `prepare` gets it as its constructor left it, before it is built.
 
     Raises UserError that names every key which is no argument of the optimizer, or of a schedule within it.
     """
@@ -65,7 +65,9 @@ def optimizer(node: DictConfig, x: tf.Variable) -> Any:
     if faults:
         raise UserError("; ".join(faults))
     try:
-        return optimizers.ready(instantiate(floats(node), _convert_="all"), x)
+        made = instantiate(floats(node), _convert_="all")
+        prepare(made)
+        return optimizers.ready(made, x)
     except UserError:
         raise
     except Exception as error:
@@ -94,6 +96,21 @@ def depends_on(cfg: DictConfig) -> Hashable:
     if not isinstance(parts["optimizer"].get("learning_rate"), dict):
         parts["optimizer"].pop("learning_rate", None)
     return json.dumps(parts), resolve_name(cfg.loss._target_), cfg.dtype
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return as plain values what decides a run's rows and where they end, with every interpolation resolved."""
+    groups = ("loss", "guess", "optimizer", "strategy", "execution", "stopping")
+    found: dict[str, Any] = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in groups}
+    return found | {"max_iterations": cfg.max_iterations, "seed": cfg.seed, "dtype": cfg.dtype.name}
+
+
+def numbers(keys: Mapping[str, Any]) -> dict[str, float]:
+    """Return an optimizer's hyperparameters that are real numbers, those that `floats` makes such among them."""
+    defaults = float_defaults(keys["_target_"])
+    return {
+        name: float(value) for name, value in keys.items() if type(value) is float or (type(value) is int and name in defaults)
+    }
 
 
 def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
@@ -155,12 +172,18 @@ def unfit(path: str, node: DictConfig) -> Iterator[str]:
 
 def floats(node: DictConfig) -> dict[str, Any]:
     """Return a node's keys with whole numbers made floats wherever the default is one; Keras refuses `learning_rate=1`."""
-    parameters = inspect.signature(resolve_name(node._target_)).parameters
+    defaults = float_defaults(node._target_)
 
     def coerced(key: str, value: Any) -> Any:
         if OmegaConf.is_dict(value) and "_target_" in value:
             return floats(value)
-        whole = type(value) is int and key in parameters and type(parameters[key].default) is float
-        return float(value) if whole else value
+        return float(value) if type(value) is int and key in defaults else value
 
     return {str(key): coerced(str(key), value) for key, value in node.items()}
+
+
+@cache
+def float_defaults(target: str) -> frozenset[str]:
+    """Return which arguments of what this path names are real numbers by default."""
+    parameters = inspect.signature(resolve_name(target)).parameters.values()
+    return frozenset(each.name for each in parameters if type(each.default) is float)
