@@ -4,65 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
-from pkgutil import resolve_name
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import config, quick, quiet
+from runner import config, job, quick
 from runner.errors import UserError, first_line
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+# Where Hydra finds the plugins of a checkout; a wheel installs them beside the package.
+PLUGINS = Path(__file__).parent / "_hydra"
 full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 exit_code = 0
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def task(cfg: DictConfig) -> float | None:
-    """Run one job; returns its best loss, which is what a sweeper minimises."""
+def task(cfg: DictConfig) -> None:
+    """Run one job."""
     global exit_code
+    from rich.console import Console
+
     try:
-        result = run(cfg)
+        result = job.run(cfg, Console())
     except Exception as error:
         if full_error:
             raise
         complain(error)
         exit_code = 1
-        return None
-    if result.stopped_by in SIGNALS:
-        sys.exit(SIGNALS[result.stopped_by])
-    return float(result.best.loss[0])
-
-
-def run(cfg: DictConfig):
-    """Check a composed configuration, then import what is heavy and run it."""
-    hydra_cfg = HydraConfig.get()
-    runtime = hydra_cfg.runtime
-    sources = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-    choices = config.choices(runtime.choices, cfg)
-    config.check(cfg, choices, sources)
-
-    prepare(cfg.tracking)
-    with quiet.tensorflow(), quick.without_optional_imports():
-        from runner import experiment
-    from rich.console import Console
-
-    from runner.tracking import About
-
-    about = About(Path(runtime.output_dir), config.flat(cfg), config.tags(choices, hydra_cfg.overrides.task), config.text(cfg))
-    return experiment.run(cfg, about, choices, Console())
-
-
-def prepare(tracking: DictConfig) -> None:
-    """Let a recorder that takes long to open begin before TensorFlow is imported."""
-    # What is wrong with it is told where it is built.
-    with suppress(Exception):
-        resolve_name(tracking._target_).prepare(uri=tracking.uri)
+        return
+    if result.stopped_by in job.SIGNALS:
+        sys.exit(job.SIGNALS[result.stopped_by])
 
 
 def complain(error: BaseException) -> None:
@@ -75,12 +48,14 @@ def main() -> int:
     global exit_code
     exit_code = 0
     config.register()
+    if PLUGINS.is_dir() and str(PLUGINS) not in sys.path:
+        sys.path.append(str(PLUGINS))
     # Hydra then raises what it would else print over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         task()
     except KeyboardInterrupt:
-        return SIGNALS["SIGINT"]
+        return job.SIGNALS["SIGINT"]
     except Exception as error:
         if full_error:
             raise

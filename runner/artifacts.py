@@ -9,15 +9,19 @@ from typing import Any
 from runner.trace import Trace, split
 
 
-def log_file(client: Any, run_id: str, path: Path) -> None:
-    """Log a file as an artifact: by a link where artifacts lie in the same file system, for a trajectory may be large."""
+def local(uri: str) -> Path | None:
+    """Return the folder of an artifact URI, or None where it is not in this file system."""
     from mlflow.utils.file_utils import local_file_uri_to_path
 
-    uri = client.get_run(run_id).info.artifact_uri
+    return Path(local_file_uri_to_path(uri)) if uri.startswith("file:") else None
+
+
+def log_file(client: Any, run_id: str, path: Path) -> None:
+    """Log a file as an artifact: by a link where artifacts lie in the same file system, for a trajectory may be large."""
+    folder = local(client.get_run(run_id).info.artifact_uri)
     try:
-        if not uri.startswith("file:"):
+        if folder is None:
             raise OSError
-        folder = Path(local_file_uri_to_path(uri))
         folder.mkdir(parents=True, exist_ok=True)
         os.link(path, folder / path.name)
     except OSError:

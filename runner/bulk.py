@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by metric: steps [n] and values [n], all finite
+Insert = Callable[[Any, tuple[str, int, str], list[int], list[float]], None]
 # The revisions of MLflow's schema that the tests compare with log_batch: that of 3.17.
 REVISIONS = ("dc11669786a5",)
 # Rows of one statement: SQLite inserts that many twice as fast as one by one, and more no faster.
@@ -26,10 +27,10 @@ class UnknownSchema(Exception):
     """A database whose revision of MLflow's schema the tests do not cover."""
 
 
-def writer(client: Any, run_id: str) -> Callable[[Columns], None] | None:
-    """Return a function that adds columns to a run in one transaction, or None where the store is no database known here.
+def inserter(client: Any) -> Insert | None:
+    """Return the function that inserts a metric into this store's database, or None where it is no database known here.
 
-    Raises UnknownSchema. The function raises MlflowException where the run was deleted meanwhile, as log_batch does.
+    Raises UnknownSchema.
     """
     store = client._tracking_client.store
     insert = INSERTS.get(store.engine.dialect.name) if hasattr(store, "engine") else None
@@ -40,11 +41,16 @@ def writer(client: Any, run_id: str) -> Callable[[Columns], None] | None:
     revision = _get_schema_version(store.engine)
     if revision not in REVISIONS:
         raise UnknownSchema(f"MLflow's schema {revision} is not one of {', '.join(REVISIONS)}")
-    return lambda columns: write(store, insert, run_id, columns)
+    return insert
 
 
-def write(store: Any, insert: Callable[..., None], run_id: str, columns: Columns) -> None:
-    """Insert the rows and bring the run's latest values up to date, both or neither."""
+def write(store: Any, insert: Insert, run_id: str, columns: Columns) -> None:
+    """Add columns to a run in one transaction, the latest values with them.
+
+    Raises MlflowException where the run was deleted meanwhile, as log_batch does.
+    """
+    from mlflow.store.tracking.dbmodels.models import SqlMetric
+
     now = time.time_ns() // 1_000_000
     full = {key: column for key, column in columns.items() if len(column[0])}
     with store.ManagedSessionMaker(read_only=False) as session:
@@ -53,7 +59,7 @@ def write(store: Any, insert: Callable[..., None], run_id: str, columns: Columns
             connection = session.connection()
             for key, (steps, values) in full.items():
                 insert(connection, (key, now, run_id), steps.tolist(), values.tolist())
-            latest = [newest(key, *column, now, run_id) for key, column in full.items()]
+            latest = [SqlMetric(**newest(key, *column, now, run_id)) for key, column in full.items()]
             store._update_latest_metrics_if_necessary(latest, session)
 
 
@@ -81,10 +87,8 @@ def into_postgresql(connection: Any, row: tuple[str, int, str], steps: list[int]
 INSERTS = {"sqlite": into_sqlite, "postgresql": into_postgresql}
 
 
-def newest(key: str, steps: np.ndarray, values: np.ndarray, now: int, run_id: str) -> Any:
+def newest(key: str, steps: np.ndarray, values: np.ndarray, now: int, run_id: str) -> dict[str, Any]:
     """Return the row that MLflow takes for the latest: the highest step and, there, the highest value."""
-    from mlflow.store.tracking.dbmodels.models import SqlMetric
-
     last = np.lexsort((values, steps))[-1]
     step, value = int(steps[last]), float(values[last])
-    return SqlMetric(key=key, value=value, timestamp=now, step=step, is_nan=False, run_uuid=run_id)
+    return {"key": key, "value": value, "timestamp": now, "step": step, "is_nan": False, "run_uuid": run_id}

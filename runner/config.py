@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
+import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from runner import __version__
+from runner import __version__, grammar
 from runner.errors import UserError, nearest
 
 # What else may stand where a value of this kind stands.
 WIDER = {"a number": ("a whole number",)}
 Dtype = Enum("Dtype", ["float32", "float64"])
+
+
+@dataclass
+class Sweep:
+    """What holds for a sweep as a whole; the values are in conf/config.yaml."""
+
+    reuse: bool = MISSING
+    fail_fast: bool = MISSING
+    plan: bool = MISSING
+    zip: list[list[str]] = MISSING
 
 
 @dataclass
@@ -37,49 +51,78 @@ class Config:
     execution: Any = MISSING
     stopping: Any = MISSING
     tracking: Any = MISSING
+    sweep: Sweep = MISSING
     max_iterations: int = MISSING
     seed: int = MISSING
     dtype: Dtype = MISSING
 
 
 def register() -> None:
-    """Tell Hydra the schema, and the resolver that names folders after the process as well as the time."""
+    """Tell Hydra the schema, our own grids, and the resolver that names folders after the process as well as the time."""
     ConfigStore.instance().store(name="schema", node=Config)
+    grammar.extend()
     if not OmegaConf.has_resolver("pid"):
-        OmegaConf.register_new_resolver("pid", os.getpid)
+        # Cached, so that all jobs of a sweep share its folder, whichever process they run in.
+        OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True)
 
 
-def check(cfg: DictConfig, choices: Mapping[str, Any], sources: list[Path]) -> None:
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Return a job's configuration as plain data, with nothing left to be interpolated."""
+    plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def identity(plain: Mapping[str, Any]) -> str:
+    """Return a digest of all that a run's result depends on: not where it is recorded, nor the sweep that it belongs to."""
+    decisive = {key: value for key, value in plain.items() if key not in ("tracking", "sweep")}
+    release = ".".join(__version__.split(".")[:2])
+    return hashlib.sha256(json.dumps([release, decisive], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]) -> None:
     """Raise one UserError for all that the configuration alone shows to be wrong.
 
     A group's file is its schema: what overrides one of its values has that value's type.
     """
     known = [field.name for field in fields(Config)]
-    faults = [f"{key} is no key of the configuration; {nearest(key, known)}" for key in cfg if key not in known]
-    faults += [*missing(cfg), *ranges(cfg)]
-    for group in (key for key in cfg if isinstance(key, str) and OmegaConf.is_config(cfg._get_node(key))):
-        declared = OmegaConf.create({})
-        for name in choices.get(group, "").split(","):
-            file = next((path for source in sources if (path := source / group / f"{name}.yaml").is_file()), None)
-            declared = OmegaConf.merge(declared, OmegaConf.load(file) if file else {})
-        given = OmegaConf.to_container(cfg[group])
-        faults += mistyped(group, OmegaConf.to_container(declared), given)
+    given = OmegaConf.to_container(cfg)
+    assert isinstance(given, dict)
+    faults = [f"{key} is no key of the configuration; {nearest(key, known)}" for key in given if key not in known]
+    faults += [*missing("", given), *ranges(given)]
+    for group, value in given.items():
+        if isinstance(value, dict):
+            faults += mistyped(str(group), declared(sources, str(group), choices.get(str(group), "")), value)
     if faults:
         raise UserError("; ".join(faults))
 
 
-def missing(cfg: DictConfig) -> Iterator[str]:
+@cache
+def declared(sources: tuple[Path, ...], group: str, names: str) -> Any:
+    """Return what the files that a group picked declare, together; read once for all jobs of a sweep."""
+    found = OmegaConf.create({})
+    for name in names.split(","):
+        file = next((path for source in sources if (path := source / group / f"{name}.yaml").is_file()), None)
+        found = OmegaConf.merge(found, OmegaConf.load(file) if file else {})
+    return OmegaConf.to_container(found)
+
+
+def missing(path: str, given: Any) -> Iterator[str]:
     """Yield the values that were left open."""
-    for key in sorted(OmegaConf.missing_keys(cfg)):
-        yield f"{key} must be given; set it with {key}=…"
+    if isinstance(given, dict):
+        for key, value in given.items():
+            yield from missing(f"{path}.{key}" if path else str(key), value)
+    elif given == "???":
+        yield f"{path} must be given; set it with {path}=…"
 
 
-def ranges(cfg: DictConfig) -> Iterator[str]:
+def ranges(given: Mapping[Any, Any]) -> Iterator[str]:
     """Yield the top-level numbers that no run can use."""
-    if not OmegaConf.is_missing(cfg, "max_iterations") and cfg.max_iterations < 1:
-        yield f"max_iterations must be 1 or more, got {cfg.max_iterations}; set it with max_iterations=100"
-    if not OmegaConf.is_missing(cfg, "seed") and not 0 <= cfg.seed < 2**32:
-        yield f"seed must be in 0 … {2**32 - 1}, got {cfg.seed}; set it with seed=0"
+    limit, seed = given["max_iterations"], given["seed"]
+    if isinstance(limit, int) and limit < 1:
+        yield f"max_iterations must be 1 or more, got {limit}; set it with max_iterations=100"
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        yield f"seed must be in 0 … {2**32 - 1}, got {seed}; set it with seed=0"
 
 
 def mistyped(path: str, declared: Any, given: Any) -> Iterator[str]:
@@ -99,8 +142,8 @@ def kind(value: Any) -> str | None:
     return words.get(type(value))
 
 
-def flat(cfg: DictConfig) -> dict[str, str]:
-    """Return the resolved configuration as `{"optimizer.learning_rate": "0.1", …}`."""
+def flat(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Return a resolved configuration as `{"optimizer.learning_rate": "0.1", …}`."""
 
     def walk(path: str, value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and value:
@@ -109,12 +152,28 @@ def flat(cfg: DictConfig) -> dict[str, str]:
         else:
             yield path, str(value)
 
-    return dict(walk("", OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)))
+    return dict(walk("", plain))
 
 
-def text(cfg: DictConfig) -> str:
-    """Return the resolved configuration as YAML."""
-    return OmegaConf.to_yaml(cfg, resolve=True)
+class Dumper(yaml.CSafeDumper):
+    """Writes YAML in C, six times as fast as OmegaConf does."""
+
+
+def text(plain: Mapping[str, Any]) -> str:
+    """Return a resolved configuration as the YAML that OmegaConf would write."""
+    return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def word(dumper: Dumper, value: str) -> yaml.Node:
+    """Return a string's node, in quotes where OmegaConf would read a number (1e-3, which YAML itself reads as a word)."""
+    try:
+        float(value)
+    except ValueError:
+        return dumper.represent_str(value)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="'")
+
+
+Dumper.add_representer(str, word)
 
 
 def choices(chosen: Mapping[str, Any], cfg: DictConfig) -> dict[str, str]:
@@ -129,10 +188,15 @@ def choices(chosen: Mapping[str, Any], cfg: DictConfig) -> dict[str, str]:
 
 def tags(chosen: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
     """Return what is noted of a run besides its parameters: the choices, the overrides, the commit and the versions."""
+    return {**chosen, **provenance(), "overrides": " ".join(overrides)}
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Return the tags that all runs of this process share: who ran which versions."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    versions = {f"version.{name}": version(name) for name in ("tensorflow", "keras")} | {"version.runner": __version__}
-    found = {**chosen, **versions, "overrides": " ".join(overrides), "mlflow.source.name": "python -m runner"}
-    found["mlflow.user"] = getpass.getuser()
+    found = {f"version.{name}": version(name) for name in ("tensorflow", "keras")} | {"version.runner": __version__}
+    found |= {"mlflow.source.name": "python -m runner", "mlflow.user": getpass.getuser()}
     return found | ({"mlflow.source.git.commit": commit} if commit else {})
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,9 +13,9 @@ import tensorflow as tf
 from rich.console import Console
 
 from runner import build, console, loop, signals
-from runner.loop import Result
+from runner.loop import Result, Rules
 from runner.losses import Loss
-from runner.programs import Programs
+from runner.programs import Program, Programs
 from runner.trace import Execution
 from runner.tracking import About, Recorder
 
@@ -22,10 +23,21 @@ from runner.tracking import About, Recorder
 PROGRAMS = Programs()
 
 
-def run(cfg, about: About, chosen: Mapping[str, str], terminal: Console) -> Result:
-    """Build what the configuration names, take the steps, record and show every row, and say how it ended.
+@dataclass(frozen=True)
+class Built:
+    """What a configuration names, ready to take its first step."""
 
-    Raises UserError, before any run is created, for what does not fit together.
+    loss: Loss
+    x0: np.ndarray
+    rules: Rules
+    program: Program
+    seconds: float  # that it took, most of it to compile
+
+
+def built(cfg: Any) -> Built:
+    """Build what the configuration names, and evaluate the first point, which compiles it.
+
+    Raises UserError for what does not fit together.
     """
     dtype = cfg.dtype.name
     keras.config.set_floatx(dtype)
@@ -43,23 +55,30 @@ def run(cfg, about: About, chosen: Mapping[str, str], terminal: Console) -> Resu
 
     began = time.perf_counter()
     program = PROGRAMS.get((build.depends_on(cfg), x0.shape), x, optimizer, make)
-    first = program.execution.last()
-    rules.stop(first, 0)
-    compiled = time.perf_counter() - began
+    rules.stop(program.execution.last(), 0)
+    return Built(loss, x0, rules, program, time.perf_counter() - began)
 
+
+def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) -> Result:
+    """Build what the configuration names, take the steps, record and show every row, and say how it ended.
+
+    Raises UserError, before any run is created, for what does not fit together.
+    """
+    ready = built(cfg)
+    execution, optimizer = ready.program.execution, ready.program.optimizer
     say, opening = console.screen(terminal), time.perf_counter()
     record_rows = build.function("tracking", cfg.tracking, "about")
     with record_rows(about) as recorder, signals.caught() as signal:
         opened = time.perf_counter() - opening
-        facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": dtype, "seed": cfg.seed}
+        facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": cfg.dtype.name, "seed": cfg.seed}
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
-        console.head(say, chosen, cfg.optimizer._target_, shown, rules, x0)
-        with console.steps(terminal, program.execution.chunk == 1, cfg.max_iterations) as show:
-            taken = lambda: int(program.optimizer.iterations)  # noqa: E731
-            result = loop.run(program.execution, taken, rules, [recorder.record, show], signal)
-        seconds = {"compile": compiled, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
-        result = replace(result, seconds=seconds)
-        metrics = summary(result, loss)
+        console.head(say, chosen, cfg.optimizer._target_, shown, ready.rules, ready.x0)
+        with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
+            taken = lambda: int(optimizer.iterations)  # noqa: E731
+            result = loop.run(execution, taken, ready.rules, [recorder.record, show], signal)
+        seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
+        result = replace(result, seconds=seconds, run_id=recorder.run_id)
+        metrics = summary(result, ready.loss)
         recorder.finish(tags(result), metrics)
     console.tail(say, result, metrics, where(recorder))
     return result

@@ -54,6 +54,7 @@ class Result:
     last: Trace  # the one row that the run ended at
     best: Trace  # the first row of the lowest finite loss, or the first row where none is finite
     seconds: dict[str, float]  # in compilation, in the loop, in recording
+    run_id: str | None = None  # by which it is found where it is recorded
 
     @property
     def iterations(self) -> int:

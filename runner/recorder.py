@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner import quick, store, tracking, wire
+from runner import quick, store, sweep_recorder, sweep_store, tracking, wire
 from runner.errors import UserError, first_line
 from runner.trace import Trace
 from runner.tracking import Abandoned, About, Recorder
@@ -35,7 +35,7 @@ GONE = {"ending": "interrupted", "stopped_by": "death", "mlflow.note.content": "
 def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
     """Record as `tracking.mlflow` does, which is what runs in the process."""
     process = Process.of_this_process()
-    process.say("begin", {"about": {**vars(about), "folder": str(about.folder)}, "keys": keys, "cwd": os.getcwd()})
+    process.say("begin", {"about": sweep_recorder.fields_of(about), "keys": keys, "cwd": os.getcwd()})
     begun = process.answer()
     try:
         yield Recorder(process.record, lambda tags, metrics: process.say("finish", {"tags": tags, "metrics": metrics}), **begun)
@@ -55,7 +55,13 @@ def prepare(*, uri: str) -> None:
     Process.of_this_process().say("prepare", {"uri": uri, "cwd": os.getcwd()})
 
 
+def sweep(**keys: Any) -> sweep_recorder.SweepRecorder:
+    """Return what records a sweep as a whole; the keys are those of the tracking group."""
+    return sweep_recorder.SweepRecorder(Process.of_this_process(), **keys)
+
+
 setattr(mlflow, "prepare", prepare)
+setattr(mlflow, "sweep", sweep)
 
 
 class Process:
@@ -92,6 +98,11 @@ class Process:
         except OSError:
             # It has gone, and said why.
             self.answer()
+
+    def ask(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Send a message and return its answer."""
+        self.say(word, {**fields, "cwd": os.getcwd()}, arrays)
+        return self.answer()
 
     def answer(self) -> dict[str, Any]:
         """Return the next answer; raises UserError where it is an error, or never comes."""
@@ -137,7 +148,7 @@ def main(connection: Connection) -> None:
     try:
         serve(connection)
     except (EOFError, BrokenPipeError):
-        pass
+        sweep_store.abandon(GONE)
     except Exception as error:
         with suppress(OSError):
             wire.send(connection, "error", {"error": first_line(error), "traceback": traceback.format_exc()}, {})
@@ -164,24 +175,33 @@ def leave(*_: Any) -> None:
     quick.leave(0)
 
 
+def rest() -> Any:
+    """Return what SIGTERM does between runs: a batch system sends it to every process, and a sweep has to be ended yet."""
+    return signal.SIG_IGN if sweep_store.OPEN else leave
+
+
 def serve(connection: Connection) -> None:
     """Record one run after another, until the run's process is gone."""
     while True:
-        word, fields, _ = wire.receive(connection)
-        os.chdir(fields["cwd"])
+        word, fields, arrays = wire.receive(connection)
+        os.chdir(fields.pop("cwd"))
+        if word in sweep_recorder.ANSWERS:
+            wire.send(connection, "answer", sweep_recorder.ANSWERS[word](fields, arrays), {})
+            signal.signal(signal.SIGTERM, rest())
+            continue
         if word == "prepare":
             # What goes wrong here does so again at `begin`, which is asked to answer.
             with suppress(Exception):
                 store.prepare(fields["uri"])
             continue
-        about = About(**fields["about"] | {"folder": Path(fields["about"]["folder"])})
+        about = sweep_recorder.about_of(fields["about"])
         # A batch system sends SIGTERM to every process of a job; this one has to outlive the run.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with suppress(Abandoned), tracking.mlflow(about, **fields["keys"]) as recorder:
             begun = {"run_id": recorder.run_id, "experiment_id": recorder.experiment_id, "uri": recorder.uri}
             wire.send(connection, "begun", begun, {})
             follow(connection, recorder)
-        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGTERM, rest())
         wire.send(connection, "ended", {}, {})
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from runner.errors import UserError, first_line
 
 SQLITE = "sqlite:///"
+# Of the lock that a process holds while it opens a PostgreSQL store: "runner" in ASCII.
+LOCK = 0x72756E6E6572
 # Empty stores that wait for a run, by the file that they will be.
 PREPARED: dict[Path, Path] = {}
 
@@ -27,19 +30,27 @@ def opened(uri: str, experiment: str) -> tuple[Any, str]:
         if file in PREPARED:
             place(PREPARED.pop(file), file)
         location = None if file is None else (file.parent / "artifacts").as_uri()
-        client = mlflow.MlflowClient(tracking_uri=absolute(uri))
+        client = client_of(uri)
         return client, experiment_id(client, experiment, location)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         reason = f"{first_line(error)}; set it with tracking.uri=sqlite:///…"
         raise UserError(f"tracking.uri {absolute(uri)!r} cannot be used: {reason}") from error
 
 
+def client_of(uri: str) -> Any:
+    """Return a client of a tracking store that is there."""
+    return imported().MlflowClient(tracking_uri=absolute(uri))
+
+
 def prepare(uri: str) -> None:
     """Open the store; an SQLite store that does not exist yet is made beside its place, where `opened` will put it."""
     mlflow = imported()
     file = sqlite_file(uri)
-    if file is None or file.exists():
-        mlflow.MlflowClient(tracking_uri=absolute(uri))
+    if uri.startswith("postgresql"):
+        with alone(uri):
+            client_of(uri)
+    elif file is None or file.exists():
+        client_of(uri)
     elif file not in PREPARED:
         file.parent.mkdir(parents=True, exist_ok=True)
         PREPARED[file] = file.with_name(f"{file.name}.{os.getpid()}")
@@ -50,6 +61,18 @@ def prepare(uri: str) -> None:
         except BaseException:
             PREPARED.pop(file).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """Keep other processes, on whichever machine, out of this block for the same PostgreSQL database: MLflow migrates in it."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    with create_engine(uri, poolclass=NullPool).connect() as connection:
+        # The lock goes with the connection.
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
+        yield
 
 
 def discard() -> None:

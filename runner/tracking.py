@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class About:
     """What is said of a run once, before its first row."""
 
     folder: Path  # where its files are written before they are logged
+    name: str  # the run's, where the user gives no other
     params: Mapping[str, str]
     tags: Mapping[str, str]
     config: str  # resolved, YAML
@@ -60,7 +62,9 @@ def none(about: About) -> Iterator[Recorder]:
 
 
 @contextmanager
-def mlflow(about: About, *, uri: str, experiment: str, name: str, every: int, max_coordinates: int) -> Iterator[Recorder]:
+def mlflow(
+    about: About, *, uri: str, experiment: str, name: str | None, every: int, max_coordinates: int
+) -> Iterator[Recorder]:
     """Record every row in MLflow: one run, its rows as metrics, and all of them in `trajectory.parquet`.
 
     Raises UserError where the tracking store cannot be used. An exception within ends the run as FAILED.
@@ -68,15 +72,15 @@ def mlflow(about: About, *, uri: str, experiment: str, name: str, every: int, ma
     if every < 1:
         raise UserError(f"tracking.every must be 1 or more, got {every}; set it with tracking.every=1")
     client, experiment_id = store.opened(uri, experiment)
-    run_id = client.create_run(experiment_id, run_name=name, tags=dict(about.tags)).info.run_id
+    run_id = client.create_run(experiment_id, run_name=name or about.name, tags=dict(about.tags)).info.run_id
     status, trajectory = "FAILED", artifacts.Trajectory(about.folder / "trajectory.parquet")
 
     def finish(tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         nonlocal status
         gathered.flush()
-        write({key: (np.zeros(1, int), np.array([value])) for key, value in metrics.items() if np.isfinite(value)})
+        write(once(metrics))
         log_tags(client, run_id, tags)
-        status = "KILLED" if tags["ending"] == Ending.INTERRUPTED else "FINISHED"
+        status = status_of(tags)
 
     def write_rows(rows: Trace) -> None:
         # Both wait for a library most of the time, so each has a core.
@@ -134,6 +138,16 @@ def abandoned(error: BaseException) -> tuple[str, Mapping[str, str]]:
     return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED", {"error": first_line(error)[:5000]}
 
 
+def status_of(tags: Mapping[str, str]) -> str:
+    """Return the status that MLflow shows for a run that ended so."""
+    return "KILLED" if tags["ending"] == Ending.INTERRUPTED else "FINISHED"
+
+
+def once(metrics: Mapping[str, float]) -> bulk.Columns:
+    """Return single numbers as metrics at step 0, those that are finite."""
+    return {key: (np.zeros(1, int), np.array([value])) for key, value in metrics.items() if np.isfinite(value)}
+
+
 def columns_of(rows: Trace, every: int, max_coordinates: int) -> bulk.Columns:
     """Return steps and values of each metric, every so many-th row; none that is not finite: MLflow's pages break on those."""
     thinned = slice(-rows.start % every, None, every)
@@ -144,16 +158,21 @@ def columns_of(rows: Trace, every: int, max_coordinates: int) -> bulk.Columns:
     return found
 
 
+def direct(client: Any) -> bulk.Insert | None:
+    """Return `bulk.inserter`, or None with a warning where the database's schema is not one that the tests cover."""
+    try:
+        return bulk.inserter(client)
+    except bulk.UnknownSchema as error:
+        logging.getLogger(__name__).warning("%s: recording goes the slower way, by log_batch", error)
+        return None
+
+
 @contextmanager
 def writer(client: Any, run_id: str) -> Iterator[Callable[[bulk.Columns], None]]:
     """Give the fastest way to add metrics to a run that its store offers; all are there at the end of this block."""
-    try:
-        direct = bulk.writer(client, run_id)
-    except bulk.UnknownSchema as error:
-        logging.getLogger(__name__).warning("%s: recording goes the slower way, by log_batch", error)
-        direct = None
-    if direct is not None:
-        yield direct
+    insert = direct(client)
+    if insert is not None:
+        yield partial(bulk.write, client._tracking_client.store, insert, run_id)
     elif hasattr(client._tracking_client.store, "get_host_creds"):
         with batches.at_once(client, run_id) as write:
             yield write
@@ -161,11 +180,16 @@ def writer(client: Any, run_id: str) -> Iterator[Callable[[bulk.Columns], None]]
         yield batches.one_by_one(client, run_id)
 
 
+def cut(params: Mapping[str, str]) -> dict[str, str]:
+    """Return parameters at the length that MLflow takes; config.yaml has them whole."""
+    return {key: value[:PARAM_LENGTH] for key, value in params.items()}
+
+
 def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
-    """Log parameters in batches of the 100 that MLflow takes; a longer value than it takes is cut, config.yaml has it whole."""
+    """Log parameters in batches of the 100 that MLflow takes."""
     from mlflow.entities import Param
 
-    entities = [Param(key, value[:PARAM_LENGTH]) for key, value in params.items()]
+    entities = [Param(key, value) for key, value in cut(params).items()]
     for i in range(0, len(entities), 100):
         client.log_batch(run_id, params=entities[i : i + 100])
 

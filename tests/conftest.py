@@ -67,11 +67,12 @@ def cli(
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Callable[[], list]:
-    """Give the runs that commands left in this folder's store, the oldest first."""
+    """Give the runs that commands left in this folder's store, the oldest first; not those that stand for sweeps."""
 
     def search() -> list:
         client = store(tmp_path)
         found = client.search_runs([each.experiment_id for each in client.search_experiments()])
+        found = [run for run in found if "sweep" not in run.data.tags]
         return sorted(found, key=lambda run: (run.info.start_time, int(run.data.tags.get("job", 0))))
 
     return search

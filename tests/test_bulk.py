@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,6 +48,10 @@ def run(client: MlflowClient) -> str:
     return client.create_run("0").info.run_id
 
 
+def writer(client: MlflowClient, run_id: str):
+    return partial(bulk.write, client._tracking_client.store, bulk.inserter(client), run_id)
+
+
 def log_batch(client: MlflowClient, run_id: str, columns: bulk.Columns) -> None:
     metrics = [
         Metric(key, float(value), 1_700_000_000_000, int(step))
@@ -69,7 +74,7 @@ def left(client: MlflowClient, run_id: str, columns: bulk.Columns = COLUMNS):
 
 def test_it_leaves_what_log_batch_leaves(client):
     one, other = run(client), run(client)
-    bulk.writer(client, one)(COLUMNS)
+    writer(client, one)(COLUMNS)
     log_batch(client, other, COLUMNS)
     assert left(client, one) == left(client, other)
     assert len(client.get_metric_history(one, "loss")) == 2500
@@ -89,7 +94,7 @@ def test_batches_that_come_later_earlier_or_twice(client):
     ]
     one, other = run(client), run(client)
     for batch in batches:
-        bulk.writer(client, one)(batch)
+        writer(client, one)(batch)
         log_batch(client, other, batch)
     assert left(client, one, first) == left(client, other, first)
     assert client.get_run(one).data.metrics["loss"] == 100 and len(client.get_metric_history(one, "loss")) == 32
@@ -97,7 +102,7 @@ def test_batches_that_come_later_earlier_or_twice(client):
 
 def test_a_run_deleted_meanwhile_is_refused_and_left_alone(client):
     one = run(client)
-    write = bulk.writer(client, one)
+    write = writer(client, one)
     client.delete_run(one)
     with pytest.raises(MlflowException, match="must be in the 'active' state"):
         write(COLUMNS)
@@ -114,7 +119,7 @@ def test_a_batch_that_fails_leaves_nothing(client, monkeypatch):
 
     monkeypatch.setattr(store, "_update_latest_metrics_if_necessary", fails)
     with pytest.raises(MlflowException, match="after the insert"):
-        bulk.writer(client, one)(COLUMNS)
+        writer(client, one)(COLUMNS)
     monkeypatch.undo()
     assert client.get_metric_history(one, "loss") == []
 
@@ -122,8 +127,8 @@ def test_a_batch_that_fails_leaves_nothing(client, monkeypatch):
 def test_a_schema_that_is_not_covered_is_refused(client, monkeypatch):
     monkeypatch.setattr(bulk, "REVISIONS", ("another",))
     with pytest.raises(bulk.UnknownSchema, match="another"):
-        bulk.writer(client, run(client))
+        writer(client, run(client))
 
 
 def test_a_server_is_no_database():
-    assert bulk.writer(MlflowClient(tracking_uri="http://127.0.0.1:9"), "1") is None
+    assert bulk.inserter(MlflowClient(tracking_uri="http://127.0.0.1:9")) is None

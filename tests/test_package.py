@@ -49,7 +49,7 @@ def test_the_wheel_runs_in_an_empty_folder_with_a_users_own_configuration(instal
 
 def test_the_wheel_holds_every_choice_and_nothing_else_at_the_top(installed):
     names = {path.name for path in installed.iterdir()} - {"bin"}
-    assert {name.partition("-")[0] for name in names} == {"runner", "tf_runner"}
+    assert {name.partition("-")[0] for name in names} == {"runner", "hydra_plugins", "tf_runner"}
     ours = {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
     assert {path.relative_to(installed / "runner/conf") for path in (installed / "runner/conf").rglob("*.yaml")} == ours
 

@@ -1,0 +1,198 @@
+"""One job of Hydra: from a composed configuration to what it came to, as plain data that any process can hand on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from runner import config, orphans, quick, quiet
+from runner.errors import first_line
+from runner.tracking import About
+
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to; `error` is the one line of a job that failed, and `log` the file that tells more."""
+
+    overrides: tuple[str, ...]
+    identity: str = ""
+    run_id: str | None = None
+    ending: str | None = None
+    stopped_by: str | None = None
+    iterations: int | None = None
+    last_loss: float | None = None
+    best_loss: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+    log: str | None = None
+    reused: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job has no result."""
+        return self.ending is None
+
+
+def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -> Any:
+    """Check a composed configuration, then import what is heavy, run it and return its Result; `marks` are further tags."""
+    hydra_cfg = HydraConfig.get()
+    chosen = checked(cfg, hydra_cfg)
+    prepare(cfg.tracking)
+    with quiet.tensorflow(), quick.without_optional_imports():
+        from runner import experiment
+
+    overrides, folder = hydra_cfg.overrides.task, Path(hydra_cfg.runtime.output_dir)
+    return experiment.run(cfg, about(config.resolved(cfg), chosen, overrides, folder, marks or {}), chosen, console)
+
+
+def checked(cfg: DictConfig, hydra_cfg: DictConfig) -> dict[str, str]:
+    """Return which file each group picked; raises UserError for what the configuration alone shows to be wrong."""
+    sources = tuple(Path(source.path) for source in hydra_cfg.runtime.config_sources if source.schema == "file")
+    chosen = config.choices(hydra_cfg.runtime.choices, cfg)
+    config.check(cfg, chosen, sources)
+    return chosen
+
+
+def about(
+    plain: Mapping[str, Any], chosen: Mapping[str, str], overrides: Sequence[str], folder: Path, marks: Mapping[str, str]
+) -> About:
+    """Return what is said of a run once, from its resolved configuration."""
+    tags = config.tags(chosen, overrides) | {"identity": config.identity(plain)} | dict(marks)
+    name = " ".join(chosen[group] for group in ("loss", "optimizer", "strategy", "execution"))
+    return About(folder, name, config.flat(plain), tags, config.text(plain))
+
+
+def prepare(tracking: DictConfig) -> None:
+    """Let a recorder that takes long to open begin before TensorFlow is imported."""
+    # What is wrong with it is told where it is built.
+    with suppress(Exception):
+        resolve_name(tracking._target_).prepare(uri=tracking.uri)
+
+
+class Task:
+    """A sweep's task: Hydra calls it with a job's configuration, in whichever process; it returns an Outcome, whatever happens.
+
+    What the job prints goes to `console.txt` in its folder, an error with its traceback to its log; one line is printed. That a
+    job has begun, and its outcome, stand in a file in `folder` too, for a launcher loses them where one of its workers dies.
+    """
+
+    def __init__(self, folder: Path, fail_fast: bool) -> None:
+        self.folder, self.fail_fast = folder.absolute(), fail_fast
+        self.marks: dict[str, str] = {}
+        self.launcher = (socket.gethostname(), os.getpid())
+        # For a launcher in this process: the jobs as they were composed already, and what records them together.
+        self.jobs: dict[tuple[str, ...], Any] = {}
+        self.recorder: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what only the launching process uses."""
+        return vars(self) | {"jobs": {}, "recorder": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process, where Hydra is about to compose a job."""
+        vars(self).update(state)
+        config.register()
+        # joblib, Ray and ours tell a worker its share of the processors here, and TensorFlow does not look.
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", "0"))
+        orphans.end_with(*self.launcher)
+
+    def __call__(self, cfg: DictConfig) -> Outcome:
+        """Run one job; raises Ended where the sweep is to end with it."""
+        number = HydraConfig.get().job.num
+        self.write(number, {"host": socket.gethostname(), "pid": os.getpid()})
+        outcome = attempt(cfg, self.marks)
+        self.write(number, asdict(outcome))
+        print(line(outcome), flush=True)
+        if outcome.stopped_by in SIGNALS or (outcome.failed and self.fail_fast):
+            raise Ended(outcome)
+        return outcome
+
+    def write(self, number: int, fields: Mapping[str, Any]) -> None:
+        """Write down what is known of a job, at once or not at all."""
+        file = self.folder / f"{number}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(fields))
+        new.replace(file)
+
+    def read(self, number: int) -> Outcome | bool:
+        """Return a job's outcome; without one, whether it has begun. Waits for a process of this host that is at it."""
+        file = self.folder / f"{number}.json"
+        while file.exists():
+            fields = json.loads(file.read_text())
+            if "pid" not in fields:
+                return Outcome(**fields | {"overrides": tuple(fields["overrides"])})
+            if fields["host"] != socket.gethostname() or not orphans.alive(fields["pid"]):
+                return True
+            time.sleep(orphans.INTERVAL / 2)
+        return False
+
+
+class Ended(BaseException):
+    """A sweep that ends with a job: a signal came, or the job failed and `sweep.fail_fast` holds."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
+    """Run a job and return what it came to; no exception of the job's leaves this function but a KeyboardInterrupt."""
+    from rich.console import Console
+
+    hydra_cfg = HydraConfig.get()
+    folder, overrides = Path(hydra_cfg.runtime.output_dir), tuple(hydra_cfg.overrides.task)
+    log, began = folder / f"{hydra_cfg.job.name}.log", time.perf_counter()
+    known: dict[str, Any] = {"overrides": overrides, "log": str(log)}
+    try:
+        known["identity"] = config.identity(config.resolved(cfg))
+        with (folder / "console.txt").open("w") as file:
+            result = run(cfg, Console(file=file, width=200), {**marks, "job": str(hydra_cfg.job.num)})
+    except KeyboardInterrupt:
+        raise
+    # A loss may call sys.exit, or raise what is no Exception or cannot be pickled: only its text goes on.
+    except BaseException as error:
+        # To the log alone, which begins at this level; the console's begins above.
+        logging.getLogger(__name__).info("the job failed", exc_info=True)
+        return Outcome(**known, error=first_line(error), seconds=time.perf_counter() - began)
+    return came_to(result, **known, run_id=result.run_id, seconds=time.perf_counter() - began)
+
+
+def came_to(result: Any, **known: Any) -> Outcome:
+    """Return a run's Result as an Outcome."""
+    return Outcome(
+        **known,
+        ending=result.ending.value,
+        stopped_by=result.stopped_by,
+        iterations=result.iterations,
+        last_loss=float(result.last.loss[0]),
+        best_loss=float(result.best.loss[0]),
+    )
+
+
+def line(outcome: Outcome) -> str:
+    """Return an outcome as the one line that is printed of a job."""
+    what = " ".join(shown(outcome.overrides)) or "the defaults"
+    if outcome.failed:
+        return f"{what}: failed, {outcome.error}"
+    return f"{what}: {outcome.ending} at step {outcome.iterations}, last loss {outcome.last_loss:.7g}"
+
+
+def shown(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that tell jobs of a sweep apart."""
+    return [each for each in overrides if not each.startswith("sweep.")]

@@ -1,0 +1,92 @@
+"""What the plugins of Hydra do: make a sweep, hand it a grid of jobs, and run jobs that differ in numbers as one program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from runner import grammar, job, quick, quiet
+from runner.errors import UserError
+from runner.job import SIGNALS, Ended, Outcome, Task
+from runner.sweeps import Sweep
+
+
+def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]], Sweep]:
+    """Return a function that makes the sweep of these overrides, with the launcher that the configuration names."""
+    folder = Path(master.hydra.sweep.dir)
+    task = Task(folder / "outcomes", master.sweep.fail_fast)
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
+
+    def make(overrides: Sequence[str]) -> Sweep:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(master, folder / "multirun.yaml")
+        return Sweep(launcher, task, context.config_loader, master, overrides, print)
+
+    return make
+
+
+def grid(
+    make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], params: Mapping[str, str], size: int | None
+) -> list[Outcome]:
+    """Launch every combination of the values that the arguments and a file's params name, so many at a time."""
+    typed = [f"{key}={value}" for key, value in params.items()] + list(arguments)
+    overrides = OverridesParser.create().parse_overrides(typed)
+    made = make(arguments)
+    jobs = grammar.expand(overrides, made.settings.zip)
+    if size is not None and size < 1:
+        raise UserError(f"hydra.sweeper.max_batch_size must be 1 or more, got {size}; leave it out to launch all jobs at once")
+    batches = [jobs] if size is None else [jobs[i : i + size] for i in range(0, len(jobs), size)]
+    run(made, batches)
+    return made.outcomes
+
+
+def run(made: Sweep, batches: Sequence[Sequence[Sequence[str]]]) -> None:
+    """Launch batches one after another and end the sweep.
+
+    Raises UserError where a job failed, and SystemExit with the signal's exit code where one ended the sweep.
+    """
+    stopped: BaseException | None = None
+    try:
+        for batch in batches:
+            made.launch(batch)
+    except Ended as ended:
+        stopped = ended
+    except BaseException as error:
+        stopped = error
+        raise
+    finally:
+        made.close(stopped)
+    if isinstance(stopped, Ended) and stopped.outcome.stopped_by in SIGNALS:
+        sys.exit(SIGNALS[stopped.outcome.stopped_by])
+    if failed := sum(each.failed for each in made.outcomes):
+        raise UserError(f"{failed} of {len(made.outcomes)} jobs failed, as told above")
+
+
+def fused(context: HydraContext, task: Any, master: DictConfig, batch: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+    """Run jobs that differ in numbers alone as rows of one program, and what remains, or another's task, one by one."""
+    one_by_one = BasicLauncher()
+    one_by_one.setup(hydra_context=context, task_function=task, config=master)
+    if not isinstance(task, Task):
+        return list(one_by_one.launch(batch, first))
+    job.prepare(next(iter(task.jobs.values())).cfg.tracking)
+    with quiet.tensorflow(), quick.without_optional_imports():
+        from runner import fusing
+
+    returns: dict[int, JobReturn] = {}
+    jobs = [task.jobs[tuple(each)] for each in batch]
+    for indices, outcomes in fusing.outcomes(task, jobs, Path(master.hydra.sweep.dir), first):
+        for position, index in enumerate(indices):
+            if outcomes is None:
+                (returns[index],) = one_by_one.launch([batch[index]], first + index)
+            else:
+                returns[index] = JobReturn(jobs[index].overrides, status=JobStatus.COMPLETED, _return_value=outcomes[position])
+    return [returns[index] for index in range(len(batch))]

@@ -1,0 +1,38 @@
+"""Workers of a sweep end with the process that launched it: neither joblib's nor submitit's do so by themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+
+# How often a worker looks, in seconds.
+INTERVAL = 1.0
+_watched: set[int] = set()
+
+
+def end_with(host: str, pid: int) -> None:
+    """Send this process SIGTERM once the process `pid` of this host is gone; a job under way then ends as interrupted."""
+    if host != socket.gethostname() or pid == os.getpid() or pid in _watched:
+        return
+    _watched.add(pid)
+
+    def watch() -> None:
+        while alive(pid):
+            time.sleep(INTERVAL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name=f"ends with {pid}", daemon=True).start()
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

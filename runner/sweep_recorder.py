@@ -1,0 +1,104 @@
+"""A sweep as a whole on its way to the tracking store: what the launching process asks, and what the recorder process does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner import many, sweep_store
+from runner.trace import Trace
+from runner.tracking import About
+
+Fields = dict[str, Any]
+Arrays = Mapping[str, np.ndarray]
+# Bytes of rows, about, and runs that one message holds.
+MESSAGE, RUNS = 2**25, 250
+
+
+class SweepRecorder:
+    """Records a sweep by asking the recorder process; the keys are those of the tracking group."""
+
+    def __init__(self, process: Any, *, uri: str, experiment: str, **settings: Any) -> None:
+        self.process, self.settings = process, settings
+        self.where = {"uri": uri, "experiment": experiment}
+        self.uri, self.run_id, self.experiment_id = uri, None, None
+
+    def known(self) -> dict[str, Fields]:
+        """Return by identity the runs that are there, without beginning a sweep."""
+        return self.process.ask("sweep_known", self.where)["known"]
+
+    def begin(self, name: str, tags: Mapping[str, str]) -> dict[str, Fields]:
+        """Begin a sweep with its parent run, and return by identity the runs that were there before."""
+        begun = self.process.ask("sweep_begin", {**self.where, "name": name, "tags": dict(tags)})
+        self.run_id, self.experiment_id = begun["run_id"], begun["experiment_id"]
+        return begun["known"]
+
+    def record(self, jobs: Iterable[many.Job]) -> list[str]:
+        """Record whole runs, while the next ones are made; returns their ids."""
+        ids: list[str] = []
+        waiting = 0
+        for part in pieces(jobs):
+            arrays = {f"{i}/{name}": array for i, job in enumerate(part) for name, array in arrays_of(job.rows).items()}
+            said = [{"about": fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics)} for job in part]
+            fields = {**self.where, "jobs": said, "settings": self.settings, "cwd": os.getcwd()}
+            self.process.say("sweep_record", fields, arrays)
+            waiting += 1
+        for _ in range(waiting):
+            ids += self.process.answer()["run_ids"]
+        return ids
+
+    def end(self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float], table: Mapping[str, list]) -> None:
+        """End the sweep's parent run."""
+        said = {"status": status, "tags": dict(tags), "metrics": dict(metrics), "table": dict(table)}
+        self.process.ask("sweep_end", {"uri": self.uri, "run_id": self.run_id, **said})
+
+
+def pieces(jobs: Iterable[many.Job]) -> Iterator[list[many.Job]]:
+    """Yield jobs in lists that a message holds."""
+    part: list[many.Job] = []
+    size = 0
+    for job in jobs:
+        part.append(job)
+        size += 2 * job.rows.x.nbytes
+        if size > MESSAGE or len(part) == RUNS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def arrays_of(rows: Trace) -> dict[str, np.ndarray]:
+    """Return the arrays of rows that begin at step 0."""
+    return {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient}
+
+
+def fields_of(about: About) -> Fields:
+    """Return what is said of a run as a message's fields."""
+    return {**vars(about), "folder": str(about.folder)}
+
+
+def about_of(fields: Fields) -> About:
+    """Return what a message's fields say of a run."""
+    return About(**fields | {"folder": Path(fields["folder"])})
+
+
+def record(fields: Fields, arrays: Arrays) -> Fields:
+    """Record the runs of a message."""
+    jobs = []
+    for i, said in enumerate(fields["jobs"]):
+        rows = Trace(0, *(arrays[f"{i}/{name}"] for name in ("x", "loss", "gradient")))
+        jobs.append(many.Job(about_of(said["about"]), rows, said["tags"], said["metrics"]))
+    return sweep_store.record(fields["uri"], fields["experiment"], jobs, fields["settings"])
+
+
+# What the recorder process does at each of these words.
+ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
+    "sweep_known": lambda fields, _: sweep_store.found(**fields),
+    "sweep_begin": lambda fields, _: sweep_store.begin(**fields),
+    "sweep_record": record,
+    "sweep_end": lambda fields, _: sweep_store.end(**fields),
+}

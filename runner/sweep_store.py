@@ -1,0 +1,131 @@
+"""A sweep in the tracking store: its parent run, the jobs that were run before, and the runs of many jobs at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from runner import many, store, tracking
+
+# What is read back of a run, so that a sweep need not run it again.
+TAGS = ("ending", "stopped_by")
+METRICS = ("iterations", "last_loss", "best_loss")
+TABLE = "jobs.json"
+# Runs that one page of a search brings; MLflow takes up to 50,000.
+PAGE = 10_000
+Marks = Mapping[str, str]
+# Parent runs that have not ended yet, and the stores that they are in.
+OPEN: dict[str, str] = {}
+
+
+def begin(uri: str, experiment: str, name: str, tags: Marks) -> dict[str, Any]:
+    """Create a sweep's parent run, and return its ids and, by identity, the runs of this experiment that may be reused."""
+    client, experiment_id = store.opened(uri, experiment)
+    before = known(client, experiment_id)
+    run_id = client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+    OPEN[run_id] = uri
+    return {"run_id": run_id, "experiment_id": experiment_id, "known": before}
+
+
+def found(uri: str, experiment: str) -> dict[str, Any]:
+    """Return, by identity, the runs of an experiment."""
+    client, experiment_id = store.opened(uri, experiment)
+    return {"known": known(client, experiment_id)}
+
+
+def known(client: Any, experiment_id: str) -> dict[str, dict[str, Any]]:
+    """Return the latest run of each identity, a finished one before all others."""
+    store = client._tracking_client.store
+    found = by_sql(store, experiment_id) if hasattr(store, "engine") else by_search(client, experiment_id)
+    runs: dict[str, dict[str, Any]] = {}
+    for identity, run in found:
+        if run["status"] != "FINISHED":
+            run["ending"] = None
+        if run["ending"] or not runs.get(identity, {}).get("ending"):
+            runs[identity] = run
+    return runs
+
+
+def by_search(client: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the runs of an experiment with their identities, the oldest first, by MLflow's own search."""
+    token = None
+    while True:
+        order = {"order_by": ["attributes.start_time ASC"], "page_token": token}
+        page = client.search_runs([experiment_id], "tags.identity LIKE '%'", max_results=PAGE, **order)
+        for run in page:
+            fields = {key: run.data.tags.get(key) for key in TAGS} | {
+                key: run.data.metrics.get(f"system/{key}") for key in METRICS
+            }
+            yield run.data.tags["identity"], {"run_id": run.info.run_id, "status": run.info.status, **fields}
+        token = page.token
+        if not token:
+            return
+
+
+def by_sql(store: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the same in one query of a database, which makes no object of every number of every run."""
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlRun, SqlTag
+    from sqlalchemy import and_, select
+    from sqlalchemy.orm import aliased
+
+    mark = aliased(SqlTag)
+    query = select(mark.value, SqlRun.run_uuid, SqlRun.status).join(
+        mark, and_(mark.run_uuid == SqlRun.run_uuid, mark.key == "identity")
+    )
+    for key in TAGS:
+        tag = aliased(SqlTag)
+        query = query.add_columns(tag.value).outerjoin(tag, and_(tag.run_uuid == SqlRun.run_uuid, tag.key == key))
+    for key in METRICS:
+        metric = aliased(SqlLatestMetric)
+        on = and_(metric.run_uuid == SqlRun.run_uuid, metric.key == f"system/{key}")
+        query = query.add_columns(metric.value).outerjoin(metric, on)
+    query = query.where(SqlRun.experiment_id == int(experiment_id), SqlRun.lifecycle_stage == "active").order_by(
+        SqlRun.start_time
+    )
+    with store.ManagedSessionMaker() as session:
+        for identity, *values in session.execute(query):
+            yield identity, dict(zip(("run_id", "status", *TAGS, *METRICS), values, strict=True))
+
+
+def record(uri: str, experiment: str, jobs: Sequence[many.Job], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Record whole runs, many at once where the store is a database within reach; returns their ids."""
+    client, experiment_id = store.opened(uri, experiment)
+    direct = tracking.direct(client)
+    if direct is not None:
+        return {"run_ids": many.record(client, direct, experiment_id, jobs, **settings)}
+    return {"run_ids": [one_by_one(uri, experiment, job, settings) for job in jobs]}
+
+
+def one_by_one(uri: str, experiment: str, job: many.Job, settings: Mapping[str, Any]) -> str | None:
+    """Record a run through MLflow's own interface."""
+    with tracking.mlflow(job.about, uri=uri, experiment=experiment, **settings) as recorder:
+        recorder.record(job.rows)
+        recorder.finish(job.tags, job.metrics)
+    return recorder.run_id
+
+
+def end(
+    uri: str, run_id: str, status: str, tags: Marks, metrics: Mapping[str, float], table: Mapping[str, list]
+) -> dict[str, Any]:
+    """End a sweep's parent run, with a table of its jobs as an artifact."""
+    client = store.client_of(uri)
+    tracking.log_tags(client, run_id, tags)
+    for key, value in metrics.items():
+        client.log_metric(run_id, key, value)
+    # As MLflow's log_table, which would leave ten decimals of each number.
+    rows = [list(row) for row in zip(*table.values(), strict=True)]
+    client.log_text(run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
+    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
+    client.set_terminated(run_id, status)
+    OPEN.pop(run_id, None)
+    return {}
+
+
+def abandon(tags: Marks) -> None:
+    """End what is open, for the process that launched it is gone."""
+    while OPEN:
+        run_id, uri = OPEN.popitem()
+        client = store.client_of(uri)
+        tracking.log_tags(client, run_id, tags)
+        client.set_terminated(run_id, "KILLED")

@@ -1,0 +1,200 @@
+"""A sweep, whatever launches its jobs: finished jobs are reused, no job's failure is another's, and all are told at the end."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pkgutil import resolve_name
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from omegaconf import DictConfig
+
+from runner import compose, config, quick, quiet
+from runner.errors import UserError, first_line
+from runner.job import Ended, Outcome, Task, prepare, shown
+
+Overrides = Sequence[str]
+
+
+class Sweep:
+    """Launches jobs in batches; `overrides` are the sweep's own, and `task` is what the launcher was set up with."""
+
+    def __init__(self, launcher: Any, task: Task, loader: Any, master: DictConfig, overrides: Overrides, say: Callable) -> None:
+        self.launcher, self.task, self.say = launcher, task, say
+        self.sources = loader.get_search_path().get_path()
+        self.composed = compose.Composer(loader, master)
+        self.settings, self.overrides = master.sweep, tuple(overrides)
+        self.recorder: Any = None
+        self.known: dict[str, Any] = {}
+        self.outcomes: list[Outcome] = []
+        self.died: list[Overrides] = []
+        self.launched, self.began = 0, time.perf_counter()
+
+    def launch(self, batch: Sequence[Overrides]) -> list[Outcome]:
+        """Run a batch of jobs and return their outcomes in order; all are composed before the first one starts.
+
+        Raises Ended where a signal, or a failed job under `sweep.fail_fast`, ends the sweep.
+        """
+        self.prepare(batch)
+        jobs = [self.composed(each) for each in batch]
+        self.open(jobs)
+        ids = [job.identity for job in jobs]
+        found = dict(enumerate(map(self.reused, jobs, ids)))
+        todo = [i for i, outcome in found.items() if outcome is None]
+        self.say(self.told(ids, found))
+        if self.settings.plan:
+            self.planned([jobs[i] for i in todo])
+            return []
+        self.task.jobs = {tuple(batch[i]): jobs[i] for i in todo}
+        try:
+            while todo:
+                # What has died once is run by itself, for it may have been killed along with the one to blame.
+                now = [i for i in todo if batch[i] not in self.died] or todo[:1]
+                found |= dict(zip(now, self.attempt([batch[i] for i in now]), strict=True))
+                todo = [i for i in todo if found[i] is None]
+        finally:
+            outcomes = [outcome for outcome in found.values() if outcome is not None]
+            self.outcomes += outcomes
+        return outcomes
+
+    def prepare(self, batch: Sequence[Overrides]) -> None:
+        """Let what records the sweep begin before its jobs are composed."""
+        if self.recorder is None and batch:
+            prepare(self.composed(batch[0]).cfg.tracking)
+
+    def open(self, jobs: Sequence[compose.Job]) -> None:
+        """Begin with the parent run, in the store of the first job."""
+        tracking = jobs[0].cfg.tracking
+        if self.recorder is not None or not hasattr(target := resolve_name(tracking._target_), "sweep"):
+            return
+        keys = {key: value for key, value in tracking.items() if key != "_target_"}
+        self.recorder = self.task.recorder = target.sweep(**keys)
+        if self.settings.plan:
+            self.known = self.recorder.known()
+            return
+        text = " ".join(shown(self.overrides))
+        tags = {"overrides": text, "sweep": "parent", **config.provenance()}
+        self.known = self.recorder.begin(f"sweep {text}"[:250], tags)
+        self.task.marks["mlflow.parentRunId"] = self.recorder.run_id
+
+    def planned(self, jobs: Sequence[compose.Job]) -> None:
+        """Say what would run."""
+        with quiet.tensorflow(), quick.without_optional_imports():
+            from runner import planning
+        for line in planning.plan([job.cfg for job in jobs], getattr(self.launcher, "fuses", False)):
+            self.say(line)
+
+    def reused(self, job: compose.Job, identity: str) -> Outcome | None:
+        """Return the outcome of a job that was finished before."""
+        before = self.known.get(identity, {})
+        if not self.settings.reuse or not before.get("ending"):
+            return None
+        return Outcome(job.overrides, identity, reused=True, **read(before))
+
+    def told(self, ids: Sequence[str], found: Mapping[int, Outcome | None]) -> str:
+        """Say how many jobs there are, and why each of them runs or does not."""
+        why = Counter("reused" if outcome else self.reason(ids[i]) for i, outcome in found.items())
+        return f"{len(ids)} jobs: " + ", ".join(f"{count} {reason}" for reason, count in why.items())
+
+    def reason(self, identity: str) -> str:
+        """Say why a job runs."""
+        if not self.settings.reuse:
+            return "to run, for sweep.reuse=false"
+        status = self.known.get(identity, {}).get("status")
+        return {"FAILED": "failed before", "KILLED": "interrupted before", "RUNNING": "begun before"}.get(status, "new")
+
+    def attempt(self, batch: list[Overrides]) -> list[Outcome | None]:
+        """Launch jobs once; None stands for a job that has to be launched again."""
+        first, self.launched = self.launched, self.launched + len(batch)
+        state = Singleton.get_state()
+        try:
+            returns = self.launcher.launch(batch, initial_job_idx=first)
+        except Ended:
+            self.outcomes += [each for each in self.written(first) if isinstance(each, Outcome)]
+            raise
+        except Exception as error:
+            # A launcher gives up where one of its workers dies, and the jobs of the others with it.
+            Singleton.set_state(state)
+            written = self.written(first)
+            if not any(written):
+                raise UserError(f"hydra.launcher: {first_line(error)}") from error
+            return [self.after_a_death(*each, first_line(error)) for each in zip(batch, written, strict=True)]
+        return [self.returned(*each) for each in zip(batch, returns, strict=True)]
+
+    def written(self, first: int) -> list[Outcome | bool]:
+        """Return what the jobs launched since this one have written down."""
+        return [self.task.read(number) for number in range(first, self.launched)]
+
+    def returned(self, overrides: Overrides, returned: Any) -> Outcome:
+        """Return what a launcher's JobReturn holds: an Outcome, or what went wrong before the task began."""
+        value = returned._return_value
+        return value if isinstance(value, Outcome) else Outcome(tuple(overrides), error=first_line(value))
+
+    def after_a_death(self, overrides: Overrides, written: Outcome | bool, why: str) -> Outcome | None:
+        """Return what was written of a job: its outcome, or a failure where its process has died for the second time."""
+        if isinstance(written, Outcome):
+            return written
+        if written and overrides in self.died:
+            folder = self.task.folder.parent
+            return Outcome(tuple(overrides), error=f"its process died ({why[:200]})", log=str(folder))
+        if written:
+            self.died.append(overrides)
+        return None
+
+    def close(self, ended: BaseException | None) -> None:
+        """End the parent run, with the table of all jobs, and tell what failed."""
+        if self.settings.plan:
+            return
+        failed = [each for each in self.outcomes if each.failed]
+        if self.recorder is not None and self.recorder.run_id is not None:
+            status = "FAILED" if failed else "FINISHED" if ended is None else "KILLED"
+            tags = {"jobs": str(len(self.outcomes)), "mlflow.note.content": self.summary()}
+            self.recorder.end(status, tags, self.metrics(), table(self.outcomes))
+            self.say(f"the sweep is run {self.recorder.run_id} in {self.recorder.uri}")
+        self.say(self.summary())
+        for each in failed:
+            self.say(f"  {' '.join(shown(each.overrides))}: {each.error}")
+            self.say(f"    log:   {each.log}\n    again: {command(each.overrides, self.sources)}")
+
+    def summary(self) -> str:
+        """Say in a sentence what the jobs came to."""
+        endings = Counter("failed" if each.failed else str(each.ending) for each in self.outcomes)
+        reused = sum(each.reused for each in self.outcomes)
+        text = f"{len(self.outcomes)} jobs: " + ", ".join(f"{count} {ending}" for ending, count in endings.items())
+        best = min(
+            (each for each in self.outcomes if each.best_loss is not None), key=lambda each: each.best_loss, default=None
+        )
+        text += f" ({reused} of them reused)" if reused else ""
+        return text + (f"; the best loss is {best.best_loss:.7g}, of {' '.join(shown(best.overrides))}" if best else "")
+
+    def metrics(self) -> dict[str, float]:
+        """Return the sweep's own metrics."""
+        losses = [each.best_loss for each in self.outcomes if each.best_loss is not None]
+        found = {"jobs": len(self.outcomes), "failed": sum(each.failed for each in self.outcomes)}
+        found |= {"reused": sum(each.reused for each in self.outcomes), "seconds": time.perf_counter() - self.began}
+        return {
+            f"system/{key}": float(value) for key, value in (found | ({"best_loss": min(losses)} if losses else {})).items()
+        }
+
+
+def read(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the store says of a run as fields of an Outcome."""
+    iterations = run.get("iterations")
+    fields = {key: run.get(key) for key in ("run_id", "ending", "stopped_by", "last_loss", "best_loss")}
+    return fields | {"iterations": None if iterations is None else int(iterations)}
+
+
+def table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """Return a column for each field of the outcomes."""
+    rows = [asdict(each) | {"overrides": " ".join(shown(each.overrides))} for each in outcomes]
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+
+
+def command(overrides: Overrides, sources: Sequence[Any]) -> str:
+    """Return the command that runs one job alone, with the folder of configurations that the user named."""
+    given = [f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"]
+    return shlex.join(["python", "-m", "runner", *given, *shown(overrides)])

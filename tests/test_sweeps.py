@@ -1,0 +1,274 @@
+"""Sweeps: what is finished is reused, what fails spoils nothing else, and grids of one's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import servers
+from conftest import CONF, environment, store
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from omegaconf import OmegaConf, open_dict
+
+from runner import compose, config, grammar
+from runner.errors import UserError
+
+# A loss that goes wrong in as many ways as there are numbers.
+BAD = """
+import os, sys
+import tensorflow as tf
+
+class Odd(BaseException):
+    def __init__(self, *, word):
+        self.handle = open(os.devnull)
+
+def loss(x, *, way):
+    if way == 1: raise ZeroDivisionError("division by zero")
+    if way == 2: sys.exit(3)
+    if way == 3: raise Odd(word="odd")
+    if way == 4: os.kill(os.getpid(), 9)
+    return tf.square(x - way)
+"""
+
+
+@pytest.fixture
+def bad(tmp_path, monkeypatch):
+    """Give the words that pick the loss that goes wrong."""
+    (tmp_path / "bad.py").write_text(BAD)
+    (tmp_path / "conf/loss").mkdir(parents=True)
+    (tmp_path / "conf/loss/bad.yaml").write_text("_target_: bad.loss\nway: 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return ["--config-dir", "conf", "loss=bad", "guess=point", "guess.x=3", "max_iterations=3"]
+
+
+def children(folder: Path) -> list:
+    client = store(folder)
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    return sorted((run for run in runs if "identity" in run.data.tags), key=lambda run: run.info.start_time)
+
+
+def parents(folder: Path) -> list:
+    client = store(folder)
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()], "tags.sweep = 'parent'")
+    return sorted(runs, key=lambda run: run.info.start_time)
+
+
+def test_a_sweep_has_a_parent_with_a_table_of_its_jobs(cli, tmp_path):
+    ended = cli("-m", "optimizer=sgd,adam", "optimizer.learning_rate=0.1,1.5", "max_iterations=80")
+    assert ended.code == 0 and ended.err == ""
+    (parent,) = parents(tmp_path)
+    assert parent.info.status == "FINISHED" and parent.data.metrics["system/jobs"] == 4
+    assert {run.data.tags["mlflow.parentRunId"] for run in children(tmp_path)} == {parent.info.run_id}
+    assert sorted(run.data.tags["job"] for run in children(tmp_path)) == ["0", "1", "2", "3"]
+    client = store(tmp_path)
+    path = client.download_artifacts(parent.info.run_id, "jobs.json")
+    table = OmegaConf.to_container(OmegaConf.create(Path(path).read_text()))
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    by_id = {run.info.run_id: run for run in children(tmp_path)}
+    assert {row["run_id"] for row in rows} == by_id.keys()
+    for row in rows:
+        run = by_id[row["run_id"]]
+        assert row["ending"] == run.data.tags["ending"] and row["iterations"] == run.data.metrics["system/iterations"]
+        assert row["best_loss"] == run.data.metrics["system/best_loss"] and row["overrides"] == run.data.tags["overrides"]
+    assert parent.data.metrics["system/best_loss"] == min(row["best_loss"] for row in rows)
+
+
+def test_the_same_command_again_runs_what_is_not_finished(cli, tmp_path):
+    words = ["-m", "optimizer.learning_rate=0.1,0.2", "max_iterations=5"]
+    assert "2 jobs: 2 new\n" in cli(*words).out
+    before = [run.info.run_id for run in children(tmp_path)]
+    # Where rows go, how the sweep is run and how many steps a call takes are no part of a job's identity.
+    again = cli(*words, "tracking.every=2", "sweep.fail_fast=true")
+    assert "2 jobs: 2 reused\n" in again.out and [run.info.run_id for run in children(tmp_path)] == before
+    wider = cli("-m", "optimizer.learning_rate=0.1,0.2,0.3", "max_iterations=5")
+    assert "3 jobs: 2 reused, 1 new\n" in wider.out and len(children(tmp_path)) == 3
+    assert wider.out.count("iteration_limit at step 5") == 1 and "3 iteration_limit (2 of them reused)" in wider.out
+    store(tmp_path).set_terminated(before[0], "KILLED")
+    assert (
+        "3 jobs: 1 interrupted before, 2 reused\n" in cli("-m", "optimizer.learning_rate=0.1,0.2,0.3", "max_iterations=5").out
+    )
+    assert "2 to run, for sweep.reuse=false\n" in cli(*words, "sweep.reuse=false").out
+    assert len(children(tmp_path)) == 6
+
+
+def test_a_single_run_is_reused_by_a_sweep(cli, tmp_path):
+    assert cli("optimizer.learning_rate=0.1", "max_iterations=5").code == 0
+    assert "2 jobs: 1 reused, 1 new\n" in cli("-m", "optimizer.learning_rate=0.1,0.2", "max_iterations=5").out
+
+
+@pytest.mark.parametrize("launcher", ["basic", "fused"])
+def test_a_job_that_goes_wrong_spoils_no_other(cli, tmp_path, bad, launcher):
+    ended = cli("-m", *bad, "loss.way=0,1,2,3,5", f"hydra/launcher={launcher}")
+    assert ended.code == 1 and ended.err == "error: 3 of 5 jobs failed, as told above\n"
+    finished = [run for run in children(tmp_path) if run.info.status == "FINISHED"]
+    assert sorted(run.data.params["loss.way"] for run in finished) == ["0", "5"]
+    for reason in ("ZeroDivisionError: division by zero", "SystemExit: 3", "Odd: "):
+        assert reason in ended.out
+    assert parents(tmp_path)[0].info.status == "FAILED" and parents(tmp_path)[0].data.metrics["system/failed"] == 3
+    # The log that is named holds the traceback, and the command that is named fails alone as it did here.
+    (log,) = {line.split()[1] for line in ended.out.splitlines() if "log:" in line and "/1/" in line}
+    assert "Traceback" in Path(log).read_text() and "ZeroDivisionError" in Path(log).read_text()
+    (again,) = (line.split("runner ", 1)[1] for line in ended.out.splitlines() if "again:" in line and "way=1" in line)
+    alone = cli("--config-dir", "conf", *shlex.split(again))
+    assert alone.code == 1 and "ZeroDivisionError: division by zero" in alone.err and alone.err.count("\n") == 1
+
+
+def test_a_sweep_may_end_at_the_first_failure(cli, tmp_path, bad):
+    ended = cli("-m", *bad, "loss.way=0,1,5", "sweep.fail_fast=true")
+    assert ended.code == 1 and "1 of 2 jobs failed" in ended.err
+    assert len([run for run in children(tmp_path) if run.info.status == "FINISHED"]) == 1
+
+
+def test_a_signal_ends_a_sweep_with_the_job(tmp_path):
+    words = ["-m", "optimizer.learning_rate=0.1,0.2", "execution=eager", "max_iterations=1000000", "tracking.every=100"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "runner", *words],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    files = tmp_path / "outputs/sweeps"
+    end = time.monotonic() + 60
+    while not any("  20  " in file.read_text() for file in files.glob("*/*/0/console.txt")) and time.monotonic() < end:
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and err == "" and "1 jobs: 1 interrupted" in out
+    (run,) = children(tmp_path)
+    assert run.info.status == "KILLED" and parents(tmp_path)[0].info.status == "KILLED"
+
+
+def test_grids_of_numbers(cli, runs):
+    assert cli("-m", "optimizer.learning_rate=logspace(-3,-1,5)", "max_iterations=1").code == 0
+    rates = sorted(float(run.data.params["optimizer.learning_rate"]) for run in runs())
+    np.testing.assert_allclose(rates, np.logspace(-3, -1, 5), rtol=1e-15)
+    assert grammar.linspace(0, 1, 3).list == np.linspace(0, 1, 3).tolist()
+    ended = cli("-m", "optimizer.learning_rate=logspace(-3,-1,0)")
+    assert ended.code == 1 and "1 or more" in ended.err and ended.err.count("\n") == 1
+
+
+def test_values_that_go_together(cli, runs):
+    pairs = "sweep.zip=[[optimizer.learning_rate,optimizer.momentum]]"
+    assert (
+        cli("-m", "optimizer.learning_rate=0.1,0.2", "optimizer.momentum=0.5,0.6", "seed=1,2", "max_iterations=1", pairs).code
+        == 0
+    )
+    keys = ("optimizer.learning_rate", "optimizer.momentum", "seed")
+    found = sorted(tuple(run.data.params[key] for key in keys) for run in runs())
+    assert found == [("0.1", "0.5", "1"), ("0.1", "0.5", "2"), ("0.2", "0.6", "1"), ("0.2", "0.6", "2")]
+
+
+@pytest.mark.parametrize(
+    ("typed", "together", "words"),
+    [
+        (["seed=1,2"], [["seed", "max_iterations"]], "names max_iterations, which is not swept over"),
+        (["seed=1,2", "max_iterations=1,2,3"], [["seed", "max_iterations"]], "seed has 2, max_iterations has 3"),
+        (["optimizer.learning_rate=interval(0,1)"], [], "hydra/sweeper=optuna"),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_told(typed, together, words):
+    with pytest.raises(UserError, match=words):
+        grammar.expand(OverridesParser.create().parse_overrides(typed), together)
+
+
+VALUES = st.lists(
+    st.sampled_from(
+        [
+            "optimizer.learning_rate=0.5",
+            "optimizer.learning_rate=1",
+            "optimizer.nesterov=true",
+            "+optimizer.mine={a:1,b:[2,3]}",
+            "++optimizer.momentum=0.25",
+            "~optimizer.clipnorm",
+            "guess.x=[1.5,-2]",
+            "seed=7",
+            "dtype=float64",
+            "max_iterations=12",
+            "stopping.time_limit=3",
+            "tracking.uri=${oc.env:HOME}",
+            "sweep.reuse=false",
+            "hydra.job.chdir=true",
+        ]
+    ),
+    max_size=6,
+    unique_by=lambda override: override.lstrip("+~").partition("=")[0],
+)
+CHOICES = st.lists(
+    st.sampled_from(
+        ["loss=rosenbrock", "guess=point", "stopping=[gradient_norm,plateau]", "execution=eager", "optimizer=adam"]
+    ),
+    max_size=3,
+    unique=True,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(choices=CHOICES, values=VALUES)
+def test_a_job_is_composed_as_hydra_composes_it(choices, values):
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+        composed = compose.Composer(hydra.config_loader, master)
+        composed(choices)
+        try:
+            expected = hydra.config_loader.load_sweep_config(master, [*choices, *values])
+        except Exception as error:
+            with pytest.raises(type(error), match=re.escape(str(error))):
+                composed([*choices, *values])
+            return
+        job = composed([*choices, *values])
+        assert job.hydra.hydra.runtime.choices == expected.hydra.runtime.choices
+        assert list(job.overrides) == OmegaConf.to_container(expected.hydra.overrides.task)
+        with open_dict(expected):
+            del expected["hydra"]
+        assert OmegaConf.to_yaml(job.cfg) == OmegaConf.to_yaml(expected)
+
+
+def start_eight(folder: Path, uri: str) -> Counter:
+    """Start eight runs at once on a store that was never opened, and count the experiments and states that they end in."""
+    words = [f"tracking.uri={uri}", "tracking.experiment=named", "max_iterations=2"]
+
+    def one(seed: int) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "runner", *words, f"seed={seed}"]
+        return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(one, range(8)))
+    assert [each.returncode for each in ended] == [0] * 8, [each.stderr for each in ended]
+    client = MlflowClient(tracking_uri=uri)
+    names = {each.experiment_id: each.name for each in client.search_experiments()}
+    return Counter((names[run.info.experiment_id], run.info.status) for run in client.search_runs(list(names)))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "server"])
+@pytest.mark.parametrize("time", [pytest.param(i, marks=[pytest.mark.long] if i else []) for i in range(10)])
+def test_eight_processes_may_open_a_new_store_at_once(tmp_path, kind, time):
+    expected = {("named", "FINISHED"): 8}
+    if kind == "sqlite":
+        assert start_eight(tmp_path, f"sqlite:///{tmp_path}/new.db") == expected
+    elif kind == "postgresql":
+        with servers.postgresql(tmp_path / "server") as uri:
+            assert start_eight(tmp_path, uri) == expected
+    else:
+        with servers.mlflow(f"sqlite:///{tmp_path}/new.db", tmp_path) as address:
+            assert start_eight(tmp_path, address) == expected
