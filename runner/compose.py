@@ -15,6 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner import config
 
+# Jobs that are kept, each of which takes some 50 KB.
+KEPT = 2000
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -50,9 +53,14 @@ class Composer:
         self.parse = lru_cache(maxsize=10_000)(OverridesParser.create(config_loader=loader).parse_override)
         self.is_group = lru_cache(maxsize=None)(loader.repository.group_exists)
         self.bases: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
+        self.kept = lru_cache(maxsize=KEPT)(self.compose)
 
     def __call__(self, overrides: Sequence[str]) -> Job:
-        """Return a job; raises what Hydra raises where it cannot be composed."""
+        """Return a job, one of the last by these overrides as it is; raises what Hydra raises where it cannot be composed."""
+        return self.kept(tuple(overrides))
+
+    def compose(self, overrides: tuple[str, ...]) -> Job:
+        """Compose a job."""
         parsed = [self.parse(each) for each in overrides]
         task = tuple(str(each.input_line) for each in parsed if not each.is_hydra_override())
         values = [each for each in parsed if self.is_value(each)]

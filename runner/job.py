@@ -94,13 +94,13 @@ class Task:
         self.folder, self.fail_fast = folder.absolute(), fail_fast
         self.marks: dict[str, str] = {}
         self.launcher = (socket.gethostname(), os.getpid())
-        # For a launcher in this process: the jobs as they were composed already, and what records them together.
-        self.jobs: dict[tuple[str, ...], Any] = {}
+        # For a launcher in this process: what composes jobs, and what records them together.
+        self.composed: Any = None
         self.recorder: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what only the launching process uses."""
-        return vars(self) | {"jobs": {}, "recorder": None}
+        return vars(self) | {"composed": None, "recorder": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process, where Hydra is about to compose a job."""

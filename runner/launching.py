@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from runner import grammar, job, quick, quiet
+from runner import compose, grammar, job, quick, quiet
 from runner.errors import UserError
 from runner.job import SIGNALS, Ended, Outcome, Task
 from runner.sweeps import Sweep
@@ -38,26 +40,33 @@ def grid(
     make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], params: Mapping[str, str], size: int | None
 ) -> list[Outcome]:
     """Launch every combination of the values that the arguments and a file's params name, so many at a time."""
-    typed = [f"{key}={value}" for key, value in params.items()] + list(arguments)
-    overrides = OverridesParser.create().parse_overrides(typed)
     made = make(arguments)
-    jobs = grammar.expand(overrides, made.settings.zip)
+    jobs = grammar.expand(parsed(made, params, arguments), made.settings.zip)
     if size is not None and size < 1:
         raise UserError(f"hydra.sweeper.max_batch_size must be 1 or more, got {size}; leave it out to launch all jobs at once")
     batches = [jobs] if size is None else [jobs[i : i + size] for i in range(0, len(jobs), size)]
-    run(made, batches)
+    with ending(made):
+        for batch in batches:
+            made.launch(batch)
     return made.outcomes
 
 
-def run(made: Sweep, batches: Sequence[Sequence[Sequence[str]]]) -> None:
-    """Launch batches one after another and end the sweep.
+def parsed(made: Sweep, params: Mapping[str, str], arguments: Sequence[str]) -> list[Override]:
+    """Return the overrides of a file's params and the command line; the latter are last, and hold."""
+    typed = [f"{key}={value}" for key, value in params.items()] + list(arguments)
+    # glob(*) looks into the groups.
+    return OverridesParser.create(config_loader=made.composed.loader).parse_overrides(typed)
+
+
+@contextmanager
+def ending(made: Sweep) -> Iterator[None]:
+    """End the sweep whose jobs are launched within, however that went.
 
     Raises UserError where a job failed, and SystemExit with the signal's exit code where one ended the sweep.
     """
     stopped: BaseException | None = None
     try:
-        for batch in batches:
-            made.launch(batch)
+        yield
     except Ended as ended:
         stopped = ended
     except BaseException as error:
@@ -77,16 +86,19 @@ def fused(context: HydraContext, task: Any, master: DictConfig, batch: Sequence[
     one_by_one.setup(hydra_context=context, task_function=task, config=master)
     if not isinstance(task, Task):
         return list(one_by_one.launch(batch, first))
-    job.prepare(next(iter(task.jobs.values())).cfg.tracking)
+    job.prepare(task.composed(batch[0]).cfg.tracking)
     with quiet.tensorflow(), quick.without_optional_imports():
         from runner import fusing
 
     returns: dict[int, JobReturn] = {}
-    jobs = [task.jobs[tuple(each)] for each in batch]
-    for indices, outcomes in fusing.outcomes(task, jobs, Path(master.hydra.sweep.dir), first):
-        for position, index in enumerate(indices):
-            if outcomes is None:
-                (returns[index],) = one_by_one.launch([batch[index]], first + index)
-            else:
-                returns[index] = JobReturn(jobs[index].overrides, status=JobStatus.COMPLETED, _return_value=outcomes[position])
+    for start in range(0, len(batch), compose.KEPT):
+        jobs = [task.composed(each) for each in batch[start : start + compose.KEPT]]
+        for indices, outcomes in fusing.outcomes(task, jobs, Path(master.hydra.sweep.dir), first + start):
+            for position, index in enumerate(indices):
+                at = start + index
+                if outcomes is None:
+                    (returns[at],) = one_by_one.launch([batch[at]], first + at)
+                else:
+                    done = {"status": JobStatus.COMPLETED, "_return_value": outcomes[position]}
+                    returns[at] = JobReturn(jobs[index].overrides, **done)
     return [returns[index] for index in range(len(batch))]

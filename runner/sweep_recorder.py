@@ -17,6 +17,8 @@ Fields = dict[str, Any]
 Arrays = Mapping[str, np.ndarray]
 # Bytes of rows, about, and runs that one message holds.
 MESSAGE, RUNS = 2**25, 250
+# Messages that may lie unanswered.
+AHEAD = 2
 
 
 class SweepRecorder:
@@ -42,6 +44,10 @@ class SweepRecorder:
         ids: list[str] = []
         waiting = 0
         for part in pieces(jobs):
+            # Answers that nobody reads would fill the pipe one day, and both processes wait for each other.
+            if waiting > AHEAD:
+                ids += self.process.answer()["run_ids"]
+                waiting -= 1
             arrays = {f"{i}/{name}": array for i, job in enumerate(part) for name, array in arrays_of(job.rows).items()}
             said = [{"about": fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics)} for job in part]
             fields = {**self.where, "jobs": said, "settings": self.settings, "cwd": os.getcwd()}

@@ -26,9 +26,11 @@ class Sweep:
     def __init__(self, launcher: Any, task: Task, loader: Any, master: DictConfig, overrides: Overrides, say: Callable) -> None:
         self.launcher, self.task, self.say = launcher, task, say
         self.sources = loader.get_search_path().get_path()
-        self.composed = compose.Composer(loader, master)
+        self.composed = task.composed = compose.Composer(loader, master)
         self.settings, self.overrides = master.sweep, tuple(overrides)
         self.recorder: Any = None
+        # Of the parent run, besides those that every one has.
+        self.tags: dict[str, str] = {}
         self.known: dict[str, Any] = {}
         self.outcomes: list[Outcome] = []
         self.died: list[Overrides] = []
@@ -40,16 +42,14 @@ class Sweep:
         Raises Ended where a signal, or a failed job under `sweep.fail_fast`, ends the sweep.
         """
         self.prepare(batch)
-        jobs = [self.composed(each) for each in batch]
-        self.open(jobs)
-        ids = [job.identity for job in jobs]
-        found = dict(enumerate(map(self.reused, jobs, ids)))
+        jobs = [(job.overrides, job.identity) for job in map(self.composed, batch)]
+        self.open(batch)
+        found = {i: self.reused(*job) for i, job in enumerate(jobs)}
         todo = [i for i, outcome in found.items() if outcome is None]
-        self.say(self.told(ids, found))
+        self.say(self.told([identity for _, identity in jobs], found))
         if self.settings.plan:
-            self.planned([jobs[i] for i in todo])
+            self.planned([batch[i] for i in todo])
             return []
-        self.task.jobs = {tuple(batch[i]): jobs[i] for i in todo}
         try:
             while todo:
                 # What has died once is run by itself, for it may have been killed along with the one to blame.
@@ -66,9 +66,9 @@ class Sweep:
         if self.recorder is None and batch:
             prepare(self.composed(batch[0]).cfg.tracking)
 
-    def open(self, jobs: Sequence[compose.Job]) -> None:
+    def open(self, batch: Sequence[Overrides]) -> None:
         """Begin with the parent run, in the store of the first job."""
-        tracking = jobs[0].cfg.tracking
+        tracking = self.composed(batch[0]).cfg.tracking
         if self.recorder is not None or not hasattr(target := resolve_name(tracking._target_), "sweep"):
             return
         keys = {key: value for key, value in tracking.items() if key != "_target_"}
@@ -77,23 +77,23 @@ class Sweep:
             self.known = self.recorder.known()
             return
         text = " ".join(shown(self.overrides))
-        tags = {"overrides": text, "sweep": "parent", **config.provenance()}
+        tags = {"overrides": text, "sweep": "parent", **self.tags, **config.provenance()}
         self.known = self.recorder.begin(f"sweep {text}"[:250], tags)
         self.task.marks["mlflow.parentRunId"] = self.recorder.run_id
 
-    def planned(self, jobs: Sequence[compose.Job]) -> None:
+    def planned(self, batch: Sequence[Overrides]) -> None:
         """Say what would run."""
         with quiet.tensorflow(), quick.without_optional_imports():
             from runner import planning
-        for line in planning.plan([job.cfg for job in jobs], getattr(self.launcher, "fuses", False)):
+        for line in planning.plan([self.composed(each).cfg for each in batch], getattr(self.launcher, "fuses", False)):
             self.say(line)
 
-    def reused(self, job: compose.Job, identity: str) -> Outcome | None:
+    def reused(self, overrides: tuple[str, ...], identity: str) -> Outcome | None:
         """Return the outcome of a job that was finished before."""
         before = self.known.get(identity, {})
         if not self.settings.reuse or not before.get("ending"):
             return None
-        return Outcome(job.overrides, identity, reused=True, **read(before))
+        return Outcome(overrides, identity, reused=True, **read(before))
 
     def told(self, ids: Sequence[str], found: Mapping[int, Outcome | None]) -> str:
         """Say how many jobs there are, and why each of them runs or does not."""
@@ -155,7 +155,8 @@ class Sweep:
             tags = {"jobs": str(len(self.outcomes)), "mlflow.note.content": self.summary()}
             self.recorder.end(status, tags, self.metrics(), table(self.outcomes))
             self.say(f"the sweep is run {self.recorder.run_id} in {self.recorder.uri}")
-        self.say(self.summary())
+        if self.outcomes:
+            self.say(self.summary())
         for each in failed:
             self.say(f"  {' '.join(shown(each.overrides))}: {each.error}")
             self.say(f"    log:   {each.log}\n    again: {command(each.overrides, self.sources)}")
