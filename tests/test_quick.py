@@ -12,8 +12,8 @@ from conftest import ROOT
 LOSS = """
 import sys
 
-early = {name for name in ("pandas", "sklearn", "matplotlib") if name in sys.modules}
-import matplotlib, pandas, sklearn.linear_model
+early = {name for name in ("jax", "pandas", "sklearn", "matplotlib") if name in sys.modules}
+import jax, matplotlib, pandas, sklearn.linear_model
 
 
 def loss(x):
@@ -23,7 +23,7 @@ def loss(x):
 """
 
 
-@pytest.mark.parametrize(("quick", "before"), [("1", "[]"), ("0", "['matplotlib', 'pandas', 'sklearn']")])
+@pytest.mark.parametrize(("quick", "before"), [("1", "[]"), ("0", "['jax', 'matplotlib', 'pandas', 'sklearn']")])
 def test_a_loss_can_import_what_keras_could_not(tmp_path, quick, before):
     (tmp_path / "mine.py").write_text(LOSS)
     (tmp_path / "conf/loss").mkdir(parents=True)

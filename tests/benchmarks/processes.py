@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RUNNER = (sys.executable, "-m", "runner")
-TENSORFLOW = (sys.executable, "-c", "import tensorflow")
+# As it is for a user without JAX, which Keras would import here for half a second more.
+TENSORFLOW = (sys.executable, "-c", "import sys; sys.modules['jax'] = None; import tensorflow")
 APP = """import hydra
 
 

@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "process": wall.process,
     "second_job": wall.second_job,
     "long": wall.long,
+    "sweep": wall.sweep,
 }
 CHARTS: dict[str, Callable[[bool], list[Panel]]] = {"speed_loop": loop.curves, "speed_recording": recording.curves}
 GALLERY = readme.ROOT / "outputs" / "gallery"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -19,6 +21,13 @@ from runner.loop import Result
 SHORT = {"--help": (("--help",), 0), "--cfg job": (("--cfg", "job"), 0), "a misspelt key": (("max_iteration=3",), 1)}
 # So small a rate that x is on its way to the end: equal rows would take no room in a Parquet file.
 LONG = ("optimizer.learning_rate=5e-8", "tracking.every=100")
+# A thousand starts and rates, and the same command as Hydra alone would run it, with rows sent as MLflow's client takes them.
+GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal", "sweep.reuse=false")
+HYDRA = """import sys
+from runner import __main__, bulk
+bulk.REVISIONS = ()
+sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=runner.tracking.mlflow"]
+sys.exit(__main__.main())"""
 
 
 def process(quick: bool) -> Iterator[Row]:
@@ -88,3 +97,25 @@ def long(quick: bool) -> Iterator[Row]:
         taken = np.array([[where.peak(*words, *LONG), where.peak(*RUNNER)] for _ in range(peaks)])
         values = {"runner": taken[:, 0], "the example": taken[:, 1]}
         yield Row("long", "its peak memory", "MB", values, Target("≤", 300, "MB more"))
+
+
+def sweep(quick: bool) -> Iterator[Row]:
+    """Measure a thousand jobs as one program, beside the example, and beside Hydra's way with fifty of them."""
+    rates, starts, repeats = (3, 2, 1) if quick else (40, 25, 3)
+    few = 2 if quick else 50
+    with folder() as where:
+        words = (*GRID, f"optimizer.learning_rate=logspace(-4,0,{rates})", f"seed=range({starts})")
+        ways = {
+            "runner": Contender(lambda: where.run(*RUNNER, "-m", *words, "hydra/launcher=fused")),
+            "the example": Contender(lambda: where.run(*RUNNER)),
+        }
+        taken = seconds(ways, repeats)
+        jobs = rates * starts
+        cell = f"{jobs:,} jobs of rosenbrock d = 2, adam, 200 steps, every one recorded"
+        yield Row("sweep", cell, "s", taken, Target("≤", 4))
+        began = time.perf_counter()
+        where.run(sys.executable, "-c", HYDRA, *GRID, f"seed=range({few})")
+        values = {"runner": jobs / taken["runner"], "basic launcher": np.full(repeats, few / (time.perf_counter() - began))}
+        yield Row(
+            "sweep", f"the same, beside Hydra's basic launcher and log_batch with {few} jobs", "jobs/s", values, Target("≥", 20)
+        )
