@@ -25,6 +25,7 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
     for group in fused.groups([jobs[index].cfg for index in indices]):
         mine = [indices[each] for each in group.indices]
         if group.alone is not None:
+            print(f"{len(mine)} jobs one by one: {group.alone}", flush=True)
             yield mine, None
             continue
         try:

@@ -59,7 +59,7 @@ def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -
     return experiment.run(cfg, about(config.resolved(cfg), chosen, overrides, folder, marks or {}), chosen, console)
 
 
-def checked(cfg: DictConfig, hydra_cfg: DictConfig) -> dict[str, str]:
+def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:
     """Return which file each group picked; raises UserError for what the configuration alone shows to be wrong."""
     sources = tuple(Path(source.path) for source in hydra_cfg.runtime.config_sources if source.schema == "file")
     chosen = config.choices(hydra_cfg.runtime.choices, cfg)
@@ -91,7 +91,7 @@ class Task:
     """
 
     def __init__(self, folder: Path, fail_fast: bool) -> None:
-        self.folder, self.fail_fast = folder.absolute(), fail_fast
+        self.cwd, self.folder, self.fail_fast = Path.cwd(), folder.absolute(), fail_fast
         self.marks: dict[str, str] = {}
         self.launcher = (socket.gethostname(), os.getpid())
         # For a launcher in this process: what composes jobs, and what records them together.
@@ -105,6 +105,8 @@ class Task:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process, where Hydra is about to compose a job."""
         vars(self).update(state)
+        # Ray's workers stand where the cluster was started, and paths are relative to where the sweep was.
+        os.chdir(self.cwd)
         config.register()
         # joblib, Ray and ours tell a worker its share of the processors here, and TensorFlow does not look.
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):

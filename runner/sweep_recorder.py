@@ -89,14 +89,15 @@ def fields_of(about: About) -> Fields:
 
 def about_of(fields: Fields) -> About:
     """Return what a message's fields say of a run."""
-    return About(**fields | {"folder": Path(fields["folder"])})
+    values: Fields = {**fields, "folder": Path(fields["folder"])}
+    return About(**values)
 
 
 def record(fields: Fields, arrays: Arrays) -> Fields:
     """Record the runs of a message."""
     jobs = []
     for i, said in enumerate(fields["jobs"]):
-        rows = Trace(0, *(arrays[f"{i}/{name}"] for name in ("x", "loss", "gradient")))
+        rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"])
         jobs.append(many.Job(about_of(said["about"]), rows, said["tags"], said["metrics"]))
     return sweep_store.record(fields["uri"], fields["experiment"], jobs, fields["settings"])
 

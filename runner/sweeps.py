@@ -166,11 +166,12 @@ class Sweep:
         endings = Counter("failed" if each.failed else str(each.ending) for each in self.outcomes)
         reused = sum(each.reused for each in self.outcomes)
         text = f"{len(self.outcomes)} jobs: " + ", ".join(f"{count} {ending}" for ending, count in endings.items())
-        best = min(
-            (each for each in self.outcomes if each.best_loss is not None), key=lambda each: each.best_loss, default=None
-        )
+        losses = {each.best_loss: each for each in reversed(self.outcomes) if each.best_loss is not None}
         text += f" ({reused} of them reused)" if reused else ""
-        return text + (f"; the best loss is {best.best_loss:.7g}, of {' '.join(shown(best.overrides))}" if best else "")
+        if not losses:
+            return text
+        best = min(losses)
+        return f"{text}; the best loss is {best:.7g}, of {' '.join(shown(losses[best].overrides))}"
 
     def metrics(self) -> dict[str, float]:
         """Return the sweep's own metrics."""

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 MODULES = sorted((ROOT / "runner").rglob("*.py"))
 # Sweeps are Hydra's, and their jobs its configurations; the plugins that it loads are shells in an __init__.
-SWEEPS = {"job", "compose", "grammar", "launching", "sweeps", "studies", "__init__"}
+SWEEPS = {"job", "compose", "grammar", "launching", "spaces", "sweeps", "studies", "__init__"}
 # Who alone may import these, wherever in the file.
 ONLY = {
     "hydra": {"__main__", "config", "build", *SWEEPS},
@@ -45,7 +45,21 @@ def test_a_module_imports_only_what_its_seam_allows(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["trace", "stopping", "loop", "guesses", "tracking", "artifacts", "recorder", "store", "config", "job", "sweeps", "__main__"]
+    "module",
+    [
+        "trace",
+        "stopping",
+        "loop",
+        "guesses",
+        "tracking",
+        "artifacts",
+        "recorder",
+        "store",
+        "config",
+        "job",
+        "sweeps",
+        "__main__",
+    ],
 )
 def test_importing_it_imports_nothing_heavy(module):
     code = f"import sys, runner.{module}; print({{'tensorflow', 'keras', 'mlflow', 'pandas', 'pyarrow'}} & set(sys.modules))"

@@ -31,6 +31,25 @@ class GridSweeper(Sweeper):
         return grid(self.new_sweep, arguments, self.params, self.max_batch_size)
 
 
+class OptunaSweeper(Sweeper):
+    """Values that Optuna chooses from what those before came to."""
+
+    def __init__(self, **keys: Any) -> None:
+        self.keys = keys
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher; its jobs run the package's own task, whose outcomes are data."""
+        from runner.launching import sweep
+
+        self.new_sweep = sweep(hydra_context, config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch all trials' jobs, and return their outcomes."""
+        from runner.studies import search
+
+        return search(self.new_sweep, arguments, self.keys)
+
+
 class FusedLauncher(Launcher):
     """Jobs that differ in numbers alone run as rows of one compiled program, all others one by one."""
 
