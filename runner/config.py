@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -23,7 +24,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from runner import __version__, grammar
-from runner.errors import UserError, nearest
+from runner.errors import UserError, first_line, nearest
 
 # What else may stand where a value of this kind stands.
 WIDER = {"a number": ("a whole number",)}
@@ -60,6 +61,8 @@ class Config:
 def register() -> None:
     """Tell Hydra the schema, our own grids, and the resolver that names folders after the process as well as the time."""
     ConfigStore.instance().store(name="schema", node=Config)
+    # Our launchers bear the names of the published ones, and are to be checked against those: Hydra warns each time.
+    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
     grammar.extend()
     if not OmegaConf.has_resolver("pid"):
         # Cached, so that all jobs of a sweep share its folder, whichever process they run in.
@@ -212,6 +215,8 @@ def explain(error: Exception) -> str:
         known = [key for key in cause.parent_node or () if key != "hydra"]
         key = cause.full_key or cause.key
         return f"{key} is no key of the configuration; {nearest(str(cause.key), known)}"
+    if isinstance(error, ModuleNotFoundError):
+        return first_line(error)
     if isinstance(cause, ValidationError):
         return f"{cause.full_key}: {one_line(cause)}"
     return one_line(error)

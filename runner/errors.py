@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 # The extra that brings a package which not everyone needs.
-EXTRAS = {"tf_keras": "tf-keras", "psycopg": "postgresql"}
+EXTRAS = {"tf_keras": "tf-keras", "psycopg": "postgresql", "optuna": "optuna", "cmaes": "optuna"}
+EXTRAS |= {"joblib": "joblib", "hydra_plugins.hydra_joblib_launcher": "joblib"}
+EXTRAS |= {"ray": "ray", "hydra_plugins.hydra_ray_launcher": "ray"}
+EXTRAS |= {"submitit": "slurm", "hydra_plugins.hydra_submitit_launcher": "slurm"}
 
 
 class UserError(Exception):

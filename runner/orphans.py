@@ -10,11 +10,13 @@ import time
 
 # How often a worker looks, in seconds.
 INTERVAL = 1.0
+# Seconds that a job has to end by itself.
+GRACE = 5.0
 _watched: set[int] = set()
 
 
 def end_with(host: str, pid: int) -> None:
-    """Send this process SIGTERM once the process `pid` of this host is gone; a job under way then ends as interrupted."""
+    """End this process once the process `pid` of this host is gone; a job under way then ends as interrupted."""
     if host != socket.gethostname() or pid == os.getpid() or pid in _watched:
         return
     _watched.add(pid)
@@ -23,6 +25,9 @@ def end_with(host: str, pid: int) -> None:
         while alive(pid):
             time.sleep(INTERVAL)
         os.kill(os.getpid(), signal.SIGTERM)
+        # Between jobs submitit ignores it; and the recorder ends the run of a process that dies.
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name=f"ends with {pid}", daemon=True).start()
 

@@ -26,9 +26,6 @@ from runner.errors import UserError, first_line
 from runner.trace import Trace
 from runner.tracking import Abandoned, About, Recorder
 
-# The tags of a run whose process is gone.
-GONE = {"ending": "interrupted", "stopped_by": "death", "mlflow.note.content": "**interrupted**: the run's process has died"}
-
 
 @wraps(tracking.mlflow)
 @contextmanager
@@ -148,7 +145,7 @@ def main(connection: Connection) -> None:
     try:
         serve(connection)
     except (EOFError, BrokenPipeError):
-        sweep_store.abandon(GONE)
+        sweep_store.abandon(sweep_store.GONE)
     except Exception as error:
         with suppress(OSError):
             wire.send(connection, "error", {"error": first_line(error), "traceback": traceback.format_exc()}, {})
@@ -211,7 +208,7 @@ def follow(connection: Connection, recorder: Recorder) -> None:
         try:
             word, fields, arrays = wire.receive(connection)
         except EOFError:
-            raise Abandoned("KILLED", GONE) from None
+            raise Abandoned("KILLED", sweep_store.GONE) from None
         if word == "record":
             row = {name: arrays.pop(name) for name in ("x", "loss", "gradient")}
             recorder.record(Trace(fields["start"], **row, named=arrays))

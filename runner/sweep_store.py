@@ -15,6 +15,8 @@ TABLE = "jobs.json"
 # Runs that one page of a search brings; MLflow takes up to 50,000.
 PAGE = 10_000
 Marks = Mapping[str, str]
+# The tags of a run whose process is gone.
+GONE = {"ending": "interrupted", "stopped_by": "death", "mlflow.note.content": "**interrupted**: the run's process has died"}
 # Parent runs that have not ended yet, and the stores that they are in.
 OPEN: dict[str, str] = {}
 
@@ -108,8 +110,9 @@ def one_by_one(uri: str, experiment: str, job: many.Job, settings: Mapping[str, 
 def end(
     uri: str, run_id: str, status: str, tags: Marks, metrics: Mapping[str, float], table: Mapping[str, list]
 ) -> dict[str, Any]:
-    """End a sweep's parent run, with a table of its jobs as an artifact."""
+    """End a sweep's parent run, with a table of its jobs as an artifact, and what a job that died has left open."""
     client = store.client_of(uri)
+    close_children(client, run_id)
     tracking.log_tags(client, run_id, tags)
     for key, value in metrics.items():
         client.log_metric(run_id, key, value)
@@ -122,10 +125,19 @@ def end(
     return {}
 
 
+def close_children(client: Any, run_id: str) -> None:
+    """End the runs of a sweep that nobody else will: joblib and Ray kill a worker's recorder too, and a node takes all its own."""
+    still = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([client.get_run(run_id).info.experiment_id], still, max_results=PAGE):
+        tracking.log_tags(client, run.info.run_id, GONE)
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
 def abandon(tags: Marks) -> None:
     """End what is open, for the process that launched it is gone."""
     while OPEN:
         run_id, uri = OPEN.popitem()
         client = store.client_of(uri)
+        close_children(client, run_id)
         tracking.log_tags(client, run_id, tags)
         client.set_terminated(run_id, "KILLED")

@@ -1,4 +1,4 @@
-"""The real servers that tests talk to, PostgreSQL and MLflow, on 127.0.0.1 and ended by their process id."""
+"""The real servers that tests talk to, PostgreSQL, MLflow and Ray, on 127.0.0.1 and ended by their process id."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -42,6 +43,9 @@ def postgresql(folder: Path) -> Iterator[str]:
     try:
         yield f"postgresql+psycopg://runner@127.0.0.1:{port}/postgres"
     finally:
+        if user:
+            # Another pytest that starts meanwhile closes the folder above all of theirs again.
+            open_to_all(folder.parent)
         subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
 
 
@@ -78,3 +82,25 @@ def mlflow(uri: str, folder: Path, workers: int | None = 1) -> Iterator[str]:
         # Its own session: the process and the workers that it started.
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()
+
+
+@contextmanager
+def ray(env: dict[str, str]) -> Iterator[str]:
+    """Start a Ray cluster of two processors, and give its address; for a network of its own: it listens on all interfaces."""
+    port = free_port()
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", "--object-store-memory=200000000", "--disable-usage-stats"]
+    # A socket's path may have 107 characters, and a test's folder has many.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        log = Path(folder, "log")
+        with log.open("w") as out:
+            start = subprocess.Popen(
+                [*command, f"--temp-dir={folder}"], env=env, stdout=out, stderr=out, start_new_session=True
+            )
+        try:
+            assert start.wait(timeout=120) == 0, log.read_text()
+            yield f"127.0.0.1:{port}"
+        finally:
+            # What it has started stays in its process group; not all of it heeds SIGTERM.
+            with suppress(ProcessLookupError):
+                os.killpg(start.pid, signal.SIGKILL)

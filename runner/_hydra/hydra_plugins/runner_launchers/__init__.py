@@ -1,11 +1,13 @@
 """Launchers for clusters, as shells: every Hydra program of an environment imports them; the work is in `runner.clusters`.
 
-The published ones give up at the first job whose process dies, while the others' go on, unseen, and would be started twice.
+They run jobs as the published ones do, which give up at the first job whose process dies: on a cluster the others' would go
+on, unseen, and be started twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from hydra.plugins.launcher import Launcher
@@ -14,22 +16,35 @@ from omegaconf import DictConfig
 
 
 class Remembering(Launcher):
-    """Remembers its settings, and what the jobs are made of."""
+    """Remembers its settings, and what the jobs are made of; `needs` is the published plugin that it works with."""
+
+    needs: str
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember what the jobs are made of."""
+        """Remember what the jobs are made of; raises ImportError without the extra, before anything is begun."""
+        import_module(self.needs)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+
+class JoblibLauncher(Remembering):
+    """Jobs in processes of this machine."""
+
+    needs = "hydra_plugins.hydra_joblib_launcher"
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
-        raise NotImplementedError
+        from runner.clusters import joblib
+
+        return joblib(self, job_overrides, initial_job_idx)
 
 
 class RayLauncher(Remembering):
     """Jobs on a Ray cluster."""
+
+    needs = "hydra_plugins.hydra_ray_launcher"
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
@@ -38,11 +53,25 @@ class RayLauncher(Remembering):
         return ray(self, job_overrides, initial_job_idx)
 
 
-class SubmititLauncher(Remembering):
-    """Jobs on a Slurm cluster, or on this machine as there."""
+class LocalLauncher(Remembering):
+    """Jobs on this machine, as submitit starts them on a cluster."""
+
+    needs = "hydra_plugins.hydra_submitit_launcher"
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
         from runner.clusters import submitit
 
-        return submitit(self, job_overrides, initial_job_idx)
+        return submitit(self, "local", job_overrides, initial_job_idx)
+
+
+class SlurmLauncher(Remembering):
+    """Jobs on a Slurm cluster."""
+
+    needs = "hydra_plugins.hydra_submitit_launcher"
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        """Run jobs, and return a JobReturn for each."""
+        from runner.clusters import submitit
+
+        return submitit(self, "slurm", job_overrides, initial_job_idx)

@@ -1,0 +1,177 @@
+"""Jobs by joblib, on Ray, and by submitit: on a cluster each has its own end, and one that dies leaves the others alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from runner import quick
+from runner.errors import first_line
+from runner.job import Ended, Outcome, Task, line
+
+# Seconds between looks at jobs that run.
+INTERVAL = 0.2
+# Settings that all of submitit's executors know by the same name.
+SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout"}
+
+
+def joblib(launcher: Any, batch: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+    """Run jobs by joblib, whose workers stay for the next batch; raises what it raises where one of them dies."""
+    from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+
+    published = JoblibLauncher(**launcher.settings)
+    published.setup(hydra_context=launcher.hydra_context, task_function=launcher.task_function, config=launcher.config)
+    # loky ends its workers, and takes its semaphores and folders away, where Python itself ends.
+    quick.wanted = False
+    return published.launch(batch, first)
+
+
+def submitit(launcher: Any, cluster: str, batch: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+    """Run jobs by submitit: as an array on Slurm, and as many at once as there are processors for on this machine."""
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+
+    settings: dict[str, Any] = {
+        key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in launcher.settings.items()
+    }
+    processors = settings["cpus_per_task"] or 1
+    # What composes and runs a job where it has arrived.
+    job = BaseSubmititLauncher()
+    job.setup(hydra_context=launcher.hydra_context, task_function=launcher.task_function, config=launcher.config)
+    state = Singleton.get_state()
+    calls = [(list(each), "hydra.sweep.dir", number, f"job_{number}", state) for number, each in enumerate(batch, first)]
+    with environment({"PYTHONPATH": import_path(), "OMP_NUM_THREADS": str(processors)}):
+        executor = executor_of(cluster, **settings)
+        if cluster == "slurm":
+            ended = followed(dict(enumerate(executor.map_array(job, *zip(*calls, strict=True)))), iter(()), 0)
+        else:
+            at_once = max(1, len(os.sched_getaffinity(0)) // processors)
+            ended = followed({}, ((i, executor.submit(job, *call)) for i, call in enumerate(calls)), at_once)
+        task = launcher.task_function
+        returns = {i: outcome_of(partial(only, done), task, batch[i], first + i) for i, done in ended}
+    return [returns[i] for i in range(len(batch))]
+
+
+def only(job: Any) -> JobReturn:
+    """Return the one result of a submitit job; raises what submitit raises where there is none."""
+    return job.results()[0]
+
+
+def executor_of(cluster: str, *, submitit_folder: str, **settings: Any) -> Any:
+    """Return submitit's executor; raises what it raises for a setting that it does not know."""
+    import submitit
+
+    # A pickle runs as code where it is read: nobody else may enter.
+    Path(submitit_folder.partition("%")[0]).mkdir(parents=True, exist_ok=True, mode=0o700)
+    timeouts = {"slurm_max_num_timeout": settings.pop("max_num_timeout")} if cluster == "slurm" else {}
+    executor = submitit.AutoExecutor(submitit_folder, cluster=cluster, **timeouts)
+    executor.update_parameters(**{key if key in SHARED else f"{cluster}_{key}": value for key, value in settings.items()})
+    return executor
+
+
+def followed(running: dict[int, Any], waiting: Iterator[tuple[int, Any]], at_once: int) -> Iterator[tuple[int, Any]]:
+    """Yield jobs as they end, and start those that wait while fewer than so many run; cancels the rest where it is left."""
+    try:
+        while True:
+            while len(running) < at_once and (started := next(waiting, None)):
+                running[started[0]] = started[1]
+            if not running:
+                return
+            for i in [i for i, job in running.items() if job.done()]:
+                yield i, running.pop(i)
+            time.sleep(INTERVAL)
+    finally:
+        for job in running.values():
+            job.cancel()
+
+
+def ray(launcher: Any, batch: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+    """Run jobs on a Ray cluster; those that have not ended are cancelled where this is left early."""
+    settings = OmegaConf.to_container(launcher.settings["ray"], resolve=True)
+    assert isinstance(settings, dict)
+    cluster = joined(settings["init"])
+    from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray
+
+    context, task, remote = launcher.hydra_context, launcher.task_function, DictConfig(settings["remote"])
+    running: dict[Any, int] = {}
+    returns: dict[int, JobReturn] = {}
+    state = Singleton.get_state()
+    try:
+        for number, overrides in enumerate(batch, first):
+            cfg = context.config_loader.load_sweep_config(launcher.config, list(overrides))
+            with open_dict(cfg):
+                cfg.hydra.job.id, cfg.hydra.job.num = f"job_{number}", number
+            running[launch_job_on_ray(context, remote, cfg, task, state)] = number
+        while running:
+            done = cluster.wait(list(running))[0][0]
+            number = running.pop(done)
+            returns[number] = outcome_of(partial(cluster.get, done), task, batch[number - first], number)
+    finally:
+        for each in running:
+            cluster.cancel(each, force=True)
+    return [returns[number] for number in sorted(returns)]
+
+
+def joined(init: Mapping[str, Any]) -> Any:
+    """Return Ray, after it has joined the cluster; raises ImportError without the extra, and what Ray raises."""
+    # Read at Ray's import. It tells its makers nothing; and it shows its token, where there is one, to a cluster that is named,
+    # which Ray itself does only where it has found the cluster.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    token = Path("~/.ray/auth_token").expanduser().is_file() or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if init["address"] is not None and token:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
+    if not ray.is_initialized():
+        # Where a worker finds this package, which may be a checkout.
+        ray.init(**{"runtime_env": {"env_vars": {"PYTHONPATH": import_path()}}, **init})
+    return ray
+
+
+def outcome_of(result: Callable[[], JobReturn], task: Any, overrides: Sequence[str], number: int) -> JobReturn:
+    """Return what a job came to: what it returns, or else has written down, or else that its process is gone.
+
+    Raises Ended where a failure ends the sweep.
+    """
+    try:
+        returned = result()
+    except Exception as error:
+        if not isinstance(task, Task):
+            return JobReturn(overrides, status=JobStatus.FAILED, _return_value=error)
+        written = task.read(number)
+        if not isinstance(written, Outcome):
+            why = f"its process died ({first_line(error)[:200]})"
+            written = Outcome(tuple(overrides), error=why, log=str(task.folder.parent))
+        returned = JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=written)
+    if isinstance(outcome := returned._return_value, Outcome):
+        # Its own process has said so to a file.
+        print(line(outcome), flush=True)
+        if outcome.failed and task.fail_fast:
+            raise Ended(outcome)
+    return returned
+
+
+def import_path() -> str:
+    """Return what lets another process find this package and its plugins, where they are not installed but a checkout."""
+    package = Path(__file__).parent
+    return os.pathsep.join(filter(None, [str(package.parent), str(package / "_hydra"), os.environ.get("PYTHONPATH")]))
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the processes that are started in this block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

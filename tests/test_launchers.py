@@ -1,0 +1,272 @@
+"""Launchers of many processes: joblib, submitit and Ray, for real, all tracking to an MLflow server on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+from conftest import CONF, ROOT, Ended, environment
+from mlflow import MlflowClient
+
+# One worker of the tests' own runs them: they share a server, and need both processors.
+pytestmark = pytest.mark.xdist_group("launchers")
+
+# The gradient's sign is that of a descent; one way kills its process, another tells of TensorFlow's threads.
+LOSS = """
+import os
+import tensorflow as tf
+
+STEPS = [0, 1]
+
+def loss(x, *, way):
+    # In the second step, when the run has begun.
+    if way == 4 and not tf.is_symbolic_tensor(x) and not STEPS.pop(): os.kill(os.getpid(), 9)
+    if way == 6: raise RuntimeError("threads " + os.environ["TF_NUM_INTRAOP_THREADS"])
+    return tf.square(x - 4)
+"""
+GROUPS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "slurm": "slurm"}
+LONG = ["execution=eager", "max_iterations=1000000", "tracking.every=100"]
+
+
+@contextmanager
+def tracked(folder: Path) -> Iterator[str]:
+    """Start PostgreSQL and an MLflow server on it, and give the server's address."""
+    with servers.postgresql(folder / "postgresql") as uri, servers.mlflow(uri, folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    with tracked(tmp_path_factory.mktemp("servers")) as address:
+        yield address
+
+
+def command(folder: Path, address: str, *words: str) -> tuple[list[str], dict[str, Any]]:
+    """Return a sweep's command and how it is started in a folder, whose name is the experiment's."""
+    (folder / "conf/loss").mkdir(parents=True, exist_ok=True)
+    (folder / "conf/loss/ways.yaml").write_text("_target_: ways.loss\nway: 0\n")
+    (folder / "ways.py").write_text(LOSS)
+    where = [f"tracking.uri={address}", f"tracking.experiment={folder.name}"]
+    start = [
+        sys.executable,
+        "-u",
+        "-m",
+        "runner",
+        "-m",
+        "--config-dir",
+        "conf",
+        "loss=ways",
+        "guess=point",
+        "guess.x=1",
+        *where,
+    ]
+    return [*start, *words], {"cwd": folder, "env": environment(folder), "text": True}
+
+
+def sweep(folder: Path, address: str, *words: str) -> Ended:
+    """Run a sweep in a folder."""
+    line, how = command(folder, address, *words)
+    ended = subprocess.run(line, **how, capture_output=True, timeout=120, check=False)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def recorded(folder: Path, address: str) -> tuple[list, list]:
+    """Return the parent runs of a folder's sweeps, and their children."""
+    client = MlflowClient(tracking_uri=address)
+    experiment = client.get_experiment_by_name(folder.name)
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    return [run for run in runs if "sweep" in run.data.tags], [run for run in runs if "sweep" not in run.data.tags]
+
+
+def comes_to_what_it_should(folder: Path, address: str, launcher: list[str]) -> None:
+    """Hold a sweep against SGD's own formula, on (x - 4)**2: every step takes x - 4 times 1 - 2 learning_rate."""
+    ended = sweep(folder, address, *launcher, "optimizer.learning_rate=0.05,0.1,0.2", "max_iterations=10")
+    assert ended.code == 0 and "3 iteration_limit" in ended.out and ended.out.count("iteration_limit at step 10") == 3, ended
+    (parent,), children = recorded(folder, address)
+    assert parent.info.status == "FINISHED" and len(children) == 3
+    for run in children:
+        rate = float(run.data.params["optimizer.learning_rate"])
+        assert run.data.metrics["loss"] == pytest.approx(9 * (1 - 2 * rate) ** 20, rel=1e-4)
+        assert (run.info.status, run.data.tags["ending"]) == ("FINISHED", "iteration_limit")
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    again = sweep(folder, address, *launcher, "optimizer.learning_rate=0.05,0.1,0.2", "max_iterations=10")
+    assert again.code == 0 and "3 jobs: 3 reused" in again.out
+
+
+def loses_one_job_alone(folder: Path, address: str, launcher: list[str], threads: int) -> None:
+    """Kill a job's process, and make sure that the others end well, and that this one is named."""
+    ended = sweep(folder, address, *launcher, "loss.way=0,4,5,6", "max_iterations=3", "execution=eager")
+    assert ended.code == 1 and "2 of 4 jobs failed" in ended.err, ended
+    told = [line for line in ended.out.splitlines() if line.startswith("  ") and "loss.way=4" in line and "died" in line]
+    assert len(told) == 1 and "its process died" in told[0]
+    assert f"RuntimeError: threads {threads}" in ended.out, ended.out
+    (parent,), _ = recorded(folder, address)
+    assert parent.info.status == "FAILED" and parent.data.metrics["system/failed"] == 2
+
+    def killed() -> set:
+        """The recorder of a dead process ends its run, in its own time."""
+        return set(endings(folder, address, 4))
+
+    assert wait(lambda: killed() == {("KILLED", "interrupted")}, 10), killed()
+    for way in (0, 5):
+        # joblib ends all its workers where one dies; what was done by then is not done again.
+        found = endings(folder, address, way)
+        assert found.count(("FINISHED", "iteration_limit")) == 1 and {*found} <= {("FINISHED", "iteration_limit"), *killed()}
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_results_are_those_of_one_process(tmp_path, address, launcher):
+    comes_to_what_it_should(tmp_path, address, [f"hydra/launcher={launcher}"])
+    assert all(each.stat().st_mode & 0o077 == 0 for each in tmp_path.glob("outputs/sweeps/*/*/.submitit"))
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_killed_process_takes_no_other_job_along(tmp_path, address, launcher):
+    words = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    processors = len(os.sched_getaffinity(0))
+    loses_one_job_alone(tmp_path, address, [f"hydra/launcher={launcher}", *words], processors // 2 if words else 1)
+
+
+def below(pid: int) -> dict[int, str]:
+    """Return the processes that a process has started, and those that these have, with when they were started."""
+    parents: dict[int, list[tuple[int, str]]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append((int(file.parent.name), fields[19]))
+    found: dict[int, str] = {}
+    for child, began in parents.get(pid, []):
+        found |= {child: began} | below(child)
+    return found
+
+
+def left(processes: dict[int, str]) -> list[str]:
+    """Return the command lines of those that are still there; a zombie is not."""
+    lines = []
+    for pid, began in processes.items():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            line = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+        if fields[19] == began and fields[0] != "Z":
+            lines.append(line)
+    return lines
+
+
+def wait(what: Callable[[], Any], seconds: float) -> Any:
+    """Return what comes to be true within so many seconds, or what it is then."""
+    end = time.monotonic() + seconds
+    while not (found := what()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+@contextmanager
+def under_way(folder: Path, address: str, *words: str) -> Iterator[subprocess.Popen]:
+    """Start a sweep of two long jobs, and wait until both take steps."""
+    line, how = command(folder, address, *words)
+    with (folder / "out").open("w") as out:
+        process = subprocess.Popen(line, **how, stdout=out, stderr=out, start_new_session=True)
+    consoles = "outputs/sweeps/*/*/[0-9]/console.txt"
+    try:
+        assert wait(lambda: sum("  20  " in file.read_text() for file in folder.glob(consoles)) == 2, 60), (
+            folder / "out"
+        ).read_text()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "sent"), [("joblib", signal.SIGKILL), ("joblib", signal.SIGTERM), ("submitit_local", signal.SIGKILL)]
+)
+def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launcher, sent):
+    words = [f"hydra/launcher={launcher}", "optimizer.learning_rate=0.01,0.02", *LONG]
+    with under_way(tmp_path, address, *words) as process:
+        started = below(process.pid)
+        # Two jobs and two recorders at the least.
+        assert len(started) >= 4
+        process.send_signal(sent)
+        assert process.wait(timeout=10) == -sent
+        assert wait(lambda: not left(started), 10), left(started)
+    (parent,), _ = recorded(tmp_path, address)
+    assert parent.info.status == "KILLED" and endings(tmp_path, address) == [("KILLED", "interrupted")] * 2
+
+
+def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address):
+    words = ["hydra/launcher=submitit_local", "optimizer.learning_rate=0.01,0.02", "execution=eager", "tracking.every=100"]
+    words += ["stopping.time_limit=15", "max_iterations=1000000"]
+    with under_way(tmp_path, address, *words) as process:
+        (file,) = tmp_path.glob("outputs/sweeps/*/*/outcomes/0.json")
+        os.kill(json.loads(file.read_text())["pid"], signal.SIGTERM)
+        process.wait(timeout=60)
+    _, children = recorded(tmp_path, address)
+    endings = {run.data.params["optimizer.learning_rate"]: (run.info.status, run.data.tags["ending"]) for run in children}
+    assert endings == {"0.01": ("KILLED", "interrupted"), "0.02": ("FINISHED", "time_limit")}
+    assert "1 interrupted" in (tmp_path / "out").read_text() and "1 time_limit" in (tmp_path / "out").read_text()
+
+
+def test_ray_in_a_network_of_its_own(tmp_path):
+    code = "import sys, test_launchers; from pathlib import Path; test_launchers.on_ray(Path(sys.argv[1]))"
+    # A new network holds nothing but a loopback that is down; Ray, whose services listen on all interfaces, has no other.
+    line = ["unshare", "--net", sys.executable, "-c", code, str(tmp_path)]
+    env = environment(ROOT / "tests") | {"HOME": str(tmp_path)}
+    ended = subprocess.run(line, env=env, capture_output=True, text=True, timeout=240, check=False, start_new_session=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.splitlines()[-1] == "all that was asserted holds"
+
+
+def on_ray(folder: Path) -> None:
+    """Run what is asserted of the others on a Ray cluster, from within a network with only a loopback."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    assert {each.split(":")[0].strip() for each in Path("/proc/net/dev").read_text().splitlines()[2:]} == {"lo"}
+    token = [Path(sys.executable).with_name("ray"), "get-auth-token", "--generate"]
+    subprocess.run(token, check=True, capture_output=True)
+    with tracked(folder) as address, servers.ray(os.environ | {"RAY_AUTH_MODE": "token"}) as head:
+        ray = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={head}"]
+        comes_to_what_it_should(new(folder / "same"), address, ray)
+        loses_one_job_alone(new(folder / "loses"), address, ray, 1)
+        with under_way(new(folder / "dies"), address, *ray, "optimizer.learning_rate=0.01,0.02", *LONG) as process:
+            process.kill()
+        killed = [("KILLED", "interrupted")] * 2
+        assert wait(lambda: endings(folder / "dies", address) == killed, 10), endings(folder / "dies", address)
+    print("all that was asserted holds")
+
+
+def new(folder: Path) -> Path:
+    """Return a folder, after it was made."""
+    folder.mkdir()
+    return folder
+
+
+def endings(folder: Path, address: str, way: int = 0) -> list[tuple[str, str | None]]:
+    """Return how a folder's jobs of this way have ended."""
+    children = recorded(folder, address)[1]
+    return [(run.info.status, run.data.tags.get("ending")) for run in children if run.data.params.get("loss.way") == str(way)]
+
+
+@pytest.mark.parametrize(("launcher", "extra"), GROUPS.items())
+def test_without_an_extra_the_error_names_it(cli, monkeypatch, launcher, extra):
+    plugin = {"joblib": "joblib", "ray": "ray", "slurm": "submitit"}[extra]
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.hydra_{plugin}_launcher", None)
+    ended = cli("-m", "seed=1,2", f"hydra/launcher={launcher}")
+    assert ended.code == 1 and ended.err.count("\n") == 1
+    assert ended.err.endswith(f"install it with: pip install 'tf-runner[{extra}]'\n")
+
+
+def test_every_launcher_that_is_named_here_has_its_file():
+    assert {file.stem for file in (CONF / "hydra/launcher").glob("*.yaml")} == set(GROUPS)
