@@ -126,7 +126,7 @@ def end(
 
 
 def close_children(client: Any, run_id: str) -> None:
-    """End the runs of a sweep that nobody else will: joblib and Ray kill a worker's recorder too, as a node does its own."""
+    """End the runs of a sweep that nobody else will: joblib and Ray kill a worker's recorder with it."""
     still = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([client.get_run(run_id).info.experiment_id], still, max_results=PAGE):
         tracking.log_tags(client, run.info.run_id, GONE)

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import servers
 from conftest import CONF, ROOT, Ended, environment
 from mlflow import MlflowClient
+from processes import below, left, wait
 
 # One worker of the tests' own runs them: they share a server, and need both processors.
 pytestmark = pytest.mark.xdist_group("launchers")
@@ -124,7 +124,7 @@ def loses_one_job_alone(folder: Path, address: str, launcher: list[str], threads
         assert found.count(("FINISHED", "iteration_limit")) == 1 and {*found} <= {("FINISHED", "iteration_limit"), *killed()}
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
 def test_results_are_those_of_one_process(tmp_path, address, launcher):
     comes_to_what_it_should(tmp_path, address, [f"hydra/launcher={launcher}"])
     assert all(each.stat().st_mode & 0o077 == 0 for each in tmp_path.glob("outputs/sweeps/*/*/.submitit"))
@@ -135,43 +135,6 @@ def test_a_killed_process_takes_no_other_job_along(tmp_path, address, launcher):
     words = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     processors = len(os.sched_getaffinity(0))
     loses_one_job_alone(tmp_path, address, [f"hydra/launcher={launcher}", *words], processors // 2 if words else 1)
-
-
-def below(pid: int) -> dict[int, str]:
-    """Return the processes that a process has started, and those that these have, with when they were started."""
-    parents: dict[int, list[tuple[int, str]]] = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = file.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents.setdefault(int(fields[1]), []).append((int(file.parent.name), fields[19]))
-    found: dict[int, str] = {}
-    for child, began in parents.get(pid, []):
-        found |= {child: began} | below(child)
-    return found
-
-
-def left(processes: dict[int, str]) -> list[str]:
-    """Return the command lines of those that are still there; a zombie is not."""
-    lines = []
-    for pid, began in processes.items():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            line = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
-        if fields[19] == began and fields[0] != "Z":
-            lines.append(line)
-    return lines
-
-
-def wait(what: Callable[[], Any], seconds: float) -> Any:
-    """Return what comes to be true within so many seconds, or what it is then."""
-    end = time.monotonic() + seconds
-    while not (found := what()) and time.monotonic() < end:
-        time.sleep(0.2)
-    return found
 
 
 @contextmanager
@@ -209,7 +172,7 @@ def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launch
 
 def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address):
     words = ["hydra/launcher=submitit_local", "optimizer.learning_rate=0.01,0.02", "execution=eager", "tracking.every=100"]
-    words += ["stopping.time_limit=15", "max_iterations=1000000"]
+    words += ["stopping.time_limit=8", "max_iterations=1000000"]
     with under_way(tmp_path, address, *words) as process:
         (file,) = tmp_path.glob("outputs/sweeps/*/*/outcomes/0.json")
         os.kill(json.loads(file.read_text())["pid"], signal.SIGTERM)

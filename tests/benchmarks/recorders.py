@@ -153,5 +153,9 @@ def by_log_batch(store: Store, of: Columns) -> None:
 def by_log_metric(store: Store, of: Columns) -> None:
     """Write by a call of MLflow's for each number."""
     mlflow.set_tracking_uri(store.client.tracking_uri)
-    for key, value, timestamp, step, *_ in rows(of, store.run_id):
-        mlflow.log_metric(key, value, step=step, timestamp=timestamp, run_id=store.run_id)
+    try:
+        for key, value, timestamp, step, *_ in rows(of, store.run_id):
+            mlflow.log_metric(key, value, step=step, timestamp=timestamp, run_id=store.run_id)
+    finally:
+        # It stands in the environment, too, for all that comes after.
+        mlflow.set_tracking_uri(None)
