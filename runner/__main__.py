@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from runner import config, job, quick
+from runner import config, quick
 from runner.errors import UserError, first_line
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
@@ -25,6 +26,9 @@ def task(cfg: DictConfig) -> None:
     """Run one job."""
     global exit_code
     from rich.console import Console
+
+    # NumPy comes with it, which --cfg job has no use for.
+    from runner import job
 
     try:
         result = job.run(cfg, Console())
@@ -55,7 +59,7 @@ def main() -> int:
     try:
         task()
     except KeyboardInterrupt:
-        return job.SIGNALS["SIGINT"]
+        return 128 + signal.SIGINT
     except Exception as error:
         if full_error:
             raise

@@ -22,7 +22,7 @@ from runner.trace import Trace, join
 # What one of MLflow's parameters holds.
 PARAM_LENGTH = 6000
 # Rows wait to be written for so long, or until their x take so much.
-SECONDS, BYTES = 0.5, 2**20
+SECONDS, BYTES = 0.5, 2**23
 
 
 @dataclass(frozen=True)
