@@ -38,10 +38,11 @@ def function(path: str, node: DictConfig, *called_with: str, **offered: Any) -> 
     return partial(target, **keys)
 
 
-def loss(node: DictConfig) -> Loss:
-    """Return the loss at its dimension, which a node may give where the function declares none."""
-    keys = {key: value for key, value in node.items_ex(resolve=False) if key != "dimension"}
-    bound = function("loss", OmegaConf.create(keys), "x")
+def loss(cfg: DictConfig) -> Loss:
+    """Return the loss at its dimension, which its node may give where the function declares none."""
+    node = cfg.loss
+    keys = {key: value for key, value in arguments(node).items() if key != "dimension"}
+    bound = function("loss", OmegaConf.create({"_target_": node.get("_target_"), **keys}), "x", seed=cfg.seed)
     dimension = node.get("dimension")
     if dimension is not None and (not isinstance(dimension, int) or dimension < 0):
         raise UserError(f"loss.dimension must be a whole number of 0 (x is a scalar) or more, got {dimension!r}")
@@ -88,14 +89,14 @@ def execution(node: DictConfig, step: Any) -> Any:
     return function("execution", node, "step")(step)
 
 
-def depends_on(cfg: DictConfig) -> Hashable:
+def depends_on(cfg: DictConfig, loss: Loss) -> Hashable:
     """Return what a compiled program depends on: all but the guess, the limits and a learning rate that is a number."""
     parts: dict[str, Any] = {}
     for name in ("loss", "optimizer", "strategy", "execution"):
         parts[name] = OmegaConf.to_container(cfg[name], resolve=True)
     if not isinstance(parts["optimizer"].get("learning_rate"), dict):
         parts["optimizer"].pop("learning_rate", None)
-    return json.dumps(parts), resolve_name(cfg.loss._target_), cfg.dtype
+    return json.dumps(parts), resolve_name(cfg.loss._target_), cfg.dtype, loss.seed
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def built(cfg: Any) -> Built:
     keras.config.set_floatx(dtype)
     keras.utils.set_random_seed(cfg.seed)
 
-    loss = build.loss(cfg.loss)
+    loss = build.loss(cfg)
     x0 = build.guess(cfg.guess, loss, dtype, cfg.seed)
     x = tf.Variable(tf.constant(x0), name="x")
     optimizer = build.optimizer(cfg.optimizer, x)
@@ -54,7 +54,7 @@ def built(cfg: Any) -> Built:
         return build.execution(cfg.execution, step)
 
     began = time.perf_counter()
-    program = PROGRAMS.get((build.depends_on(cfg), x0.shape), x, optimizer, make)
+    program = PROGRAMS.get((build.depends_on(cfg, loss), x0.shape), x, optimizer, make)
     rules.stop(program.execution.last(), 0)
     return Built(loss, x0, rules, program, time.perf_counter() - began)
 

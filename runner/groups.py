@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections import defaultdict
@@ -114,13 +115,15 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
     others = json.dumps({key: None if key in numbers else value for key, value in plain["optimizer"].items()}, default=str)
 
     function = resolve_name(plain["loss"]["_target_"])
-    loss = once(("loss", written["loss"], function), lambda: build.loss(cfg.loss))
+    # Of what jobs share, so that a thousand seeds need one loss where it does not ask for them.
+    drawn = plain["seed"] if "seed" in inspect.signature(function).parameters else None
+    loss = once(("loss", written["loss"], function, drawn), lambda: build.loss(cfg))
     guess = once(("guess", written["guess"]), lambda: build.function("guess", cfg.guess, "loss", "dtype", "seed"))
     x0 = guess(loss, plain["dtype"], plain["seed"])
     limit = plain["max_iterations"]
     rules = once(("rules", written["stopping"], loss.minimum, limit), lambda: tried(build.rules(cfg.stopping, loss, limit)))
     constants = (written["loss"], function, written["strategy"], written["execution"], others, tuple(sorted(numbers)))
-    job = Job(index, cfg, loss, x0, rules, numbers, (*constants, plain["dtype"], x0.shape))
+    job = Job(index, cfg, loss, x0, rules, numbers, (*constants, plain["dtype"], x0.shape, loss.seed))
     if (needs := job.row_bytes * (limit + 1)) > GROUP_BYTES // FEWEST:
         raise UserError(f"its rows take {needs / 2**20:.0f} MB, and {FEWEST} such jobs together would be too large")
     return job

@@ -73,8 +73,8 @@ def by_lane(cfg: Any, loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
     """
     losses: list[tf.Tensor] = []
 
-    def total(point: tf.Tensor) -> tf.Tensor:
-        losses[:] = [loss(point)]
+    def total(point: tf.Tensor, **seed: tf.Tensor) -> tf.Tensor:
+        losses[:] = [loss(point, **seed)]
         if losses[0].shape != point.shape[:1]:
             raise UserError(
                 f"loss must be {tuple(point.shape[:1])} for x of {tuple(point.shape)}, got {tuple(losses[0].shape)}"

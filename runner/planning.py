@@ -28,7 +28,7 @@ def plan(cfgs: Sequence[Any], fuse: bool) -> Iterator[str]:
     ready: dict[Any, tuple[float, float]] = {}
     for cfg in rest:
         made = experiment.built(cfg)
-        key = build.depends_on(cfg), made.x0.shape
+        key = build.depends_on(cfg, made.loss), made.x0.shape
         if key not in ready:
             compile_time, a_step = seconds(made.program.execution, 1)
             ready[key] = made.seconds + compile_time, a_step
@@ -54,6 +54,6 @@ def metric_rows(cfg: Any) -> int:
     every = cfg.tracking.get("every")
     if every is None:
         return 0
-    shape = build.guess(cfg.guess, build.loss(cfg.loss), cfg.dtype.name, cfg.seed).shape
+    shape = build.guess(cfg.guess, build.loss(cfg), cfg.dtype.name, cfg.seed).shape
     metrics = 3 if not shape else 2 + 2 * min(shape[0], cfg.tracking.max_coordinates)
     return metrics * (cfg.max_iterations // every + 1)

@@ -90,7 +90,7 @@ def by_itself(member: Member, loss: Loss, kept: Programs) -> Program:
     def make() -> Execution:
         return executions.graph(build.strategy(member.cfg.strategy, loss, optimizer, x), chunk=STEPS)
 
-    return kept.get(build.depends_on(member.cfg), x, optimizer, make)
+    return kept.get(build.depends_on(member.cfg, loss), x, optimizer, make)
 
 
 def among_strangers(members: Sequence[Member], columns: Sequence[str], lanes: int, fuse: Fuse) -> Iterator[Trace]:

@@ -59,7 +59,7 @@ def tape(
             if watch and not watch_accessed_variables:
                 t.watch(x)
             point = tf.convert_to_tensor(x)
-            y = checked(loss(point), point)
+            y = checked(loss.at(optimizer.iterations)(point), point)
         gradient = t.gradient(y, x)
         if gradient is None:
             raise UserError(no_gradient(watch or watch_accessed_variables))
@@ -91,7 +91,7 @@ def minimize(loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
 
         def loss_without_arguments() -> tf.Tensor:
             point = tf.convert_to_tensor(x)
-            seen[:] = point, checked(loss(point), point)
+            seen[:] = point, checked(loss.at(optimizer.iterations)(point), point)
             return seen[1]
 
         if own is None:

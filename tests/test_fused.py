@@ -64,13 +64,13 @@ def alone(cfgs: list[Any]) -> list[tuple[Trace, Result]]:
     found = []
     for cfg in cfgs:
         keras.config.set_floatx(cfg.dtype.name)
-        loss = build.loss(cfg.loss)
+        loss = build.loss(cfg)
         x0 = build.guess(cfg.guess, loss, cfg.dtype.name, cfg.seed)
         x = tf.Variable(tf.constant(x0), name="x")
         optimizer = build.optimizer(cfg.optimizer, x)
         step = lambda: build.strategy(cfg.strategy, loss, optimizer, x)  # noqa: B023, E731
         make = lambda: build.execution(cfg.execution, step())  # noqa: B023, E731
-        program = KEPT.get((build.depends_on(cfg), x0.shape), x, optimizer, make)
+        program = KEPT.get((build.depends_on(cfg, loss), x0.shape), x, optimizer, make)
         program.execution.last()
         rules, traces = build.rules(cfg.stopping, loss, cfg.max_iterations), []
         result = loop.run(program.execution, lambda: int(program.optimizer.iterations), rules, [traces.append])  # noqa: B023

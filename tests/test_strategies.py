@@ -183,3 +183,19 @@ def test_both_strategies_are_one_in_every_execution():
         one, other = (steps(running(execution=execution, strategy=strategy), 20) for strategy in STRATEGIES)
         for part, (mine, its) in itertools.product(("x", "loss", "gradient"), [(one, other)]):
             np.testing.assert_array_equal(getattr(mine, part), getattr(its, part))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_random_loss_draws_by_seed_and_step_alone(strategy, execution):
+    def drawn(seed):
+        return tf.cast(tf.random.stateless_uniform((), seed, maxval=1000, dtype=tf.int32), tf.float32)
+
+    def noisy(x, *, seed):
+        return x * drawn(seed)
+
+    def gradients(seed):
+        return steps(running(Loss(noisy, (), seed=seed), execution, strategy), 2, 3).gradient
+
+    np.testing.assert_array_equal(gradients(7), [drawn((7, step)) for step in range(6)])
+    assert not (gradients(8) == gradients(7)).any()

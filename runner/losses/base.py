@@ -2,14 +2,20 @@
 
 A loss maps `x[..., d]` to `[...]` (or `x[...]` to `[...]` where x is a scalar), is differentiable by TensorFlow and keeps x's
 dtype. Any such function serves. `known` declares what the field knows of it, and `intermediate` names a tensor on the way.
+
+A loss that draws random numbers in each step, as mini-batches do, has an argument `seed`: it gets the pair of numbers that
+TensorFlow's stateless random operations take, made of the run's seed and the step, so that every execution, every repetition
+and a run that is resumed draw the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,13 +36,15 @@ class Known:
     minimum: Any  # the loss there
     least: int = 1  # the smallest d, where any will do
     smooth: bool = True  # whether the loss is differentiable at its minimisers
+    random: bool = False  # whether it draws in each step, with the `seed` that it is called with
+    measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)  # those of `Loss`
 
 
-def known(**facts: Any) -> Callable[[Function], Function]:
-    """Declare the `Known` of a loss, as a decorator."""
+def known(facts: Callable[..., Known] | None = None, **fixed: Any) -> Callable[[Function], Function]:
+    """Declare the `Known` of a loss, as a decorator: by its fields, or by a function of the arguments that it is bound to."""
 
     def declare(function: Function) -> Function:
-        setattr(function, "known", Known(**facts))
+        setattr(function, "known", Known(**fixed) if facts is None else facts)
         return function
 
     return declare
@@ -52,10 +60,21 @@ class Loss:
     start: np.ndarray | None = None  # [*shape]
     minimisers: np.ndarray | None = None  # [m, *shape]
     minimum: float | None = None
+    # Of a loss that is random, the seed of the run: what it draws at a step depends on these two alone.
+    seed: int | None = None
+    # What is of interest beside the loss itself and too dear for every step, by name: of one x, a number. `full_loss` is that
+    # of a random loss without what is random; `minimum` and the target are its.
+    measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)
 
-    def __call__(self, x: Any) -> tf.Tensor:
+    def __call__(self, x: Any, **seed: Any) -> tf.Tensor:
         """Return loss(x)."""
-        return self.function(x)
+        return self.function(x, **seed)
+
+    def at(self, step: Any) -> Callable[[Any], tf.Tensor]:
+        """Return the loss of one step, a function of x alone."""
+        if self.seed is None:
+            return self.function
+        return partial(self.function, seed=tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step, tf.int64)]))
 
     @classmethod
     def of(cls, function: Callable[..., tf.Tensor], dimension: int | None = None) -> Loss:
@@ -63,9 +82,13 @@ class Loss:
 
         Raises ValueError where the function's dimension is fixed, or its least one larger.
         """
-        facts: Known | None = getattr(getattr(function, "func", function), "known", None)
+        facts: Any = getattr(getattr(function, "func", function), "known", None)
+        bound = getattr(function, "keywords", {})
+        facts = facts(**bound) if callable(facts) else facts
+        random = facts.random if facts else "seed" in inspect.signature(function).parameters
+        seed = bound.get("seed", 0) if random else None
         if facts is None:
-            return cls(function, None if dimension is None else (dimension,) if dimension else ())
+            return cls(function, None if dimension is None else (dimension,) if dimension else (), seed=seed)
         d = facts.dimension if dimension is None else dimension
         if d is None or facts.dimension not in (None, d) or (facts.dimension is None and d < facts.least):
             free = facts.dimension is None
@@ -81,7 +104,8 @@ class Loss:
         minimisers = np.asarray(facts.minimisers(d) if callable(facts.minimisers) else facts.minimisers, np.float64)
         count = len(minimisers) if minimisers.ndim == len(shape) + 1 else 1
         minimum: Any = facts.minimum(d) if callable(facts.minimum) else facts.minimum
-        return cls(function, shape, domain, at(facts.start, *shape), at(minimisers, count, *shape), float(minimum))
+        start = at(facts.start, *shape)
+        return cls(function, shape, domain, start, at(minimisers, count, *shape), float(minimum), seed, facts.measures)
 
 
 def intermediate(name: str, value: tf.Tensor) -> tf.Tensor:
