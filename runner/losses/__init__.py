@@ -1,6 +1,6 @@
 """The losses that conf/loss picks from, by family, and the way to declare one's own."""
 
-from runner.losses.base import Known, Loss, intermediate, intermediates, known
+from runner.losses.base import Known, Loss, intermediate, intermediates, known, term, terms
 from runner.losses.convex import booth, ellipsoid, matyas, powell_singular, quadratic, sphere, zakharov
 from runner.losses.multimodal import (
     ackley,
@@ -41,6 +41,8 @@ __all__ = [
     "six_hump_camel",
     "sphere",
     "styblinski_tang",
+    "term",
+    "terms",
     "three_hump_camel",
     "wood",
     "zakharov",

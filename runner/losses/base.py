@@ -1,7 +1,8 @@
 """What a loss is: a pure function of x, and what is known of it.
 
 A loss maps `x[..., d]` to `[...]` (or `x[...]` to `[...]` where x is a scalar), is differentiable by TensorFlow and keeps x's
-dtype. Any such function serves. `known` declares what the field knows of it, and `intermediate` names a tensor on the way.
+dtype. Any such function serves. `known` declares what the field knows of it, `intermediate` names a tensor on the way, and
+`term` a summand.
 
 A loss that draws random numbers in each step, as mini-batches do, has an argument `seed`: it gets the pair of numbers that
 TensorFlow's stateless random operations take, made of the run's seed and the step, so that every execution, every repetition
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,9 @@ import numpy as np
 import tensorflow as tf
 
 Function = TypeVar("Function", bound=Callable[..., tf.Tensor])
-_listener: ContextVar[dict[str, tf.Tensor] | None] = ContextVar("intermediates", default=None)
+Heard = ContextVar[dict[str, tf.Tensor] | None]
+_intermediates: Heard = ContextVar("intermediates", default=None)
+_terms: Heard = ContextVar("terms", default=None)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Known:
     smooth: bool = True  # whether the loss is differentiable at its minimisers
     random: bool = False  # whether it draws in each step, with the `seed` that it is called with
     measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)  # those of `Loss`
+    residuals: Callable[[tf.Tensor], tf.Tensor] | None = None  # x[..., d] -> [..., m], the sum of whose squares the loss is
 
 
 def known(facts: Callable[..., Known] | None = None, **fixed: Any) -> Callable[[Function], Function]:
@@ -65,6 +69,8 @@ class Loss:
     # What is of interest beside the loss itself and too dear for every step, by name: of one x, a number. `full_loss` is that
     # of a random loss without what is random; `minimum` and the target are its.
     measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)
+    # Of a loss that is a sum of squares, what is squared: x[..., d] -> [..., m], or x[...] -> [..., m].
+    residuals: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     def __call__(self, x: Any, **seed: Any) -> tf.Tensor:
         """Return loss(x)."""
@@ -105,23 +111,44 @@ class Loss:
         count = len(minimisers) if minimisers.ndim == len(shape) + 1 else 1
         minimum: Any = facts.minimum(d) if callable(facts.minimum) else facts.minimum
         start = at(facts.start, *shape)
-        return cls(function, shape, domain, start, at(minimisers, count, *shape), float(minimum), seed, facts.measures)
+        minimum, residuals = float(minimum), facts.residuals
+        return cls(function, shape, domain, start, at(minimisers, count, *shape), minimum, seed, facts.measures, residuals)
 
 
 def intermediate(name: str, value: tf.Tensor) -> tf.Tensor:
     """Name a tensor on the way from x to the loss, so that `strategy.intermediates=true` can record it; returns it as it is."""
-    heard = _listener.get()
-    if heard is not None:
-        heard[name] = value
+    return named(_intermediates, name, value)
+
+
+def term(name: str, value: tf.Tensor) -> tf.Tensor:
+    """Name a summand of the loss (`data`, `penalty`, …), so that `strategy.terms=true` can record it; returns it as it is."""
+    return named(_terms, name, value)
+
+
+def named(heard: Heard, name: str, value: tf.Tensor) -> tf.Tensor:
+    """Return a value as it is, once whoever listens has heard its name."""
+    listener = heard.get()
+    if listener is not None:
+        listener[name] = value
     return value
 
 
 @contextmanager
-def intermediates() -> Iterator[dict[str, tf.Tensor]]:
-    """Collect what a loss names while it is computed in this block, by name."""
-    heard: dict[str, tf.Tensor] = {}
-    token = _listener.set(heard)
+def listening(heard: Heard) -> Iterator[dict[str, tf.Tensor]]:
+    """Collect what is named while a loss is computed in this block, by name."""
+    listener: dict[str, tf.Tensor] = {}
+    token = heard.set(listener)
     try:
-        yield heard
+        yield listener
     finally:
-        _listener.reset(token)
+        heard.reset(token)
+
+
+def intermediates() -> AbstractContextManager[dict[str, tf.Tensor]]:
+    """Collect the tensors on the way that a loss names while it is computed in this block, by name."""
+    return listening(_intermediates)
+
+
+def terms() -> AbstractContextManager[dict[str, tf.Tensor]]:
+    """Collect the summands that a loss names while it is computed in this block, by name."""
+    return listening(_terms)
