@@ -35,8 +35,8 @@ class Known:
     dimension: int | None  # the d of x[..., d]; 0 where x is a scalar; None where any d will do
     domain: Any  # (low, high) of every coordinate, or [d, 2]
     start: Any  # the conventional first x, [d], or one number for every coordinate
-    minimisers: Any  # [m, d]: all the global ones; or one number for every coordinate of the only one
-    minimum: Any  # the loss there
+    minimisers: Any  # [m, d]: all the global ones; or one number for every coordinate of the only one; None: not known
+    minimum: Any  # the loss there; None: not known
     least: int = 1  # the smallest d, where any will do
     smooth: bool = True  # whether the loss is differentiable at its minimisers
     random: bool = False  # whether it draws in each step, with the `seed` that it is called with
@@ -107,12 +107,14 @@ class Loss:
             return np.broadcast_to(np.asarray(value(d) if callable(value) else value, np.float64), target)
 
         domain = np.moveaxis(at(facts.domain, *shape, 2), -1, 0)
-        minimisers = np.asarray(facts.minimisers(d) if callable(facts.minimisers) else facts.minimisers, np.float64)
-        count = len(minimisers) if minimisers.ndim == len(shape) + 1 else 1
+        minimisers = facts.minimisers(d) if callable(facts.minimisers) else facts.minimisers
+        if minimisers is not None:
+            count = len(minimisers) if np.ndim(minimisers) == len(shape) + 1 else 1
+            minimisers = at(minimisers, count, *shape)
         minimum: Any = facts.minimum(d) if callable(facts.minimum) else facts.minimum
-        start = at(facts.start, *shape)
-        minimum, residuals = float(minimum), facts.residuals
-        return cls(function, shape, domain, start, at(minimisers, count, *shape), minimum, seed, facts.measures, residuals)
+        minimum = None if minimum is None else float(minimum)
+        start, measures, residuals = at(facts.start, *shape), facts.measures, facts.residuals
+        return cls(function, shape, domain, start, minimisers, minimum, seed, measures, residuals)
 
 
 def intermediate(name: str, value: tf.Tensor) -> tf.Tensor:
