@@ -20,6 +20,9 @@ from runner.errors import UserError, first_line, nearest
 from runner.loop import Rules
 from runner.losses import Loss
 
+# The groups that make the loss, from the inside out.
+OF_LOSS = ("loss", "instance", "noise")
+
 
 def function(path: str, node: DictConfig, *called_with: str, **offered: Any) -> Callable[..., Any]:
     """Return the function that a node's `_target_` names, with the node's other keys bound.
@@ -39,6 +42,16 @@ def function(path: str, node: DictConfig, *called_with: str, **offered: Any) -> 
 
 
 def loss(cfg: DictConfig) -> Loss:
+    """Return the loss that the run minimises: an instance of what `loss` names, with its noise."""
+    return function("noise", cfg.noise, "of", seed=cfg.seed)(noiseless(cfg))
+
+
+def noiseless(cfg: DictConfig) -> Loss:
+    """Return the instance of what `loss` names, without noise."""
+    return function("instance", cfg.instance, "of")(named(cfg))
+
+
+def named(cfg: DictConfig) -> Loss:
     """Return the loss at its dimension, which its node may give where the function declares none."""
     node = cfg.loss
     keys = {key: value for key, value in arguments(node).items() if key != "dimension"}
@@ -92,16 +105,16 @@ def execution(node: DictConfig, step: Any) -> Any:
 def depends_on(cfg: DictConfig, loss: Loss) -> Hashable:
     """Return what a compiled program depends on: all but the guess, the limits and a learning rate that is a number."""
     parts: dict[str, Any] = {}
-    for name in ("loss", "optimizer", "strategy", "execution"):
+    for name in (*OF_LOSS, "optimizer", "strategy", "execution"):
         parts[name] = OmegaConf.to_container(cfg[name], resolve=True)
     if not isinstance(parts["optimizer"].get("learning_rate"), dict):
         parts["optimizer"].pop("learning_rate", None)
-    return json.dumps(parts), resolve_name(cfg.loss._target_), cfg.dtype, loss.seed
+    return json.dumps(parts), *(resolve_name(cfg[name]._target_) for name in OF_LOSS), cfg.dtype, loss.seed
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Return as plain values what decides a run's rows and where they end, with every interpolation resolved."""
-    groups = ("loss", "guess", "optimizer", "strategy", "execution", "stopping")
+    groups = (*OF_LOSS, "guess", "optimizer", "strategy", "execution", "stopping")
     found: dict[str, Any] = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in groups}
     return found | {"max_iterations": cfg.max_iterations, "seed": cfg.seed, "dtype": cfg.dtype.name}
 

@@ -47,6 +47,8 @@ class Config:
 
     loss: Any = MISSING
     guess: Any = MISSING
+    instance: Any = MISSING
+    noise: Any = MISSING
     optimizer: Any = MISSING
     strategy: Any = MISSING
     execution: Any = MISSING

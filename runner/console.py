@@ -27,7 +27,8 @@ def screen(console: Console) -> Say:
 def head(say: Say, chosen: Mapping[str, str], target: str, facts: Mapping[str, object], rules: Rules, x0: np.ndarray) -> None:
     """Print what will run, the optimizer by its `_target_` too, and what can end it."""
     words = ", ".join(f"{key}={value}" for key, value in facts.items())
-    say(f"[bold]{escape(chosen['loss'])}[/] from the guess {escape(chosen['guess'])}, x = {number(x0)}")
+    of_loss = "".join(f" {name} {chosen[name]}" for name in ("instance", "noise") if chosen.get(name, "none") != "none")
+    say(f"[bold]{escape(chosen['loss'])}[/]{escape(of_loss)} from the guess {escape(chosen['guess'])}, x = {number(x0)}")
     say(f"[bold]{escape(chosen['optimizer'])}[/] ({target}) with {escape(words)}")
     say(f"strategy {escape(chosen['strategy'])}, execution {escape(chosen['execution'])}")
     limits = f"{rules.max_iterations} iterations"

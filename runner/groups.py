@@ -114,15 +114,19 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
     numbers = build.numbers(plain["optimizer"])
     others = json.dumps({key: None if key in numbers else value for key, value in plain["optimizer"].items()}, default=str)
 
-    function = resolve_name(plain["loss"]["_target_"])
+    functions = tuple(resolve_name(plain[name]["_target_"]) for name in build.OF_LOSS)
+    asks = [
+        "seed" in inspect.signature(each).parameters and plain[name].get("seed") is None
+        for name, each in zip(build.OF_LOSS, functions, strict=True)
+    ]
+    of_loss = tuple(written[name] for name in build.OF_LOSS), functions
     # Of what jobs share, so that a thousand seeds need one loss where it does not ask for them.
-    drawn = plain["seed"] if "seed" in inspect.signature(function).parameters else None
-    loss = once(("loss", written["loss"], function, drawn), lambda: build.loss(cfg))
+    loss = once(("loss", of_loss, plain["seed"] if any(asks) else None), lambda: build.loss(cfg))
     guess = once(("guess", written["guess"]), lambda: build.function("guess", cfg.guess, "loss", "dtype", "seed"))
     x0 = guess(loss, plain["dtype"], plain["seed"])
     limit = plain["max_iterations"]
     rules = once(("rules", written["stopping"], loss.minimum, limit), lambda: tried(build.rules(cfg.stopping, loss, limit)))
-    constants = (written["loss"], function, written["strategy"], written["execution"], others, tuple(sorted(numbers)))
+    constants = (of_loss, written["strategy"], written["execution"], others, tuple(sorted(numbers)))
     job = Job(index, cfg, loss, x0, rules, numbers, (*constants, plain["dtype"], x0.shape, loss.seed))
     if (needs := job.row_bytes * (limit + 1)) > GROUP_BYTES // FEWEST:
         raise UserError(f"its rows take {needs / 2**20:.0f} MB, and {FEWEST} such jobs together would be too large")
