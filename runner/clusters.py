@@ -14,9 +14,9 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from runner import quick
-from runner.errors import first_line
-from runner.job import Ended, Outcome, Task, line
+from runner import packs, quick
+from runner.job import Outcome, Task, line
+from runner.packs import Batch
 
 # Seconds between looks at jobs that run.
 INTERVAL = 0.2
@@ -24,39 +24,53 @@ INTERVAL = 0.2
 SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout"}
 
 
-def joblib(launcher: Any, batch: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
     """Run jobs by joblib, whose workers stay for the next batch; raises what it raises where one of them dies."""
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+    from joblib import effective_n_jobs
 
-    published = JoblibLauncher(**launcher.settings)
-    published.setup(hydra_context=launcher.hydra_context, task_function=launcher.task_function, config=launcher.config)
     # loky ends its workers, and takes its semaphores and folders away, where Python itself ends.
     quick.wanted = False
-    return published.launch(batch, first)
+
+    def by(task: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
+        published = JoblibLauncher(**launcher.settings)
+        published.setup(hydra_context=launcher.hydra_context, task_function=task, config=launcher.config)
+        return published.launch(batch, first)
+
+    return packs.launch(launcher, packs.EACH * effective_n_jobs(launcher.settings["n_jobs"]), by, batch, first)
 
 
-def submitit(launcher: Any, cluster: str, batch: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+def submitit(launcher: Any, cluster: str, batch: Batch, first: int) -> Sequence[JobReturn]:
     """Run jobs by submitit: as an array on Slurm, and as many at once as there are processors for on this machine."""
-    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-
     settings: dict[str, Any] = {
         key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in launcher.settings.items()
     }
     processors = settings["cpus_per_task"] or 1
+    at_once = max(1, len(os.sched_getaffinity(0)) // processors)
+    workers = settings["array_parallelism"] if cluster == "slurm" else at_once
+
+    def by(task: Any, batch: Batch, first: int) -> list[JobReturn]:
+        with environment({"PYTHONPATH": import_path(), "OMP_NUM_THREADS": str(processors)}):
+            return submitted(launcher, executor_of(cluster, **settings), task, batch, first, at_once)
+
+    # Each starts a process of its own.
+    return packs.launch(launcher, workers, by, batch, first)
+
+
+def submitted(launcher: Any, executor: Any, task: Any, batch: Batch, first: int, at_once: int) -> list[JobReturn]:
+    """Run jobs by submitit's executor: all of them are Slurm's to start, and on this machine so many at once."""
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+
     # What composes and runs a job where it has arrived.
     job = BaseSubmititLauncher()
-    job.setup(hydra_context=launcher.hydra_context, task_function=launcher.task_function, config=launcher.config)
+    job.setup(hydra_context=launcher.hydra_context, task_function=task, config=launcher.config)
     state = Singleton.get_state()
     calls = [(list(each), "hydra.sweep.dir", number, f"job_{number}", state) for number, each in enumerate(batch, first)]
-    with environment({"PYTHONPATH": import_path(), "OMP_NUM_THREADS": str(processors)}):
-        executor = executor_of(cluster, **settings)
-        if cluster == "slurm":
-            ended = followed(dict(enumerate(executor.map_array(job, *zip(*calls, strict=True)))), iter(()), 0)
-        else:
-            at_once = max(1, len(os.sched_getaffinity(0)) // processors)
-            ended = followed({}, ((i, executor.submit(job, *call)) for i, call in enumerate(calls)), at_once)
-        task = launcher.task_function
-        returns = {i: outcome_of(partial(only, done), task, batch[i], first + i) for i, done in ended}
+    if executor.cluster == "slurm":
+        ended = followed(dict(enumerate(executor.map_array(job, *zip(*calls, strict=True)))), iter(()), 0)
+    else:
+        ended = followed({}, ((i, executor.submit(job, *call)) for i, call in enumerate(calls)), at_once)
+    returns = {i: outcome_of(partial(only, done), task, batch[i], first + i) for i, done in ended}
     return [returns[i] for i in range(len(batch))]
 
 
@@ -93,14 +107,19 @@ def followed(running: dict[int, Any], waiting: Iterator[tuple[int, Any]], at_onc
             job.cancel()
 
 
-def ray(launcher: Any, batch: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-    """Run jobs on a Ray cluster; those that have not ended are cancelled where this is left early."""
-    settings = OmegaConf.to_container(launcher.settings["ray"], resolve=True)
-    assert isinstance(settings, dict)
-    cluster = joined(settings["init"])
+def ray(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
+    """Run jobs on a Ray cluster."""
+    settings: Any = OmegaConf.to_container(launcher.settings["ray"], resolve=True)
+    cluster, remote = joined(settings["init"]), settings["remote"]
+    workers = max(1, int(cluster.cluster_resources().get("CPU", 1) / (remote.get("num_cpus") or 1)))
+    return packs.launch(launcher, packs.EACH * workers, partial(sent, launcher, cluster, DictConfig(remote)), batch, first)
+
+
+def sent(launcher: Any, cluster: Any, remote: DictConfig, task: Any, batch: Batch, first: int) -> list[JobReturn]:
+    """Run jobs on a Ray cluster that was joined; those that have not ended are cancelled where this is left early."""
     from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray
 
-    context, task, remote = launcher.hydra_context, launcher.task_function, DictConfig(settings["remote"])
+    context = launcher.hydra_context
     running: dict[Any, int] = {}
     returns: dict[int, JobReturn] = {}
     state = Singleton.get_state()
@@ -137,25 +156,25 @@ def joined(init: Mapping[str, Any]) -> Any:
 
 
 def outcome_of(result: Callable[[], JobReturn], task: Any, overrides: Sequence[str], number: int) -> JobReturn:
-    """Return what a job came to: what it returns, or else has written down, or else that its process is gone.
+    """Return what a job came to: what it returns, or else has written down, or else that its process is gone; and print it.
 
-    Raises Ended where a failure ends the sweep.
+    What was lost of a pack is an exception. Raises Ended where a failure ends the sweep.
     """
     try:
         returned = result()
     except Exception as error:
-        if not isinstance(task, Task):
-            return JobReturn(overrides, status=JobStatus.FAILED, _return_value=error)
-        written = task.read(number)
-        if not isinstance(written, Outcome):
-            why = f"its process died ({first_line(error)[:200]})"
-            written = Outcome(tuple(overrides), error=why, log=str(task.folder.parent))
-        returned = JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=written)
+        returned = JobReturn(overrides, status=JobStatus.FAILED, _return_value=error)
+        if isinstance(task, Task):
+            written = task.read(number)
+            if not isinstance(written, Outcome):
+                written = task.died(overrides, error)
+            returned = JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=written)
+    # Its own process has said so to a file.
     if isinstance(outcome := returned._return_value, Outcome):
-        # Its own process has said so to a file.
         print(line(outcome), flush=True)
-        if outcome.failed and task.fail_fast:
-            raise Ended(outcome)
+        task.judge([outcome])
+    elif isinstance(task, packs.Pack):
+        task.task.judge(task.ended(number, returned))
     return returned
 
 

@@ -38,6 +38,7 @@ class Sweep:
     reuse: bool = MISSING
     fail_fast: bool = MISSING
     plan: bool = MISSING
+    pack: int | None = MISSING
     zip: list[list[str]] = MISSING
 
 
@@ -46,9 +47,9 @@ class Config:
     """The keys that a user may set; the values are in conf/config.yaml, and a group's keys in its own files."""
 
     loss: Any = MISSING
-    guess: Any = MISSING
     instance: Any = MISSING
     noise: Any = MISSING
+    guess: Any = MISSING
     optimizer: Any = MISSING
     strategy: Any = MISSING
     execution: Any = MISSING

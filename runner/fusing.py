@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
         runs = whole(task, parts, results, [lane.loss for lane in group.jobs])
         ids = recorded(task, [jobs[index].cfg for index in mine], runs)
         found = [came_to(jobs[index], each, run_id) for index, (_, each), run_id in zip(mine, results, ids, strict=True)]
+        for index, each in zip(mine, found, strict=True):
+            task.write(first + index, asdict(each))
         print(told(found), flush=True)
         if interrupted := [each for each in found if each.stopped_by in job.SIGNALS]:
             raise Ended(interrupted[0])

@@ -83,6 +83,13 @@ def prepare(tracking: DictConfig) -> None:
         resolve_name(tracking._target_).prepare(uri=tracking.uri)
 
 
+def sweep_recorder(tracking: DictConfig) -> Any:
+    """Return what records a sweep as a whole in the way of one of its jobs, or None where that way has no such thing."""
+    target = resolve_name(tracking._target_)
+    keys = {str(key): value for key, value in tracking.items() if key != "_target_"}
+    return target.sweep(**keys) if hasattr(target, "sweep") else None
+
+
 class Task:
     """A sweep's task: Hydra calls it with a job's configuration, in whichever process; it returns an Outcome, whatever happens.
 
@@ -116,13 +123,22 @@ class Task:
     def __call__(self, cfg: DictConfig) -> Outcome:
         """Run one job; raises Ended where the sweep is to end with it."""
         number = HydraConfig.get().job.num
-        self.write(number, {"host": socket.gethostname(), "pid": os.getpid()})
+        self.begin(number)
         outcome = attempt(cfg, self.marks)
         self.write(number, asdict(outcome))
         print(line(outcome), flush=True)
         if outcome.stopped_by in SIGNALS or (outcome.failed and self.fail_fast):
             raise Ended(outcome)
         return outcome
+
+    def begin(self, number: int) -> None:
+        """Write down that this process is at a job."""
+        self.write(number, {"host": socket.gethostname(), "pid": os.getpid()})
+
+    def forget(self, number: int) -> None:
+        """Take back that this process is at a job, if it has no outcome."""
+        if (file := self.folder / f"{number}.json").exists() and "pid" in json.loads(file.read_text()):
+            file.unlink()
 
     def write(self, number: int, fields: Mapping[str, Any]) -> None:
         """Write down what is known of a job, at once or not at all."""
@@ -143,6 +159,16 @@ class Task:
                 return True
             time.sleep(orphans.INTERVAL / 2)
         return False
+
+    def died(self, overrides: Sequence[str], error: BaseException) -> Outcome:
+        """Return the outcome of a job whose process is gone."""
+        return Outcome(tuple(overrides), error=f"its process died ({first_line(error)[:200]})", log=str(self.folder.parent))
+
+    def judge(self, outcomes: Sequence[Outcome]) -> None:
+        """Raise Ended where one of these outcomes is to end the sweep."""
+        for each in outcomes:
+            if each.failed and self.fail_fast:
+                raise Ended(each)
 
 
 class Ended(BaseException):
@@ -173,6 +199,11 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
         logging.getLogger(__name__).info("the job failed", exc_info=True)
         return Outcome(**known, error=first_line(error), seconds=time.perf_counter() - began)
     return came_to(result, **known, run_id=result.run_id, seconds=time.perf_counter() - began)
+
+
+def as_outcome(overrides: Sequence[str], value: Any) -> Outcome:
+    """Return what a launcher gave back for a job as an Outcome: what is none went wrong before the task began."""
+    return value if isinstance(value, Outcome) else Outcome(tuple(overrides), error=first_line(value))
 
 
 def came_to(result: Any, **known: Any) -> Outcome:

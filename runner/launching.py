@@ -24,6 +24,8 @@ from runner.sweeps import Sweep
 
 def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]], Sweep]:
     """Return a function that makes the sweep of these overrides, with the launcher that the configuration names."""
+    if (size := master.sweep.pack) is not None and size < 1:
+        raise UserError(f"sweep.pack must be 1 or more, got {size}; leave it out to share the jobs out among the workers")
     folder = Path(master.hydra.sweep.dir)
     task = Task(folder / "outcomes", master.sweep.fail_fast)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
@@ -80,12 +82,18 @@ def ending(made: Sweep) -> Iterator[None]:
         raise UserError(f"{failed} of {len(made.outcomes)} jobs failed, as told above")
 
 
+def one_by_one(context: HydraContext, task: Any, master: DictConfig) -> BasicLauncher:
+    """Return what runs jobs one after another in this process."""
+    launcher = BasicLauncher()
+    launcher.setup(hydra_context=context, task_function=task, config=master)
+    return launcher
+
+
 def fused(context: HydraContext, task: Any, master: DictConfig, batch: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """Run jobs that differ in numbers alone as rows of one program, and what remains, or another's task, one by one."""
-    one_by_one = BasicLauncher()
-    one_by_one.setup(hydra_context=context, task_function=task, config=master)
+    alone = one_by_one(context, task, master)
     if not isinstance(task, Task):
-        return list(one_by_one.launch(batch, first))
+        return list(alone.launch(batch, first))
     job.prepare(task.composed(batch[0]).cfg.tracking)
     with quiet.tensorflow(), quick.without_optional_imports():
         from runner import fusing
@@ -97,7 +105,7 @@ def fused(context: HydraContext, task: Any, master: DictConfig, batch: Sequence[
             for position, index in enumerate(indices):
                 at = start + index
                 if outcomes is None:
-                    (returns[at],) = one_by_one.launch([batch[at]], first + at)
+                    (returns[at],) = alone.launch([batch[at]], first + at)
                 else:
                     done = {"status": JobStatus.COMPLETED, "_return_value": outcomes[position]}
                     returns[at] = JobReturn(jobs[index].overrides, **done)

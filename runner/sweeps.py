@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.singleton import Singleton
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 
 from runner import compose, config, quick, quiet
 from runner.errors import UserError, first_line
-from runner.job import Ended, Outcome, Task, prepare, shown
+from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown, sweep_recorder
 
 Overrides = Sequence[str]
 
@@ -33,7 +32,6 @@ class Sweep:
         self.tags: dict[str, str] = {}
         self.known: dict[str, Any] = {}
         self.outcomes: list[Outcome] = []
-        self.died: list[Overrides] = []
         self.launched, self.began = 0, time.perf_counter()
 
     def launch(self, batch: Sequence[Overrides]) -> list[Outcome]:
@@ -50,12 +48,13 @@ class Sweep:
         if self.settings.plan:
             self.planned([batch[i] for i in todo])
             return []
+        waiting = [todo] if todo else []
         try:
-            while todo:
-                # What has died once is run by itself, for it may have been killed along with the one to blame.
-                now = [i for i in todo if batch[i] not in self.died] or todo[:1]
-                found |= dict(zip(now, self.attempt([batch[i] for i in now]), strict=True))
-                todo = [i for i in todo if found[i] is None]
+            while waiting:
+                now = waiting.pop(0)
+                came = dict(zip(now, self.attempt([batch[i] for i in now]), strict=True))
+                found |= {i: each for i, each in came.items() if isinstance(each, Outcome)}
+                waiting += again(came)
         finally:
             outcomes = [outcome for outcome in found.values() if outcome is not None]
             self.outcomes += outcomes
@@ -68,11 +67,11 @@ class Sweep:
 
     def open(self, batch: Sequence[Overrides]) -> None:
         """Begin with the parent run, in the store of the first job."""
-        tracking = self.composed(batch[0]).cfg.tracking
-        if self.recorder is not None or not hasattr(target := resolve_name(tracking._target_), "sweep"):
+        if self.recorder is not None:
             return
-        keys = {key: value for key, value in tracking.items() if key != "_target_"}
-        self.recorder = self.task.recorder = target.sweep(**keys)
+        self.recorder = self.task.recorder = sweep_recorder(self.composed(batch[0]).cfg.tracking)
+        if self.recorder is None:
+            return
         if self.settings.plan:
             self.known = self.recorder.known()
             return
@@ -107,8 +106,8 @@ class Sweep:
         status = self.known.get(identity, {}).get("status")
         return {"FAILED": "failed before", "KILLED": "interrupted before", "RUNNING": "begun before"}.get(status, "new")
 
-    def attempt(self, batch: list[Overrides]) -> list[Outcome | None]:
-        """Launch jobs once; None stands for a job that has to be launched again."""
+    def attempt(self, batch: list[Overrides]) -> list[Outcome | bool]:
+        """Launch jobs once; one that has to be launched again has no outcome, but whether it had begun."""
         first, self.launched = self.launched, self.launched + len(batch)
         state = Singleton.get_state()
         try:
@@ -122,28 +121,13 @@ class Sweep:
             written = self.written(first)
             if not any(written):
                 raise UserError(f"hydra.launcher: {first_line(error)}") from error
-            return [self.after_a_death(*each, first_line(error)) for each in zip(batch, written, strict=True)]
-        return [self.returned(*each) for each in zip(batch, returns, strict=True)]
+            # It died by itself.
+            return [self.task.died(batch[0], error)] if written == [True] else written
+        return [as_outcome(each, returned._return_value) for each, returned in zip(batch, returns, strict=True)]
 
     def written(self, first: int) -> list[Outcome | bool]:
         """Return what the jobs launched since this one have written down."""
         return [self.task.read(number) for number in range(first, self.launched)]
-
-    def returned(self, overrides: Overrides, returned: Any) -> Outcome:
-        """Return what a launcher's JobReturn holds: an Outcome, or what went wrong before the task began."""
-        value = returned._return_value
-        return value if isinstance(value, Outcome) else Outcome(tuple(overrides), error=first_line(value))
-
-    def after_a_death(self, overrides: Overrides, written: Outcome | bool, why: str) -> Outcome | None:
-        """Return what was written of a job: its outcome, or a failure where its process has died for the second time."""
-        if isinstance(written, Outcome):
-            return written
-        if written and overrides in self.died:
-            folder = self.task.folder.parent
-            return Outcome(tuple(overrides), error=f"its process died ({why[:200]})", log=str(folder))
-        if written:
-            self.died.append(overrides)
-        return None
 
     def close(self, ended: BaseException | None) -> None:
         """End the parent run, with the table of all jobs, and tell what failed."""
@@ -181,6 +165,17 @@ class Sweep:
         return {
             f"system/{key}": float(value) for key, value in (found | ({"best_loss": min(losses)} if losses else {})).items()
         }
+
+
+def again(came: Mapping[int, Outcome | bool]) -> list[list[int]]:
+    """Return what is launched again of jobs whose launcher has lost a process, as batches that run one after another.
+
+    One of those that had begun is to blame for that, and may have taken the others along: halves of them run apart.
+    """
+    begun = [i for i, each in came.items() if each is True]
+    half = -(-len(begun) // 2)
+    batches = [i for i, each in came.items() if each is False], begun[:half], begun[half:]
+    return [each for each in batches if each]
 
 
 def read(run: Mapping[str, Any]) -> dict[str, Any]:

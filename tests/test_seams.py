@@ -12,7 +12,7 @@ from conftest import ROOT
 
 MODULES = sorted((ROOT / "runner").rglob("*.py"))
 # Sweeps are Hydra's, and their jobs its configurations; the plugins that it loads are shells in an __init__.
-SWEEPS = {"job", "clusters", "compose", "grammar", "launching", "spaces", "sweeps", "studies", "__init__"}
+SWEEPS = {"job", "clusters", "compose", "grammar", "launching", "packs", "spaces", "sweeps", "studies", "__init__"}
 # Who alone may import these, wherever in the file.
 ONLY = {
     "hydra": {"__main__", "config", "build", *SWEEPS},

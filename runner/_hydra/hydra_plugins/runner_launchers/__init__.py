@@ -23,6 +23,11 @@ class Remembering(Launcher):
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
+    @property
+    def fuses(self) -> bool:
+        """Whether jobs that differ in numbers alone may run as one program."""
+        return self.config.sweep.pack != 1
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what the jobs are made of; raises ImportError without the extra, before anything is begun."""
         import_module(self.needs)

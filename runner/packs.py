@@ -1,0 +1,125 @@
+"""Packs: a batch of jobs cut into slices, each of which a worker runs as one task, and within it as few programs as may be."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from runner import compose, job, launching
+from runner.errors import first_line
+from runner.job import Outcome, Task
+
+Batch = Sequence[Sequence[str]]
+# The job that a launcher composes in the place of a pack's own; it has a folder, and nothing else of it is looked at.
+STAND_IN = ("hydra.sweep.subdir=packs/${hydra.job.num}", "hydra.output_subdir=null")
+# For a worker that stays for more than one: the last ones then wait for a quarter of a worker's share at most.
+EACH = 4
+
+
+def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batch: Batch, first: int) -> Sequence[JobReturn]:
+    """Run jobs by `by(task, batch, first)`: in so many packs, or such of `sweep.pack` jobs, or each as a task of its own.
+
+    Raises, after all packs have ended, what one of them was lost by: what its jobs came to until then is written down.
+    """
+    task = launcher.task_function
+    if not isinstance(task, Task) or (size := launcher.config.sweep.pack or -(-len(batch) // packs)) == 1:
+        return by(task, batch, first)
+    pack = Pack(launcher.hydra_context, task, launcher.config)
+    starts = range(0, len(batch), size)
+    for number, start in enumerate(starts, first):
+        pack.write(number, first + start, batch[start : start + size])
+    stand_ins = [(*STAND_IN, f"sweep.pack={len(batch[start : start + size])}") for start in starts]
+    found = [each._return_value for each in by(pack, stand_ins, first)]
+    if lost := [each for each in found if not isinstance(each, list)]:
+        raise lost[0]
+    outcomes = [outcome for each in found for outcome in each]
+    return [JobReturn(each.overrides, status=JobStatus.COMPLETED, _return_value=each) for each in outcomes]
+
+
+class Pack:
+    """A task that stands for the jobs of a pack, whose number is its own job's; it returns their outcomes, in order.
+
+    In `packs/NUMBER` of the sweep's folder `jobs.json` says which these are, and `console.txt` is what they have printed.
+    """
+
+    def __init__(self, context: HydraContext, task: Task, master: DictConfig) -> None:
+        self.context, self.task, self.master = context, task, master
+        self.folder = task.folder.parent / "packs"
+
+    def write(self, number: int, first: int, batch: Batch) -> None:
+        """Write down the jobs of a pack, of which the first has this number, for whoever will run it."""
+        folder = self.folder / str(number)
+        folder.mkdir(parents=True)
+        (folder / "jobs.json").write_text(json.dumps([first, [list(each) for each in batch]]))
+
+    def __call__(self, cfg: DictConfig) -> list[Outcome]:
+        """Run a pack; raises Ended where the sweep is to end with one of its jobs."""
+        folder, said = self.folder / str(HydraConfig.get().job.num), Tee()
+        first, batch = json.loads((folder / "jobs.json").read_text())
+        numbers = range(first, first + len(batch))
+        # From here on each of them may be what kills this process.
+        for number in numbers:
+            self.task.begin(number)
+        try:
+            with redirect_stdout(said):
+                values = self.run(batch, numbers)
+            return [job.as_outcome(*each) for each in zip(batch, values, strict=True)]
+        finally:
+            for number in numbers:
+                self.task.forget(number)
+            (folder / "console.txt").write_text(said.getvalue())
+
+    def run(self, batch: Batch, numbers: range) -> list[Any]:
+        """Run jobs, and return the value of each: one by one where something goes wrong that is no job's own."""
+        task = self.task
+        task.composed = compose.Composer(self.context.config_loader, self.master)
+        task.recorder = job.sweep_recorder(task.composed(batch[0]).cfg.tracking)
+        made = self.context, task, self.master
+        try:
+            return [each._return_value for each in launching.fused(*made, batch, numbers[0])]
+        except Exception as error:
+            logging.getLogger(__name__).info("the pack failed", exc_info=True)
+            print(f"{len(batch)} jobs one by one: {first_line(error)}", flush=True)
+        for number in numbers:
+            task.forget(number)
+        alone = launching.one_by_one(*made)
+        pairs = zip(numbers, batch, strict=True)
+        return [task.read(number) or alone.launch([each], number)[0]._return_value for number, each in pairs]
+
+    def ended(self, number: int, returned: JobReturn) -> list[Outcome]:
+        """Print what a pack has printed elsewhere, and return the outcomes of its jobs, as many as there are."""
+        folder = self.folder / str(number)
+        if (console := folder / "console.txt").exists():
+            print(console.read_text(), end="", flush=True)
+        if isinstance(returned._return_value, list):
+            return returned._return_value
+        first, batch = json.loads((folder / "jobs.json").read_text())
+        written = (self.task.read(each) for each in range(first, first + len(batch)))
+        return [each for each in written if isinstance(each, Outcome)]
+
+
+class Tee(io.StringIO):
+    """Keeps what is printed, and prints it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = sys.stdout
+
+    def write(self, text: str) -> int:
+        """Keep a text and print it."""
+        self.console.write(text)
+        return super().write(text)
+
+    def flush(self) -> None:
+        """Let what is printed be seen."""
+        self.console.flush()
