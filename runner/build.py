@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from runner import optimizers
+from runner import optimizers, strategies
 from runner.errors import UserError, first_line, nearest
 from runner.loop import Rules
 from runner.losses import Loss
@@ -24,7 +24,7 @@ from runner.losses import Loss
 OF_LOSS = ("loss", "instance", "noise")
 
 
-def function(path: str, node: DictConfig, *called_with: str, **offered: Any) -> Callable[..., Any]:
+def function(path: str, node: DictConfig, *called_with: str, **offered: Any) -> partial[Any]:
     """Return the function that a node's `_target_` names, with the node's other keys bound.
 
     `called_with` names what it will be called with; of `offered` it gets what its signature asks for and the node lacks.
@@ -91,8 +91,10 @@ def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] =
 
 
 def strategy(node: DictConfig, loss: Loss, optimizer: Any, x: tf.Variable) -> Any:
-    """Return the strategy's Step."""
-    return function("strategy", node, "loss", "optimizer", "x")(loss, optimizer, x)
+    """Return the strategy's Step; raises Misfit where it cannot go together with the loss or the optimizer."""
+    bound = function("strategy", node, "loss", "optimizer", "x")
+    strategies.fit(bound.func, loss, optimizer)
+    return bound(loss, optimizer, x)
 
 
 def execution(node: DictConfig, step: Any) -> Any:

@@ -90,7 +90,7 @@ def line(step: object, cells: Iterable[str], widths: Iterable[int]) -> str:
 def tail(say: Say, result: Result, metrics: Mapping[str, float], where: str) -> None:
     """Print how the run ended, what it came to and where it can be seen."""
     by = f" ({result.stopped_by})" if result.stopped_by else ""
-    say(f"\n[bold]{result.ending.value}[/]{by} at step {result.last.start}: {result.ending.sentence}")
+    say(f"\n[bold]{result.ending.value}[/]{by} at step {result.last.start}: {escape(result.sentence)}")
     for name, row in (("last", result.last), ("best", result.best)):
         numbers = f"x = {number(row.x[0])}  loss = {row.loss[0]:.7g}  gradient norm = {row.gradient_norm[0]:.7g}"
         say(f"{name}: step {row.start}  {numbers}")
@@ -98,7 +98,8 @@ def tail(say: Say, result: Result, metrics: Mapping[str, float], where: str) -> 
         above, away = metrics["system/loss_above_minimum"], metrics["system/distance_to_minimiser"]
         say(f"the last loss is {above:.3g} above the known minimum, the last x is {away:.3g} from the nearest minimiser")
     spent = ", ".join(f"{value:.3f} s {name}" for name, value in result.seconds.items())
-    say(f"{result.evaluations} gradient evaluations; {spent}")
+    evaluated = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in result.evaluations.items())
+    say(f"{evaluated} evaluations; {spent}")
     say(escape(where))
 
 

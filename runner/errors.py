@@ -16,6 +16,10 @@ class UserError(Exception):
     """What the user can mend; its message is the one line that they see."""
 
 
+class Misfit(UserError):
+    """Choices that are each right and cannot go together; in a sweep such a job is skipped, and none that failed."""
+
+
 def nearest(word: object, known: Iterable[object]) -> str:
     """Return the legal words as a clause, led by the one that was probably meant."""
     words = sorted(str(each) for each in known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,15 @@ def eager(step: Step, *, chunk: int) -> Execution:
 
     def advance(n: int) -> Trace:
         nonlocal taken
-        rows = [step.take() for _ in range(n)]
+        rows = [step.take()]
+        while len(rows) < n and step.ended() is None:
+            rows.append(step.take())
         # Not by tf.nest, which would take as long as a tenth of a small step.
         x, loss, gradient = (
             np.array([part.numpy() for part in parts]) for parts in zip(*(row[:3] for row in rows), strict=True)
         )
         named = {name: np.array([row.named[name].numpy() for row in rows]) for name in rows[0].named}
-        start, taken = taken, taken + n
+        start, taken = taken, taken + len(rows)
         return Trace(start, x, loss, gradient, named)
 
     def last() -> Trace:
@@ -39,8 +42,9 @@ def eager(step: Step, *, chunk: int) -> Execution:
     def restart() -> None:
         nonlocal taken
         taken = 0
+        step.restart()
 
-    return Execution(advance, last, restart, chunk)
+    return Execution(advance, last, restart, chunk, step.ended, step.close)
 
 
 def graph(step: Step, *, chunk: int) -> Execution:
@@ -56,8 +60,12 @@ def xla(step: Step, *, chunk: int) -> Execution:
 def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
     """Run n steps as one program: a loop that writes its rows into buffers, and the evaluation of the point it ends at.
 
-    The number of steps is an input, the buffers' length is not: one program serves every n ≤ chunk, and n = 0 compiles it.
+    The number of steps is an input, the buffers' length is not: one program serves every n ≤ chunk, and n = 0 compiles it. A
+    strategy that Python drives has its evaluations compiled instead.
     """
+    if step.compiled is not None:
+        with compiling(jit_compile):
+            return eager(step.compiled(partial(tf.function, jit_compile=jit_compile, autograph=False)), chunk=chunk)
     with compiling(jit_compile):
         pattern = tf.function(step.evaluate, autograph=False).get_concrete_function().structured_outputs
     row_bytes = sum(part.dtype.size * (part.shape.num_elements() or 0) for part in tf.nest.flatten(pattern))
@@ -97,6 +105,7 @@ def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
     def restart() -> None:
         nonlocal reached, taken
         taken, reached = 0, None
+        step.restart()
 
     return Execution(advance, last, restart, capacity)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,7 +69,7 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
     execution, optimizer = ready.program.execution, ready.program.optimizer
     say, opening = console.screen(terminal), time.perf_counter()
     record_rows = build.function("tracking", cfg.tracking, "about")
-    with record_rows(about) as recorder, signals.caught() as signal:
+    with record_rows(about) as recorder, signals.caught() as signal, closing(execution):
         opened = time.perf_counter() - opening
         facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": cfg.dtype.name, "seed": cfg.seed}
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
@@ -90,7 +91,8 @@ def summary(result: Result, loss: Loss) -> dict[str, float]:
     The distance to the minimiser is Euclidean, to the nearest one. MLflow draws a bar for each single number, above the curves
     of the steps; those that begin with `system/` get a tab of their own instead.
     """
-    metrics: dict[str, float] = {"iterations": result.iterations, "gradient_evaluations": result.evaluations}
+    metrics: dict[str, float] = {"iterations": result.iterations}
+    metrics |= {f"{name}_evaluations": count for name, count in result.evaluations.items()}
     metrics["best_step"] = result.best.start
     for name, row in (("last", result.last), ("best", result.best)):
         metrics |= {f"{name}_loss": float(row.loss[0]), f"{name}_gradient_norm": float(row.gradient_norm[0])}
@@ -111,7 +113,7 @@ def tags(result: Result) -> dict[str, str]:
     }
     by = f" ({result.stopped_by})" if result.stopped_by else ""
     found["mlflow.note.content"] = (
-        f"**{result.ending.value}**{by} after {result.iterations} iterations: {result.ending.sentence}. "
+        f"**{result.ending.value}**{by} after {result.iterations} iterations: {result.sentence.rstrip('.')}. "
         f"The last loss is {result.last.loss[0]:.7g}, the best {result.best.loss[0]:.7g} at step {result.best.start}."
     )
     return {key: str(value) for key, value in found.items() if value is not None}

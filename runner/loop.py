@@ -16,6 +16,8 @@ Rule = Callable[[Trace, int], int | None]
 # A chunk should last long enough to cost nothing and end soon enough to be seen, stopped and timed: seconds.
 SHORT, LONG = 0.1, 1.0
 FIRST_CHUNK = 100
+# What a strategy records that evaluates otherwise than once a row: how often so far, by what is evaluated.
+EVALUATIONS = "evaluations/"
 
 
 class Ending(StrEnum):
@@ -43,6 +45,7 @@ class Stop:
     step: int
     ending: Ending
     by: str | None = None
+    sentence: str | None = None  # where a strategy has its own
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ class Result:
     best: Trace  # the first row of the lowest finite loss, or the first row where none is finite
     seconds: dict[str, float]  # in compilation, in the loop, in recording
     run_id: str | None = None  # by which it is found where it is recorded
+    says: str | None = None  # what the strategy that ended it has to say
+
+    @property
+    def sentence(self) -> str:
+        """Why it ended, for the user."""
+        return self.says or self.ending.sentence
 
     @property
     def iterations(self) -> int:
@@ -62,9 +71,10 @@ class Result:
         return self.last.start
 
     @property
-    def evaluations(self) -> int:
-        """Gradient evaluations: one for each row."""
-        return self.last.start + 1
+    def evaluations(self) -> dict[str, int]:
+        """How often what was evaluated: the gradient once for each row, where the rows do not say otherwise."""
+        counts = {key: int(values[0]) for key, values in self.last.named.items() if key.startswith(EVALUATIONS)}
+        return {"gradient": self.last.start + 1} | {key.removeprefix(EVALUATIONS): count for key, count in counts.items()}
 
     @property
     def first_nonfinite_step(self) -> int | None:
@@ -115,8 +125,8 @@ def run(
     size, earlier, best = FIRST_CHUNK, [], None
     while True:
         taken = iterations()
-        over = rules.over(taken, clock["loop"], signal())
         began = time.perf_counter()
+        over = rules.over(taken, clock["loop"], signal()) or execution.ended()
         new = execution.last() if over else execution.advance(min(size, execution.chunk, rules.max_iterations - taken))
         stepped = time.perf_counter()
 
@@ -133,7 +143,7 @@ def run(
         clock["record"] += recorded - stepped
         size = size * 4 if recorded - began < SHORT else max(size // 2, 1) if recorded - began > LONG else size
         if stop is not None:
-            return Result(stop.ending, stop.by, new[len(new) - 1 :], best, clock)
+            return Result(stop.ending, stop.by, new[len(new) - 1 :], best, clock, says=stop.sentence)
 
 
 def nonfinite(trace: Trace, start: int) -> Stop | None:

@@ -10,7 +10,28 @@ from typing import Any
 
 import tensorflow as tf
 
-from runner.errors import UserError
+from runner.errors import Misfit, UserError
+
+
+class NoOptimizer:
+    """Counts the steps of a strategy that takes its own.
+
+    `learning_rate` is there to be refused in one line: a sweep over it may have strategies that have no use for one.
+    """
+
+    def __init__(self, *, learning_rate: Any = None) -> None:
+        self.learning_rate = learning_rate
+        self.iterations = tf.Variable(tf.zeros((), tf.int64), trainable=False)
+        self.variables = [self.iterations]
+
+    def build(self, _: list[tf.Variable]) -> None:
+        """Raise Misfit where it was given a learning rate."""
+        if self.learning_rate is not None:
+            raise Misfit("optimizer.learning_rate means nothing to a strategy that takes its own steps; leave it out")
+
+    def apply_gradients(self, _: Any) -> None:
+        """Raise Misfit: it takes no steps."""
+        raise Misfit("optimizer=none takes no steps; set optimizer=sgd")
 
 
 def ready(optimizer: Any, x: tf.Variable) -> Any:

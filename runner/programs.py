@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from runner.optimizers import NoOptimizer
 from runner.trace import Execution
 
 # Programs that a process keeps: a sweep that alternates between more of them than this compiles again.
@@ -32,8 +33,8 @@ class Programs:
     def get(self, key: Hashable, x: tf.Variable, optimizer: Any, make: Callable[[], Execution]) -> Program:
         """Return the program of this key in the state of this x and optimizer, which are new and have taken no step.
 
-        A kept one gets their values: the first x, the learning rate, and slots as they are before step 0. Only Keras 3's
-        optimizers show all their state (`variables`), so a program of another optimizer is not kept.
+        A kept one gets their values: the first x, the learning rate, and slots as they are before step 0. Of optimizers, only
+        Keras 3's and none show all their state (`variables`), so a program of another is not kept.
         """
         program = self.kept.pop(key, None)
         if program is None:
@@ -43,7 +44,7 @@ class Programs:
             for mine, new in zip(program.optimizer.variables, optimizer.variables, strict=True):
                 mine.assign(new)
             program.execution.restart()
-        if isinstance(optimizer, keras.optimizers.Optimizer):
+        if isinstance(optimizer, keras.optimizers.Optimizer | NoOptimizer):
             self.kept[key] = program
             if len(self.kept) > KEPT:
                 self.kept.popitem(last=False)

@@ -1,20 +1,26 @@
-"""How one step is taken: a strategy is `(loss, optimizer, x) -> Step`, two closures over the same three.
+"""How one step is taken: a strategy is `(loss, optimizer, x) -> Step`, closures over the same three.
 
-Both strategies are one: a tape for the gradient of the loss at x, then `apply_gradients`. `tape` spells the two steps out and
-offers the tape's own switches; `minimize` leaves them to the optimizer where it has a `minimize` of its own.
+Both strategies here are one: a tape for the gradient of the loss at x, then `apply_gradients`. `tape` spells the two steps out
+and offers the tape's own switches; `minimize` leaves them to the optimizer where it has a `minimize` of its own. Those of
+`second_order`, `least_squares` and `by_scipy` take their own steps, and leave an optimizer nothing to do but count them.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from runner.errors import UserError, first_line
+from runner.errors import Misfit, UserError, first_line
+from runner.loop import Ending
 from runner.losses import Loss
 from runner.losses import intermediates as named_intermediates
+from runner.losses import terms as named_terms
+from runner.optimizers import NoOptimizer
 
 
 class Row(NamedTuple):
@@ -27,10 +33,44 @@ class Row(NamedTuple):
 
 
 class Step(NamedTuple):
-    """`take()` returns the row at x and then updates x with its gradient; `evaluate()` returns the row and changes nothing."""
+    """`take()` returns the row at x and then updates x with its gradient; `evaluate()` returns the row and changes nothing.
+
+    `restart()` follows a change of x from outside: what the strategy carries from step to step is as before step 0. The others
+    are of a strategy that Python drives: `compiled(decorator)` is the same Step, whose evaluations are decorated; `ended()` is
+    why no further step can be taken, with the sentence that says so; `close()` ends what has not.
+    """
 
     take: Callable[[], Row]
     evaluate: Callable[[], Row]
+    restart: Callable[[], None] = lambda: None
+    compiled: Callable[[Callable[[Any], Any]], Step] | None = None
+    ended: Callable[[], tuple[Ending, str, str] | None] = lambda: None
+    close: Callable[[], None] = lambda: None
+
+
+def own_steps(strategy: Any) -> Any:
+    """Declare that a strategy takes its own steps, which no optimizer has a part in; a decorator."""
+    setattr(strategy, "own_steps", True)
+    return strategy
+
+
+def fit(strategy: Any, loss: Loss, optimizer: Any) -> None:
+    """Raise Misfit where a strategy cannot go together with this optimizer, or with this loss."""
+    own, none, name = takes_own_steps(strategy), isinstance(optimizer, NoOptimizer), strategy.__name__
+    if own and not none:
+        kind = type(optimizer).__name__
+        raise Misfit(
+            f"strategy={name} takes its own steps and no optimizer, got {kind}; leave optimizer out or set optimizer=none"
+        )
+    if none and not own:
+        raise Misfit(f"strategy={name} leaves the step to an optimizer, got none; leave optimizer out or set optimizer=sgd")
+    if own and loss.seed is not None:
+        raise Misfit(f"strategy={name} needs a loss that is the same in each step, and this one draws anew; set strategy=tape")
+
+
+def takes_own_steps(strategy: Any) -> bool:
+    """Tell whether a strategy takes its own steps."""
+    return getattr(strategy, "own_steps", False)
 
 
 def tape(
@@ -42,19 +82,23 @@ def tape(
     watch_accessed_variables: bool,
     watch: bool,
     intermediates: bool,
+    terms: bool,
 ) -> Step:
     """Compute the gradient by `tf.GradientTape`, then apply it.
 
     `watch` calls `t.watch(x)` where the tape does not watch by itself; `intermediates` records what the loss names, with its
-    gradient (of its sum, where it is no scalar) with respect to x, which takes a `persistent` tape.
+    gradient (of its sum, where it is no scalar) with respect to x, and `terms` the terms that the loss is the sum of, with the
+    Euclidean norm of each one's gradient and the angle between each two of them; both take a `persistent` tape.
 
-    Raises UserError where there is no gradient, or a tape that is not persistent is asked for a second one.
+    Raises UserError where there is no gradient, or a tape that is not persistent is asked for a second one; Misfit where the
+    loss names no terms.
     """
 
     def evaluate() -> Row:
         with (
             tf.GradientTape(persistent=persistent, watch_accessed_variables=watch_accessed_variables) as t,
-            named_intermediates() as named,
+            named_intermediates() as on_the_way,
+            named_terms() as summands,
         ):
             if watch and not watch_accessed_variables:
                 t.watch(x)
@@ -63,7 +107,8 @@ def tape(
         gradient = t.gradient(y, x)
         if gradient is None:
             raise UserError(no_gradient(watch or watch_accessed_variables))
-        found = gradients_of(named, t, x) if intermediates else {}
+        found = intermediates_of(on_the_way, t, x) if intermediates else {}
+        found |= terms_of(summands, t, x) if terms else {}
         # A persistent tape holds every tensor of the pass until it goes.
         del t
         return Row(point, y, gradient, found)
@@ -81,9 +126,14 @@ def minimize(loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
 
     The recorded gradient is the one that was handed to `apply_gradients`, never a second evaluation.
     """
-    evaluate = tape(
-        loss, optimizer, x, persistent=False, watch_accessed_variables=True, watch=False, intermediates=False
-    ).evaluate
+    plain = {
+        "persistent": False,
+        "watch_accessed_variables": True,
+        "watch": False,
+        "intermediates": False,
+        "terms": False,
+    }
+    evaluate = tape(loss, optimizer, x, **plain).evaluate
     own = getattr(optimizer, "minimize", None)
 
     def take() -> Row:
@@ -142,16 +192,36 @@ def checked(y: Any, x: tf.Tensor) -> tf.Tensor:
     return y
 
 
-def gradients_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) -> dict[str, tf.Tensor]:
+def intermediates_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) -> dict[str, tf.Tensor]:
     """Return the value of each intermediate and its gradient with respect to x, by metric name."""
-    found: dict[str, Any] = {f"intermediate/{name}": value for name, value in named.items()}
+    found = {f"intermediate/{name}": value for name, value in named.items()}
+    gradients = gradients_of(named, t, x, "strategy.intermediates")
+    return found | {f"intermediate_gradient/{name}": gradient for name, gradient in gradients.items()}
+
+
+def terms_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) -> dict[str, tf.Tensor]:
+    """Return each term, its gradient's norm and, in degrees, its angle to each other one's gradient, by metric name."""
+    if not named:
+        raise Misfit("strategy.terms=true records the terms that a loss names, and this one names none; leave it out")
+    found = {f"term/{name}": tf.convert_to_tensor(value) for name, value in named.items()}
+    gradients = gradients_of(named, t, x, "strategy.terms")
+    norms = {name: tf.norm(gradient) for name, gradient in gradients.items()}
+    found |= {f"term_gradient_norm/{name}": norm for name, norm in norms.items()}
+    units = {name: gradients[name] / norms[name] for name in named}
+    for one, other in itertools.combinations(named, 2):
+        # Kahan's formula, exact near 0 and 180 degrees, where the arc cosine is not; NaN where one gradient vanishes.
+        half = tf.atan2(tf.norm(units[one] - units[other]), tf.norm(units[one] + units[other]))
+        found[f"term_angle/{one}-{other}"] = half * (360 / math.pi)
+    return found
+
+
+def gradients_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable, key: str) -> dict[str, tf.Tensor]:
+    """Return the gradient of each of these with respect to x."""
     try:
-        for name, value in named.items():
-            found[f"intermediate_gradient/{name}"] = t.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return {name: t.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO) for name, value in named.items()}
     except RuntimeError as error:
         reason = first_line(error).removeprefix("RuntimeError: ").rstrip(".")
-        raise UserError(f"strategy.intermediates: {reason}; set strategy.persistent=true") from error
-    return found
+        raise UserError(f"{key}: {reason}; set strategy.persistent=true") from error
 
 
 def no_gradient(watched: bool) -> str:

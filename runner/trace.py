@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,12 +60,17 @@ class Execution(NamedTuple):
     `advance(n)` takes n ≤ `chunk` steps and returns their n rows; `last()` is the row where that left x, which no step has been
     taken from yet. The first `last()` compiles, evaluates the first point and takes no step. `restart()` follows a change of x
     and the optimizer's state from outside: the next row is row 0 again, and nothing is compiled again.
+
+    A strategy may come to an end of its own: `ended()` is why, an ending with its finer word and its sentence, and `advance`
+    returns fewer rows where that shows on the way. `close()` follows the last row that is asked for.
     """
 
     advance: Callable[[int], Trace]
     last: Callable[[], Trace]
     restart: Callable[[], None]
     chunk: int
+    ended: Callable[[], tuple[Any, str, str] | None] = lambda: None
+    close: Callable[[], None] = lambda: None
 
 
 def split(name: str, values: np.ndarray, coordinates: int | None = None) -> dict[str, np.ndarray]:

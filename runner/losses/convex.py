@@ -8,13 +8,20 @@ https://www.sfu.ca/~ssurjano/optimization.html.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
 from runner.losses.base import intermediate, known
 
 
-@known(dimension=0, domain=(-10.0, 10.0), start=0.0, minimisers=4.0, minimum=0.0)
+def quadratic_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return x - 4, [..., 1]."""
+    return x[..., None] - 4
+
+
+@known(dimension=0, domain=(-10.0, 10.0), start=0.0, minimisers=4.0, minimum=0.0, residuals=quadratic_residuals)
 def quadratic(x: tf.Tensor) -> tf.Tensor:
     """Return (x - 4)², the parabola of a scalar x, by way of the intermediate z = x - 4.
 
@@ -46,7 +53,13 @@ def ellipsoid(x: tf.Tensor, *, condition_number: float) -> tf.Tensor:
     return tf.reduce_sum(tf.constant(curvatures, x.dtype) * tf.square(x), axis=-1)
 
 
-@known(dimension=2, domain=(-10.0, 10.0), start=-5.0, minimisers=[[1.0, 3.0]], minimum=0.0)
+def booth_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return x₁ + 2x₂ - 7 and 2x₁ + x₂ - 5."""
+    x1, x2 = x[..., 0], x[..., 1]
+    return tf.stack([x1 + 2 * x2 - 7, 2 * x1 + x2 - 5], axis=-1)
+
+
+@known(dimension=2, domain=(-10.0, 10.0), start=-5.0, minimisers=[[1.0, 3.0]], minimum=0.0, residuals=booth_residuals)
 def booth(x: tf.Tensor) -> tf.Tensor:
     """Return (x₁ + 2x₂ - 7)² + (2x₁ + x₂ - 5)², whose Hessian's condition number is 9.
 
@@ -80,7 +93,21 @@ def zakharov(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.square(x), axis=-1) + square + tf.square(square)
 
 
-@known(dimension=4, domain=(-4.0, 5.0), start=[3.0, -1.0, 0.0, 1.0], minimisers=0.0, minimum=0.0)
+def powell_singular_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return MGH's four: x₁ + 10x₂, √5 (x₃ - x₄), (x₂ - 2x₃)² and √10 (x₁ - x₄)²."""
+    x1, x2, x3, x4 = x[..., 0], x[..., 1], x[..., 2], x[..., 3]
+    linear = [x1 + 10 * x2, math.sqrt(5) * (x3 - x4)]
+    return tf.stack([*linear, tf.square(x2 - 2 * x3), math.sqrt(10) * tf.square(x1 - x4)], axis=-1)
+
+
+@known(
+    dimension=4,
+    domain=(-4.0, 5.0),
+    start=[3.0, -1.0, 0.0, 1.0],
+    minimisers=0.0,
+    minimum=0.0,
+    residuals=powell_singular_residuals,
+)
 def powell_singular(x: tf.Tensor) -> tf.Tensor:
     """Return (x₁ + 10x₂)² + 5 (x₃ - x₄)² + (x₂ - 2x₃)⁴ + 10 (x₁ - x₄)⁴, whose Hessian is singular at the minimiser.
 

@@ -17,6 +17,12 @@ import tensorflow as tf
 from runner.losses.base import known
 
 
+def rosenbrock_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return 10 (xᵢ₊₁ - xᵢ²), then 1 - xᵢ, over i < d."""
+    here, following = x[..., :-1], x[..., 1:]
+    return tf.concat([10 * (following - tf.square(here)), 1 - here], axis=-1)
+
+
 @known(
     dimension=None,
     least=2,
@@ -24,6 +30,7 @@ from runner.losses.base import known
     start=lambda d: np.where(np.arange(d) % 2, 1.0, -1.2),
     minimisers=1.0,
     minimum=0.0,
+    residuals=rosenbrock_residuals,
 )
 def rosenbrock(x: tf.Tensor) -> tf.Tensor:
     """Return Σ 100 (xᵢ₊₁ - xᵢ²)² + (1 - xᵢ)² over i < d: the chained sum, of which d = 2 is Rosenbrock's own.
@@ -36,7 +43,14 @@ def rosenbrock(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(100 * tf.square(following - tf.square(here)) + tf.square(1 - here), axis=-1)
 
 
-@known(dimension=2, domain=(-4.5, 4.5), start=1.0, minimisers=[[3.0, 0.5]], minimum=0.0)
+def beale_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return yᵢ - x₁ (1 - x₂ⁱ) for i = 1, 2, 3."""
+    x1, x2 = x[..., 0], x[..., 1]
+    square = tf.square(x2)
+    return tf.stack([1.5 - x1 * (1 - x2), 2.25 - x1 * (1 - square), 2.625 - x1 * (1 - square * x2)], axis=-1)
+
+
+@known(dimension=2, domain=(-4.5, 4.5), start=1.0, minimisers=[[3.0, 0.5]], minimum=0.0, residuals=beale_residuals)
 def beale(x: tf.Tensor) -> tf.Tensor:
     """Return (1.5 - x₁ (1 - x₂))² + (2.25 - x₁ (1 - x₂²))² + (2.625 - x₁ (1 - x₂³))².
 
@@ -50,7 +64,22 @@ def beale(x: tf.Tensor) -> tf.Tensor:
     return tf.square(first) + tf.square(second) + tf.square(2.625 - x1 * (1 - square * x2))
 
 
-@known(dimension=4, domain=(-10.0, 10.0), start=[-3.0, -1.0, -3.0, -1.0], minimisers=1.0, minimum=0.0)
+def wood_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return MGH's six: two of each valley, and √10 (x₂ + x₄ - 2) and (x₂ - x₄) / √10."""
+    x1, x2, x3, x4 = x[..., 0], x[..., 1], x[..., 2], x[..., 3]
+    first = [10 * (x2 - tf.square(x1)), 1 - x1]
+    second = [math.sqrt(90) * (x4 - tf.square(x3)), 1 - x3]
+    return tf.stack([*first, *second, math.sqrt(10) * (x2 + x4 - 2), (x2 - x4) / math.sqrt(10)], axis=-1)
+
+
+@known(
+    dimension=4,
+    domain=(-10.0, 10.0),
+    start=[-3.0, -1.0, -3.0, -1.0],
+    minimisers=1.0,
+    minimum=0.0,
+    residuals=wood_residuals,
+)
 def wood(x: tf.Tensor) -> tf.Tensor:
     """Return two coupled valleys of Rosenbrock's, also known as Colville's function.
 
@@ -64,7 +93,23 @@ def wood(x: tf.Tensor) -> tf.Tensor:
     return first + second + 10 * tf.square(x2 + x4 - 2) + tf.square(x2 - x4) / 10
 
 
-@known(dimension=3, domain=(-10.0, 10.0), start=[-1.0, 0.0, 0.0], minimisers=[[1.0, 0.0, 0.0]], minimum=0.0)
+def helical_valley_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return 10 (x₃ - 10θ), 10 (r - 1) and x₃."""
+    x1, x2, x3 = x[..., 0], x[..., 1], x[..., 2]
+    angle = tf.atan2(x2, x1)
+    turns = tf.where(angle < -math.pi / 2, angle + 2 * math.pi, angle) / (2 * math.pi)
+    radius = tf.sqrt(tf.square(x1) + tf.square(x2))
+    return tf.stack([10 * (x3 - 10 * turns), 10 * (radius - 1), x3], axis=-1)
+
+
+@known(
+    dimension=3,
+    domain=(-10.0, 10.0),
+    start=[-1.0, 0.0, 0.0],
+    minimisers=[[1.0, 0.0, 0.0]],
+    minimum=0.0,
+    residuals=helical_valley_residuals,
+)
 def helical_valley(x: tf.Tensor) -> tf.Tensor:
     """Return 100 ((x₃ - 10θ)² + (r - 1)²) + x₃², with r and 2πθ the polar coordinates of (x₁, x₂).
 
@@ -88,7 +133,20 @@ def dixon_price_minimisers(d: int) -> np.ndarray:
     return np.stack([positive, np.where(i == d, -positive, positive)])[: min(d, 2)]
 
 
-@known(dimension=None, domain=(-10.0, 10.0), start=2.0, minimisers=dixon_price_minimisers, minimum=0.0)
+def dixon_price_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return x₁ - 1, then √i (2xᵢ² - xᵢ₋₁) for i ≥ 2."""
+    roots = tf.constant(np.sqrt(np.arange(2, x.shape[-1] + 1)), x.dtype)
+    return tf.concat([x[..., :1] - 1, roots * (2 * tf.square(x[..., 1:]) - x[..., :-1])], axis=-1)
+
+
+@known(
+    dimension=None,
+    domain=(-10.0, 10.0),
+    start=2.0,
+    minimisers=dixon_price_minimisers,
+    minimum=0.0,
+    residuals=dixon_price_residuals,
+)
 def dixon_price(x: tf.Tensor) -> tf.Tensor:
     """Return (x₁ - 1)² + Σ i (2xᵢ² - xᵢ₋₁)² over i ≥ 2.
 
