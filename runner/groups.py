@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from runner import build, executions, separable
+from runner import build, executions, separable, strategies
 from runner.errors import UserError, first_line
 from runner.lanes import program
 from runner.loop import Rules
@@ -110,6 +110,8 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
         raise UserError("stopping.time_limit is about a single run")
     if resolve_name(plain["execution"]["_target_"]) is executions.eager:
         raise UserError("execution=eager is there to be looked at step by step")
+    if strategies.takes_own_steps(resolve_name(plain["strategy"]["_target_"])):
+        raise UserError("a strategy that takes its own steps takes them for one x")
     written = {name: json.dumps(plain[name], default=str) for name in plain if name != "optimizer"}
     numbers = build.numbers(plain["optimizer"])
     others = json.dumps({key: None if key in numbers else value for key, value in plain["optimizer"].items()}, default=str)

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner import config, orphans, quick, quiet
-from runner.errors import first_line
+from runner.errors import Misfit, first_line
 from runner.tracking import About
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
@@ -26,7 +26,10 @@ SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job came to; `error` is the one line of a job that failed, and `log` the file that tells more."""
+    """What a job came to; `error` is the one line of a job that failed, and `log` the file that tells more.
+
+    `skipped` is why a job's choices cannot go together: a sweep is a cross product, and some of its cells are empty.
+    """
 
     overrides: tuple[str, ...]
     identity: str = ""
@@ -40,11 +43,12 @@ class Outcome:
     error: str | None = None
     log: str | None = None
     reused: bool = False
+    skipped: str | None = None
 
     @property
     def failed(self) -> bool:
-        """Whether the job has no result."""
-        return self.ending is None
+        """Whether the job should have a result, and has none."""
+        return self.ending is None and self.skipped is None
 
 
 def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -> Any:
@@ -193,6 +197,8 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
             result = run(cfg, Console(file=file, width=200), {**marks, "job": str(hydra_cfg.job.num)})
     except KeyboardInterrupt:
         raise
+    except Misfit as misfit:
+        return Outcome(**known, skipped=first_line(misfit), seconds=time.perf_counter() - began)
     # A loss may call sys.exit, or raise what is no Exception or cannot be pickled: only its text goes on.
     except BaseException as error:
         # To the log alone, which begins at this level; the console's begins above.
@@ -221,6 +227,8 @@ def came_to(result: Any, **known: Any) -> Outcome:
 def line(outcome: Outcome) -> str:
     """Return an outcome as the one line that is printed of a job."""
     what = " ".join(shown(outcome.overrides)) or "the defaults"
+    if outcome.skipped is not None:
+        return f"{what}: skipped, {outcome.skipped}"
     if outcome.failed:
         return f"{what}: failed, {outcome.error}"
     return f"{what}: {outcome.ending} at step {outcome.iterations}, last loss {outcome.last_loss:.7g}"

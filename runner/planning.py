@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from runner import build, experiment, fused
+from runner.errors import Misfit
 from runner.trace import Execution
 
 # Steps that a program is timed by.
@@ -26,14 +29,20 @@ def plan(cfgs: Sequence[Any], fuse: bool) -> Iterator[str]:
             yield f"  {len(group.indices)} jobs one by one: {group.alone}"
     times = [seconds(group.program(group.jobs).execution, group.jobs[0].rules.max_iterations) for group in together]
     ready: dict[Any, tuple[float, float]] = {}
+    skipped: Counter[str] = Counter()
     for cfg in rest:
-        made = experiment.built(cfg)
+        try:
+            made = experiment.built(cfg)
+        except Misfit as misfit:
+            skipped[str(misfit)] += 1
+            continue
         key = build.depends_on(cfg, made.loss), made.x0.shape
         if key not in ready:
             compile_time, a_step = seconds(made.program.execution, 1)
             ready[key] = made.seconds + compile_time, a_step
             times.append((ready[key][0], 0.0))
         times.append((0.0, ready[key][1] * cfg.max_iterations))
+    yield from (f"  {count} skipped: {reason}" for reason, count in skipped.items())
     compiling, looping = sum(each for each, _ in times), sum(each for _, each in times)
     yield f"  about {compiling:.1f} s to compile and {looping:.1f} s in the loop, besides recording"
     yield f"  {sum(map(metric_rows, cfgs)):,} metric rows at the most"
@@ -44,8 +53,8 @@ def seconds(execution: Execution, n: int) -> tuple[float, float]:
     began = time.perf_counter()
     execution.last()
     compiled = time.perf_counter()
-    steps = min(STEPS, execution.chunk)
-    execution.advance(steps)
+    with closing(execution):
+        steps = len(execution.advance(min(STEPS, execution.chunk)))
     return compiled - began, (time.perf_counter() - compiled) / steps * n
 
 

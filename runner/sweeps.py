@@ -141,13 +141,15 @@ class Sweep:
             self.say(f"the sweep is run {self.recorder.run_id} in {self.recorder.uri}")
         if self.outcomes:
             self.say(self.summary())
+        for reason, count in Counter(each.skipped for each in self.outcomes if each.skipped is not None).items():
+            self.say(f"  {count} skipped: {reason}")
         for each in failed:
             self.say(f"  {' '.join(shown(each.overrides))}: {each.error}")
             self.say(f"    log:   {each.log}\n    again: {command(each.overrides, self.sources)}")
 
     def summary(self) -> str:
         """Say in a sentence what the jobs came to."""
-        endings = Counter("failed" if each.failed else str(each.ending) for each in self.outcomes)
+        endings = Counter("failed" if each.failed else each.ending or "skipped" for each in self.outcomes)
         reused = sum(each.reused for each in self.outcomes)
         text = f"{len(self.outcomes)} jobs: " + ", ".join(f"{count} {ending}" for ending, count in endings.items())
         losses = {each.best_loss: each for each in reversed(self.outcomes) if each.best_loss is not None}
@@ -161,6 +163,7 @@ class Sweep:
         """Return the sweep's own metrics."""
         losses = [each.best_loss for each in self.outcomes if each.best_loss is not None]
         found = {"jobs": len(self.outcomes), "failed": sum(each.failed for each in self.outcomes)}
+        found["skipped"] = sum(each.skipped is not None for each in self.outcomes)
         found |= {"reused": sum(each.reused for each in self.outcomes), "seconds": time.perf_counter() - self.began}
         return {
             f"system/{key}": float(value) for key, value in (found | ({"best_loss": min(losses)} if losses else {})).items()
