@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from runner import build, console, loop, signals
+from runner import build, console, loop, optimizers, signals
 from runner.loop import Result, Rules
 from runner.losses import Loss
 from runner.programs import Program, Programs
@@ -75,7 +75,7 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
         console.head(say, chosen, cfg.optimizer._target_, shown, ready.rules, ready.x0)
         with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
-            taken = lambda: int(optimizer.iterations)  # noqa: E731
+            taken = lambda: int(optimizers.steps(optimizer))  # noqa: E731
             result = loop.run(execution, taken, ready.rules, [recorder.record, show], signal)
         seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds, run_id=recorder.run_id)

@@ -48,6 +48,14 @@ def ready(optimizer: Any, x: tf.Variable) -> Any:
     return optimizer
 
 
+def steps(optimizer: Any) -> Any:
+    """Return the variable that counts the optimizer's steps: how many gradients it has been handed.
+
+    Where Keras gathers several of them before it moves x, its `iterations` counts the moves alone; its schedules count these.
+    """
+    return optimizer._iterations if getattr(optimizer, "gradient_accumulation_steps", None) else optimizer.iterations
+
+
 def counted(optimizer: Any) -> None:
     """Let a `tf.compat.v1.train` optimizer count its iterations, in the global step that its own methods increment."""
     optimizer.iterations = tf.Variable(tf.zeros((), tf.int64), trainable=False)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from runner import build, executions
+from runner import build, executions, optimizers
 from runner.errors import UserError, first_line
 from runner.losses import Loss
 from runner.programs import Program, Programs
@@ -109,8 +109,8 @@ def among_strangers(members: Sequence[Member], columns: Sequence[str], lanes: in
         outside = np.full((strangers, *inside.shape[1:]), far, inside.dtype)
         program = fuse(np.concatenate([inside, twins, outside]), values)
         yield ten_steps(program.execution)
-        if (counted := int(program.optimizer.iterations)) != STEPS:
-            raise UserError(f"the optimizer counts {counted} iterations in {STEPS} steps")
+        if (counted := int(optimizers.steps(program.optimizer))) != STEPS:
+            raise UserError(f"the optimizer counts {counted} steps in {STEPS} steps")
 
 
 def ten_steps(execution: Execution) -> Trace:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from runner import averages, optimizers
 from runner.errors import Misfit, UserError, first_line
 from runner.loop import Ending
 from runner.losses import Loss
@@ -83,12 +84,14 @@ def tape(
     watch: bool,
     intermediates: bool,
     terms: bool,
+    average: bool,
 ) -> Step:
     """Compute the gradient by `tf.GradientTape`, then apply it.
 
     `watch` calls `t.watch(x)` where the tape does not watch by itself; `intermediates` records what the loss names, with its
     gradient (of its sum, where it is no scalar) with respect to x, and `terms` the terms that the loss is the sum of, with the
-    Euclidean norm of each one's gradient and the angle between each two of them; both take a `persistent` tape.
+    Euclidean norm of each one's gradient and the angle between each two of them; both take a `persistent` tape. `average`
+    records the optimizer's own average of x and the loss there.
 
     Raises UserError where there is no gradient, or a tape that is not persistent is asked for a second one; Misfit where the
     loss names no terms.
@@ -103,12 +106,13 @@ def tape(
             if watch and not watch_accessed_variables:
                 t.watch(x)
             point = tf.convert_to_tensor(x)
-            y = checked(loss.at(optimizer.iterations)(point), point)
+            y = checked(loss.at(optimizers.steps(optimizer))(point), point)
         gradient = t.gradient(y, x)
         if gradient is None:
             raise UserError(no_gradient(watch or watch_accessed_variables))
         found = intermediates_of(on_the_way, t, x) if intermediates else {}
         found |= terms_of(summands, t, x) if terms else {}
+        found |= averages.recorded(loss, optimizer, x) if average else {}
         # A persistent tape holds every tensor of the pass until it goes.
         del t
         return Row(point, y, gradient, found)
@@ -132,6 +136,7 @@ def minimize(loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
         "watch": False,
         "intermediates": False,
         "terms": False,
+        "average": False,
     }
     evaluate = tape(loss, optimizer, x, **plain).evaluate
     own = getattr(optimizer, "minimize", None)
@@ -141,7 +146,7 @@ def minimize(loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
 
         def loss_without_arguments() -> tf.Tensor:
             point = tf.convert_to_tensor(x)
-            seen[:] = point, checked(loss.at(optimizer.iterations)(point), point)
+            seen[:] = point, checked(loss.at(optimizers.steps(optimizer))(point), point)
             return seen[1]
 
         if own is None:

@@ -83,7 +83,7 @@ def test_each_of_the_three_can_be_off_and_leaves_the_others() -> None:
     np.testing.assert_allclose(whole, stretched @ turned, atol=1e-15)
     factors = 1 / np.diag(stretched)
     assert np.all((factors >= 10**-0.25) & (factors <= 10**0.25)) and len(np.unique(factors)) == 4
-    matrix, vector, instance = parts(rotation=False, scaling=1.0)
+    matrix, _, instance = parts(rotation=False, scaling=1.0)
     np.testing.assert_array_equal(matrix, np.eye(4))
     of = Loss.of(sphere, 4)
     moved = instance.minimisers - of.minimisers
