@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import numpy as np
 import pytest
 import readme
-from benchmarks import charts, loop, measure, processes, recorders, recording, report, sides, suite
+from benchmarks import charts, limits, loop, measure, processes, recorders, recording, report, sides, suite
 from benchmarks.measure import Contender, Row, Target
 from benchmarks.sides import Cell
 
@@ -153,3 +154,23 @@ def test_the_memory_of_a_process_includes_its_childrens():
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with processes.folder() as where:
         assert where.peak(sys.executable, "-c", parent) > 50
+
+
+def test_the_chain_of_a_step_is_counted_up_to_the_new_x():
+    code = """  %1 = fadd float %x, -4.000000e+00
+  %2 = fmul float %1, 2.000000e+00
+  %3 = fmul float %rate, %2
+  %4 = fsub float %x, %3
+  %5 = fmul float %1, %1"""
+    assert limits.chain(code) == 4
+    assert limits.chain(limits.code("runner")) == 4
+
+
+def test_the_machine_is_as_busy_as_what_runs_on_it():
+    def work():
+        end = time.process_time() + 0.5
+        while time.process_time() < end:
+            pass
+
+    found = limits.busy(Contender(work, 1000.0))
+    assert found.cores > 0.9 and found.seconds >= 0.5 and found.rows < 2000

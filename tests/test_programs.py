@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -84,3 +88,25 @@ def test_the_program_used_longest_ago_goes_first(monkeypatch):
     program(kept, KEPT["lion"], [1.0, 1.0], 0.1)
     assert program(kept, KEPT["sgd"], [1.0, 1.0], 0.1) is one
     assert program(kept, KEPT["adam"], [1.0, 1.0], 0.1) is not two
+
+
+@pytest.mark.parametrize(
+    ("flags", "kernels"), [("", 1), ("--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1024", 0)]
+)
+def test_a_loop_of_a_hundred_numbers_is_one_kernel_unless_the_user_says_otherwise(tmp_path, flags, kernels):
+    code = """
+        import os
+        import tensorflow as tf
+        from conftest import CONF
+        from omegaconf import OmegaConf
+        from test_programs import OPTIMIZERS, Programs, program
+        made = program(Programs(), OPTIMIZERS["adam"], [0.0] * 100, 0.1)
+        made.execution.last()
+        print(os.environ["XLA_FLAGS"])
+    """
+    own = {"XLA_FLAGS": f"--xla_dump_to={tmp_path} {flags}".strip(), "PYTHONPATH": str(CONF.parent / "tests")}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == own["XLA_FLAGS"]
+    (loop,) = tmp_path.glob("*inference_loop*after_optimizations.txt")
+    assert loop.read_text().count('xla_cpu_small_call="true"') == kernels

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import readme
 
-from benchmarks import charts, loop, recording, report, wall
+from benchmarks import charts, limits, loop, recording, report, wall
 from benchmarks.charts import Panel
 from benchmarks.measure import Row
 
@@ -25,6 +25,8 @@ PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "sweep": wall.sweep,
 }
 CHARTS: dict[str, Callable[[bool], list[Panel]]] = {"speed_loop": loop.curves, "speed_recording": recording.curves}
+# Lines of Markdown, which README.md has under the same name.
+NOTES: dict[str, Callable[[bool], Iterator[str]]] = {"limits": limits.lines}
 GALLERY = readme.ROOT / "outputs" / "gallery"
 
 
@@ -37,18 +39,24 @@ def main(words: Sequence[str] | None = None) -> None:
         for row in PARTS[name](quick):
             print(report.line(row), flush=True)
             rows.append(row)
+    notes = {}
+    for name in (name for name in NOTES if name in chosen):
+        notes[name] = "\n".join(NOTES[name](quick)) + "\n"
+        print(notes[name], flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in (name for name in CHARTS if name in chosen):
             path = (Path(scratch) if quick else GALLERY) / f"{name}.png"
             charts.draw(CHARTS[name](quick), path)
             print(f"drawn: {path.name}", flush=True)
-    if not quick and chosen == {*PARTS, *CHARTS}:
+    if not quick and chosen == {*PARTS, *NOTES, *CHARTS}:
         readme.replace("benchmarks", report.text(rows))
+        for name, text in notes.items():
+            readme.replace(name, text)
 
 
 def arguments(words: Sequence[str] | None) -> tuple[set[str], bool]:
     """Return the names of what is to be measured, and whether quickly."""
-    names = [*PARTS, *CHARTS]
+    names = [*PARTS, *NOTES, *CHARTS]
     parser = argparse.ArgumentParser("tests/benchmarks", description=__doc__)
     parser.add_argument("--only", metavar="NAME,…", help=f"these alone, README.md stays as it is: {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="next to no work: shows that it runs, and writes nothing")
