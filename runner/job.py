@@ -50,6 +50,11 @@ class Outcome:
         """Whether the job should have a result, and has none."""
         return self.ending is None and self.skipped is None
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the job."""
+        return self.stopped_by in SIGNALS
+
 
 def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -> Any:
     """Check a composed configuration, then import what is heavy, run it and return its Result; `marks` are further tags."""
@@ -131,7 +136,7 @@ class Task:
         outcome = attempt(cfg, self.marks)
         self.write(number, asdict(outcome))
         print(line(outcome), flush=True)
-        if outcome.stopped_by in SIGNALS or (outcome.failed and self.fail_fast):
+        if outcome.interrupted or (outcome.failed and self.fail_fast):
             raise Ended(outcome)
         return outcome
 

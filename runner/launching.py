@@ -64,7 +64,7 @@ def parsed(made: Sweep, params: Mapping[str, str], arguments: Sequence[str]) -> 
 def ending(made: Sweep) -> Iterator[None]:
     """End the sweep whose jobs are launched within, however that went.
 
-    Raises UserError where a job failed, and SystemExit with the signal's exit code where one ended the sweep.
+    Raises UserError where a job failed, and SystemExit with the signal's exit code where one ended the sweep, or a job.
     """
     stopped: BaseException | None = None
     try:
@@ -76,10 +76,14 @@ def ending(made: Sweep) -> Iterator[None]:
         raise
     finally:
         made.close(stopped)
-    if isinstance(stopped, Ended) and stopped.outcome.stopped_by in SIGNALS:
-        sys.exit(SIGNALS[stopped.outcome.stopped_by])
+    # A sweep goes on where a job elsewhere is interrupted; if another one fails, that counts more.
+    interrupted = [each for each in made.outcomes if each.interrupted]
+    if isinstance(stopped, Ended) and stopped.outcome.interrupted:
+        sys.exit(SIGNALS[str(stopped.outcome.stopped_by)])
     if failed := sum(each.failed for each in made.outcomes):
         raise UserError(f"{failed} of {len(made.outcomes)} jobs failed, as told above")
+    if interrupted:
+        sys.exit(SIGNALS[str(interrupted[0].stopped_by)])
 
 
 def one_by_one(context: HydraContext, task: Any, master: DictConfig) -> BasicLauncher:

@@ -29,10 +29,13 @@ EACH = 4
 def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batch: Batch, first: int) -> Sequence[JobReturn]:
     """Run jobs by `by(task, batch, first)`: in so many packs, or such of `sweep.pack` jobs, or each as a task of its own.
 
-    Raises, after all packs have ended, what one of them was lost by: what its jobs came to until then is written down.
+    Raises, after all packs have ended, what one of them was lost by: what its jobs came to until then is written down. The
+    launcher's next packs are half as large then, until each job is a task.
     """
-    task = launcher.task_function
-    if not isinstance(task, Task) or (size := launcher.config.sweep.pack or -(-len(batch) // packs)) == 1:
+    task, largest = launcher.task_function, launcher.largest or len(batch)
+    launcher.largest = None
+    size = min(launcher.config.sweep.pack or -(-len(batch) // packs), largest)
+    if size == 1 or not isinstance(task, Task):
         return by(task, batch, first)
     pack = Pack(launcher.hydra_context, task, launcher.config)
     starts = range(0, len(batch), size)
@@ -41,6 +44,7 @@ def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batc
     stand_ins = [(*STAND_IN, f"sweep.pack={len(batch[start : start + size])}") for start in starts]
     found = [each._return_value for each in by(pack, stand_ins, first)]
     if lost := [each for each in found if not isinstance(each, list)]:
+        launcher.largest = size // 2
         raise lost[0]
     outcomes = [outcome for each in found for outcome in each]
     return [JobReturn(each.overrides, status=JobStatus.COMPLETED, _return_value=each) for each in outcomes]

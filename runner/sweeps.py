@@ -54,7 +54,7 @@ class Sweep:
                 now = waiting.pop(0)
                 came = dict(zip(now, self.attempt([batch[i] for i in now]), strict=True))
                 found |= {i: each for i, each in came.items() if isinstance(each, Outcome)}
-                waiting += again(came)
+                waiting += again(came, getattr(self.launcher, "apart", False))
         finally:
             outcomes = [outcome for outcome in found.values() if outcome is not None]
             self.outcomes += outcomes
@@ -84,8 +84,11 @@ class Sweep:
         """Say what would run."""
         with quiet.tensorflow(), quick.without_optional_imports():
             from runner import planning
-        for line in planning.plan([self.composed(each).cfg for each in batch], getattr(self.launcher, "fuses", False)):
+        fuses = getattr(self.launcher, "fuses", False)
+        for line in planning.plan([self.composed(each).cfg for each in batch], fuses):
             self.say(line)
+        if fuses and getattr(self.launcher, "shares", False):
+            self.say("  shared out among workers, each of which makes programs of its own for its part")
 
     def reused(self, overrides: tuple[str, ...], identity: str) -> Outcome | None:
         """Return the outcome of a job that was finished before."""
@@ -121,13 +124,24 @@ class Sweep:
             written = self.written(first)
             if not any(written):
                 raise UserError(f"hydra.launcher: {first_line(error)}") from error
+            found = self.recorded(batch, written)
             # It died by itself.
-            return [self.task.died(batch[0], error)] if written == [True] else written
+            return [self.task.died(batch[0], error)] if found == [True] else found
         return [as_outcome(each, returned._return_value) for each, returned in zip(batch, returns, strict=True)]
 
     def written(self, first: int) -> list[Outcome | bool]:
         """Return what the jobs launched since this one have written down."""
         return [self.task.read(number) for number in range(first, self.launched)]
+
+    def recorded(self, batch: list[Overrides], written: list[Outcome | bool]) -> list[Outcome | bool]:
+        """Return what is written down of jobs, and of those without an outcome what their processes had recorded."""
+        runs = self.recorder.known() if self.recorder is not None else {}
+        found = list(written)
+        for i, job in enumerate(map(self.composed, batch)):
+            run, before = (known.get(job.identity, {}) for known in (runs, self.known))
+            if not isinstance(found[i], Outcome) and run.get("ending") and run["run_id"] != before.get("run_id"):
+                found[i] = Outcome(job.overrides, job.identity, **read(run))
+        return found
 
     def close(self, ended: BaseException | None) -> None:
         """End the parent run, with the table of all jobs, and tell what failed."""
@@ -135,7 +149,8 @@ class Sweep:
             return
         failed = [each for each in self.outcomes if each.failed]
         if self.recorder is not None and self.recorder.run_id is not None:
-            status = "FAILED" if failed else "FINISHED" if ended is None else "KILLED"
+            whole = ended is None and not any(each.interrupted for each in self.outcomes)
+            status = "FAILED" if failed else "FINISHED" if whole else "KILLED"
             tags = {"jobs": str(len(self.outcomes)), "mlflow.note.content": self.summary()}
             self.recorder.end(status, tags, self.metrics(), table(self.outcomes))
             self.say(f"the sweep is run {self.recorder.run_id} in {self.recorder.uri}")
@@ -170,14 +185,17 @@ class Sweep:
         }
 
 
-def again(came: Mapping[int, Outcome | bool]) -> list[list[int]]:
+def again(came: Mapping[int, Outcome | bool], apart: bool) -> list[list[int]]:
     """Return what is launched again of jobs whose launcher has lost a process, as batches that run one after another.
 
-    One of those that had begun is to blame for that, and may have taken the others along: halves of them run apart.
+    One of those that had begun is to blame. Unless processes are apart it has taken others along, and halves tell which it is.
     """
-    begun = [i for i, each in came.items() if each is True]
-    half = -(-len(begun) // 2)
-    batches = [i for i, each in came.items() if each is False], begun[:half], begun[half:]
+    if apart:
+        batches = [[i for i, each in came.items() if not isinstance(each, Outcome)]]
+    else:
+        begun = [i for i, each in came.items() if each is True]
+        half = -(-len(begun) // 2)
+        batches = [[i for i, each in came.items() if each is False], begun[:half], begun[half:]]
     return [each for each in batches if each]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.xdist_group("launchers")
 # The gradient's sign is that of a descent; one way kills its process, another tells of TensorFlow's threads.
 LOSS = """
 import os
+import numpy as np
 import tensorflow as tf
 
 STEPS = [0, 1]
@@ -33,8 +35,16 @@ def loss(x, *, way):
     if way == 4 and not tf.is_symbolic_tensor(x) and not STEPS.pop(): os.kill(os.getpid(), 9)
     if way == 6: raise RuntimeError("threads " + os.environ["TF_NUM_INTRAOP_THREADS"])
     return tf.square(x - 4)
+
+def guess(loss, dtype, seed, *, x):
+    if x == 6: os.kill(os.getpid(), 9)
+    if x == 7: raise RuntimeError("seven")
+    return np.array(x, dtype)
 """
 GROUPS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "slurm": "slurm"}
+# Forty jobs of two programs, and what differs between a job in a pack and the same one in another sweep.
+GRID = ["optimizer=sgd,adam", "optimizer.learning_rate=logspace(-3,-1,5)", "guess.x=0,1,2,3", "max_iterations=30"]
+OWN = {"mlflow.parentRunId", "overrides"}
 LONG = ["execution=eager", "max_iterations=1000000", "tracking.every=100"]
 
 
@@ -55,6 +65,8 @@ def command(folder: Path, address: str, *words: str) -> tuple[list[str], dict[st
     """Return a sweep's command and how it is started in a folder, whose name is the experiment's."""
     (folder / "conf/loss").mkdir(parents=True, exist_ok=True)
     (folder / "conf/loss/ways.yaml").write_text("_target_: ways.loss\nway: 0\n")
+    (folder / "conf/guess").mkdir(exist_ok=True)
+    (folder / "conf/guess/ways.yaml").write_text("_target_: ways.guess\nx: 1\n")
     (folder / "ways.py").write_text(LOSS)
     where = [f"tracking.uri={address}", f"tracking.experiment={folder.name}"]
     start = [
@@ -76,7 +88,7 @@ def command(folder: Path, address: str, *words: str) -> tuple[list[str], dict[st
 def sweep(folder: Path, address: str, *words: str) -> Ended:
     """Run a sweep in a folder."""
     line, how = command(folder, address, *words)
-    ended = subprocess.run(line, **how, capture_output=True, timeout=120, check=False)
+    ended = subprocess.run(line, **how, capture_output=True, timeout=240, check=False)
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -122,6 +134,68 @@ def loses_one_job_alone(folder: Path, address: str, launcher: list[str], threads
         # joblib ends all its workers where one dies; what was done by then is not done again.
         found = endings(folder, address, way)
         assert found.count(("FINISHED", "iteration_limit")) == 1 and {*found} <= {("FINISHED", "iteration_limit"), *killed()}
+
+
+def packs_leave_what_one_program_leaves(folder: Path, address: str, launcher: list[str], packs: int, programs: int) -> None:
+    """Run forty jobs in packs and as the fused launcher does, and hold what each of them left against the other."""
+    ended = sweep(folder, address, *launcher, *GRID)
+    assert ended.code == 0 and "40 jobs: 40 iteration_limit" in ended.out, ended
+    made = [int(count) for count in re.findall(r"^(\d+) jobs as one program: ", ended.out, re.MULTILINE)]
+    # Those of a pack have one optimizer, or two.
+    assert sum(made) == 40 and len(made) == programs and "iteration_limit at step" not in ended.out, ended.out
+    assert len([*folder.glob("outputs/sweeps/*/*/packs/*/jobs.json")]) == packs
+    assert sweep(folder, address, *GRID, "hydra/launcher=fused", "sweep.reuse=false").code == 0
+    client, (parents, children) = MlflowClient(tracking_uri=address), recorded(folder, address)
+    halves: list[dict[str, Any]] = [{}, {}]
+    for run in children:
+        halves[run.data.params["sweep.reuse"] == "False"][run.data.tags["job"]] = run
+    assert [*map(len, halves)] == [40, 40] and {run.info.status for run in [*parents, *children]} == {"FINISHED"}
+    for job, one in halves[0].items():
+        other = halves[1][job]
+        assert one.data.params | {"sweep.reuse": "False"} == other.data.params
+        assert {**one.data.tags, **dict.fromkeys(OWN)} == {**other.data.tags, **dict.fromkeys(OWN)}
+        assert one.data.metrics.keys() == other.data.metrics.keys()
+        for metric in ("x", "loss", "gradient", "system/iterations"):
+            # Programs of other numbers of lanes round otherwise, by a unit of single precision a step.
+            assert one.data.metrics[metric] == pytest.approx(other.data.metrics[metric], rel=1e-4, abs=1e-5)
+        assert len(client.get_metric_history(one.info.run_id, "loss")) == 31
+        assert {each.path for each in client.list_artifacts(one.info.run_id)} == {"config.yaml", "trajectory.parquet"}
+    again = sweep(folder, address, *launcher, *GRID)
+    assert again.code == 0 and "40 jobs: 40 reused" in again.out, again
+
+
+def one_job_of_a_pack_is_to_blame(folder: Path, address: str, launcher: list[str]) -> None:
+    """Let one job kill the process of its pack, and another one fail, and make sure that the others come to an end once."""
+    words = ["guess=ways", "guess.x=range(0,12)", "max_iterations=5", "sweep.pack=6"]
+    ended = sweep(folder, address, *launcher, *words)
+    assert ended.code == 1 and "12 jobs: 10 iteration_limit, 2 failed" in ended.out, ended
+    for x, why in ((6, "its process died"), (7, "RuntimeError: seven")):
+        assert re.search(rf"^  loss=ways .*guess.x={x} .*: {why}", ended.out, re.MULTILINE), ended.out
+    assert re.search(r"^\d jobs as one program: ", ended.out, re.MULTILINE)
+    _, children = recorded(folder, address)
+    finished = [run for run in children if run.info.status == "FINISHED"]
+    assert sorted(int(run.data.params["guess.x"]) for run in finished) == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
+    for run in finished:
+        assert run.data.metrics["x"] == pytest.approx(4 + (int(run.data.params["guess.x"]) - 4) * 0.8**5, rel=1e-5)
+    words += ["guess.x=1,7,8,9,10,11,12,13", "sweep.reuse=false", "sweep.fail_fast=true"]
+    ended = sweep(folder, address, *launcher, *words)
+    assert ended.code == 1 and "1 of " in ended.err and "RuntimeError: seven" in ended.out, ended
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_packs_run_as_programs(tmp_path, address, launcher):
+    # Two workers, of which those of joblib stay.
+    if launcher == "joblib":
+        packs_leave_what_one_program_leaves(tmp_path, address, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], 8, 8)
+    else:
+        # As many at once as there are processors for.
+        words = ["hydra/launcher=submitit_local", f"hydra.launcher.cpus_per_task={len(os.sched_getaffinity(0)) // 2}"]
+        packs_leave_what_one_program_leaves(tmp_path, address, words, 2, 4)
+
+
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
+def test_a_process_that_dies_with_a_pack_loses_one_job_alone(tmp_path, address, launcher):
+    one_job_of_a_pack_is_to_blame(tmp_path, address, [f"hydra/launcher={launcher}"])
 
 
 @pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
@@ -170,17 +244,21 @@ def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launch
     assert parent.info.status == "KILLED" and endings(tmp_path, address) == [("KILLED", "interrupted")] * 2
 
 
-def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address):
-    words = ["hydra/launcher=submitit_local", "optimizer.learning_rate=0.01,0.02", "execution=eager", "tracking.every=100"]
-    words += ["stopping.time_limit=8", "max_iterations=1000000"]
+@pytest.mark.parametrize("pack", [1, 2])
+def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address, pack):
+    rates = ["0.01", "0.02", "0.03", "0.04"][: 2 * pack]
+    words = ["hydra/launcher=submitit_local", f"optimizer.learning_rate={','.join(rates)}", f"sweep.pack={pack}"]
+    words += ["execution=eager", "tracking.every=100", "stopping.time_limit=8", "max_iterations=1000000"]
     with under_way(tmp_path, address, *words) as process:
         (file,) = tmp_path.glob("outputs/sweeps/*/*/outcomes/0.json")
         os.kill(json.loads(file.read_text())["pid"], signal.SIGTERM)
-        process.wait(timeout=60)
-    _, children = recorded(tmp_path, address)
+        # As of a run that was interrupted: the same command has something left to do.
+        assert process.wait(timeout=90) == 128 + signal.SIGTERM
+    (parent,), children = recorded(tmp_path, address)
     endings = {run.data.params["optimizer.learning_rate"]: (run.info.status, run.data.tags["ending"]) for run in children}
-    assert endings == {"0.01": ("KILLED", "interrupted"), "0.02": ("FINISHED", "time_limit")}
-    assert "1 interrupted" in (tmp_path / "out").read_text() and "1 time_limit" in (tmp_path / "out").read_text()
+    assert endings == {"0.01": ("KILLED", "interrupted")} | dict.fromkeys(rates[1:], ("FINISHED", "time_limit"))
+    told = f"{2 * pack} jobs: 1 interrupted, {2 * pack - 1} time_limit"
+    assert parent.info.status == "KILLED" and told in (tmp_path / "out").read_text()
 
 
 def test_ray_in_a_network_of_its_own(tmp_path):
@@ -188,7 +266,7 @@ def test_ray_in_a_network_of_its_own(tmp_path):
     # A new network holds nothing but a loopback that is down; Ray, whose services listen on all interfaces, has no other.
     line = ["unshare", "--net", sys.executable, "-c", code, str(tmp_path)]
     env = environment(ROOT / "tests") | {"HOME": str(tmp_path)}
-    ended = subprocess.run(line, env=env, capture_output=True, text=True, timeout=240, check=False, start_new_session=True)
+    ended = subprocess.run(line, env=env, capture_output=True, text=True, timeout=400, check=False, start_new_session=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.splitlines()[-1] == "all that was asserted holds"
 
@@ -203,6 +281,8 @@ def on_ray(folder: Path) -> None:
         ray = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={head}"]
         comes_to_what_it_should(new(folder / "same"), address, ray)
         loses_one_job_alone(new(folder / "loses"), address, ray, 1)
+        packs_leave_what_one_program_leaves(new(folder / "packs"), address, ray, 8, 8)
+        one_job_of_a_pack_is_to_blame(new(folder / "blame"), address, ray)
         with under_way(new(folder / "dies"), address, *ray, "optimizer.learning_rate=0.01,0.02", *LONG) as process:
             process.kill()
         killed = [("KILLED", "interrupted")] * 2

@@ -19,6 +19,12 @@ class Remembering(Launcher):
     """Remembers its settings, and what the jobs are made of; `needs` is the published plugin that it works with."""
 
     needs: str
+    # The jobs, among workers.
+    shares = True
+    # Whether a process that dies takes no other along.
+    apart = True
+    # Jobs in a task at the most, where it is not as ever.
+    largest: int | None = None
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -38,6 +44,7 @@ class JoblibLauncher(Remembering):
     """Jobs in processes of this machine."""
 
     needs = "hydra_plugins.hydra_joblib_launcher"
+    apart = False
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
