@@ -9,6 +9,7 @@ from functools import cache, partial
 from pkgutil import resolve_name
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from hydra.errors import InstantiationException
@@ -56,6 +57,7 @@ def named(cfg: DictConfig) -> Loss:
     node = cfg.loss
     keys = {key: value for key, value in arguments(node).items() if key != "dimension"}
     bound = function("loss", OmegaConf.create({"_target_": node.get("_target_"), **keys}), "x", seed=cfg.seed)
+    bound = partial(bound.func, **bound.keywords | parts(cfg))
     dimension = node.get("dimension")
     if dimension is not None and (not isinstance(dimension, int) or dimension < 0):
         raise UserError(f"loss.dimension must be a whole number of 0 (x is a scalar) or more, got {dimension!r}")
@@ -63,6 +65,25 @@ def named(cfg: DictConfig) -> Loss:
         return Loss.of(bound, dimension)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def parts(cfg: DictConfig) -> dict[str, Any]:
+    """Return what nodes within the loss's name: its data, or a Keras model, whose first weights the run's seed draws."""
+    nodes = {str(key): each for key, each in cfg.loss.items() if OmegaConf.is_dict(each) and "_target_" in each}
+    faults = [fault for key, each in nodes.items() for fault in unfit(f"loss.{key}", each)]
+    if faults:
+        raise UserError("; ".join(faults))
+    if nodes:
+        keras.config.set_floatx(cfg.dtype.name)
+        keras.utils.set_random_seed(cfg.seed)
+    found = {}
+    for key, each in nodes.items():
+        try:
+            found[key] = instantiate(floats(each), _convert_="all")
+        except InstantiationException as error:
+            cause = error.__cause__ or error
+            raise cause if isinstance(cause, UserError) else UserError(f"loss.{key}: {first_line(cause)[:300]}") from error
+    return found
 
 
 def guess(node: DictConfig, loss: Loss, dtype: str, seed: int) -> np.ndarray:
@@ -163,7 +184,9 @@ def arguments(node: DictConfig) -> dict[str, Any]:
 def misfits(path: str, target: Callable[..., Any], keys: dict[str, Any], called_with: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield what in these keys the target's signature does not allow."""
     parameters = inspect.signature(target).parameters.values()
-    if not any(each.kind is each.VAR_KEYWORD for each in parameters) or is_keras(target):
+    # Keras's models take anything, to choose by it what they are.
+    anything = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters) or (is_keras(target) and not anything):
         known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD][len(called_with) :]
         for key in keys.keys() - set(known):
             yield f"{path}.{key} is no argument of {target.__name__}; {nearest(key, known)}"

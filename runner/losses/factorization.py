@@ -1,0 +1,62 @@
+"""A matrix as the product of two narrow ones: not convex, but every minimum is the global one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from runner.errors import UserError
+from runner.losses import minibatch, optima
+from runner.losses.base import term
+from runner.losses.data import Data
+from runner.losses.optima import Optimum
+from runner.losses.supervised import fitted, nonnegative
+
+# Standard deviation of the start: near the saddle at 0, from which every minimum can be reached.
+SMALL = 0.1
+
+
+def dimension(data: Data, rank: Any, **_: Any) -> int:
+    """Return the numbers of both factors; raises UserError where no factor can have this rank."""
+    most = min(data.features.shape)
+    if type(rank) is not int or not 1 <= rank <= most:
+        shape = " × ".join(map(str, data.features.shape))
+        raise UserError(
+            f"loss.rank must be a whole number in 1 … {most}, for {data.name} is {shape}, got {rank!r}; set loss.rank=2"
+        )
+    return rank * sum(data.features.shape)
+
+
+def optimum(data: Data, rank: int, l2: float, **_: Any) -> Optimum:
+    """Return that of matrix_factorization, its argument checked."""
+    nonnegative("l2", l2)
+    return optima.factors(data, rank, float(l2))
+
+
+def start(seed: int, **keys: Any) -> np.ndarray:
+    """Return small normal numbers, drawn by the run's seed."""
+    return SMALL * np.random.default_rng(seed).normal(size=dimension(**keys))
+
+
+@fitted(dimension=dimension, optimum=optimum, start=start)
+def matrix_factorization(x: tf.Tensor, *, data: Data, rank: int, l2: float, batch_size: int | None, seed: Any) -> tf.Tensor:
+    """Return (‖M - U Vᵀ‖² + l2 (‖U‖² + ‖V‖²)) / 2n, M being the n × d features of the data; the targets play no part.
+
+    x[..., (n + d) rank] holds U, row by row, then V. A mini-batch has rows of M and stands for all; the norms are those
+    of both factors all the same. Start: normal numbers of standard deviation 0.1, by the run's seed. Any rotation of both
+    factors leaves the loss as it is.
+    Source: Srebro, Rennie, Jaakkola (2004), Maximum-Margin Matrix Factorization, NIPS 17.
+    """
+    n, d = data.features.shape
+    u, v = (tf.reshape(part, [*x.shape[:-1], -1, rank]) for part in tf.split(x, [n * rank, d * rank], axis=-1))
+    rows = data.features_as(x.dtype)
+    own = u
+    if batch_size is not None:
+        chosen = minibatch.rows(seed, n, batch_size)
+        rows, own = tf.gather(rows, chosen), tf.gather(u, chosen, axis=-2)
+    short = rows - tf.matmul(own, v, transpose_b=True)
+    squares = tf.reduce_mean(tf.reduce_sum(tf.square(short), axis=-1), axis=-1) / 2
+    norms = tf.reduce_sum(tf.square(u), axis=[-2, -1]) + tf.reduce_sum(tf.square(v), axis=[-2, -1])
+    return term("data", squares) + term("penalty", l2 / (2 * n) * norms)
