@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
@@ -24,22 +25,29 @@ exit_code = 0
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(cfg: DictConfig) -> None:
     """Run one job."""
-    global exit_code
+    answer(run, cfg)
+
+
+def run(cfg: DictConfig) -> int:
+    """Run one job and return its exit code."""
     from rich.console import Console
 
     # NumPy comes with it, which --cfg job has no use for.
     from runner import job
 
+    return job.SIGNALS.get(job.run(cfg, Console()).stopped_by or "", 0)
+
+
+def answer(work: Callable[[DictConfig], int], cfg: DictConfig) -> None:
+    """Do what a command is for, and keep the exit code; an error is told in one line, and its code is 1."""
+    global exit_code
     try:
-        result = job.run(cfg, Console())
+        exit_code = work(cfg)
     except Exception as error:
         if full_error:
             raise
         complain(error)
         exit_code = 1
-        return
-    if result.stopped_by in job.SIGNALS:
-        sys.exit(job.SIGNALS[result.stopped_by])
 
 
 def complain(error: BaseException) -> None:
@@ -47,7 +55,7 @@ def complain(error: BaseException) -> None:
     print(f"error: {first_line(error)}", file=sys.stderr)
 
 
-def main() -> int:
+def main(task: Callable[[], None] = task) -> int:
     """Return the exit code: 0 for every ending, 1 for an error, 128 and the signal's number for an interruption."""
     global exit_code
     exit_code = 0
@@ -71,8 +79,11 @@ def main() -> int:
     return exit_code
 
 
-def command() -> None:
+def command(main: Callable[[], int] = main) -> None:
     """Run the command line and end the process."""
+    # What a user's files name is found beside them, as it is by `python -m`, where an installed script runs.
+    if not sys.flags.safe_path and not {"", os.getcwd()} & {*sys.path}:
+        sys.path.append(os.getcwd())
     try:
         code = main()
     except SystemExit as exit:
