@@ -41,7 +41,7 @@ class Trajectory:
         import pyarrow.parquet as pq
 
         columns = {"step": rows.steps, "loss": rows.loss, "gradient_norm": rows.gradient_norm}
-        for name, values in {"x": rows.x, "gradient": rows.gradient, **rows.named}.items():
+        for name, values in {"x": rows.x, "gradient": rows.gradient, **rows.named, **rows.measured}.items():
             columns |= split(name, values.reshape(len(rows), -1))
         table = pa.table(columns)
         if self.writer is None:

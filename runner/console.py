@@ -67,13 +67,19 @@ def steps(console: Console, every: bool, limit: int) -> Iterator[Callable[[Trace
                 say(f"[bold]{line('step', cells, widths)}[/]")
             for row in range(len(rows)) if every else shown(rows.start, len(rows)):
                 printed = rows.start + row
-                say(line(printed, (f"{values[row]:.7g}" for values in cells.values()), widths))
+                say(line(printed, written(rows, cells, row), widths))
             latest = rows[len(rows) - 1 :]
             bar.update(task, completed=latest.start)
 
         yield show
         if latest is not None and latest.start > printed:
-            say(line(latest.start, (f"{values[0]:.7g}" for values in latest.columns(COORDINATES).values()), widths))
+            say(line(latest.start, written(latest, latest.columns(COORDINATES), 0), widths))
+
+
+def written(rows: Trace, columns: Mapping[str, np.ndarray], row: int) -> Iterator[str]:
+    """Yield a row's numbers as text, nothing where a loss has not measured it."""
+    for name, values in columns.items():
+        yield "" if name in rows.measured and np.isnan(values[row]) else f"{values[row]:.7g}"
 
 
 def shown(start: int, count: int) -> list[int]:
@@ -94,9 +100,16 @@ def tail(say: Say, result: Result, metrics: Mapping[str, float], where: str) -> 
     for name, row in (("last", result.last), ("best", result.best)):
         numbers = f"x = {number(row.x[0])}  loss = {row.loss[0]:.7g}  gradient norm = {row.gradient_norm[0]:.7g}"
         say(f"{name}: step {row.start}  {numbers}")
+    if found := [f"{name} = {values[0]:.7g}" for name, values in result.last.measured.items()]:
+        say(f"at the last x: {'  '.join(found)}")
+    far = []
     if "system/loss_above_minimum" in metrics:
-        above, away = metrics["system/loss_above_minimum"], metrics["system/distance_to_minimiser"]
-        say(f"the last loss is {above:.3g} above the known minimum, the last x is {away:.3g} from the nearest minimiser")
+        of = "full loss" if "full_loss" in result.last.measured else "loss"
+        far.append(f"the last {of} is {metrics['system/loss_above_minimum']:.3g} above the known minimum")
+    if "system/distance_to_minimiser" in metrics:
+        far.append(f"the last x is {metrics['system/distance_to_minimiser']:.3g} from the nearest minimiser")
+    if far:
+        say(", ".join(far))
     spent = ", ".join(f"{value:.3f} s {name}" for name, value in result.seconds.items())
     evaluated = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in result.evaluations.items())
     say(f"{evaluated} evaluations; {spent}")

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from runner import build, console, loop, optimizers, signals
+from runner import build, console, loop, measures, optimizers, signals
 from runner.loop import Result, Rules
 from runner.losses import Loss
 from runner.programs import Program, Programs
@@ -76,7 +76,8 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         console.head(say, chosen, cfg.optimizer._target_, shown, ready.rules, ready.x0)
         with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
             taken = lambda: int(optimizers.steps(optimizer))  # noqa: E731
-            result = loop.run(execution, taken, ready.rules, [recorder.record, show], signal)
+            measure = measures.measuring(ready.loss, cfg.tracking.get("full_loss_every"))
+            result = loop.run(execution, taken, ready.rules, [recorder.record, show], signal, measure)
         seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds, run_id=recorder.run_id)
         metrics = summary(result, ready.loss)
@@ -86,18 +87,21 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
 
 
 def summary(result: Result, loss: Loss) -> dict[str, float]:
-    """Return what a run came to as metrics; distances only where the minimum is known.
+    """Return what a run came to as metrics, with what its last row measures; distances only to what is known.
 
-    The distance to the minimiser is Euclidean, to the nearest one. MLflow draws a bar for each single number, above the curves
-    of the steps; those that begin with `system/` get a tab of their own instead.
+    How far a random loss is above the minimum is told by its `full_loss`; the distance to the minimiser is Euclidean, to the
+    nearest one. MLflow draws a bar for each single number, above the curves of the steps; those that begin with `system/` get
+    a tab of their own instead.
     """
     metrics: dict[str, float] = {"iterations": result.iterations}
     metrics |= {f"{name}_evaluations": count for name, count in result.evaluations.items()}
     metrics["best_step"] = result.best.start
     for name, row in (("last", result.last), ("best", result.best)):
         metrics |= {f"{name}_loss": float(row.loss[0]), f"{name}_gradient_norm": float(row.gradient_norm[0])}
-    if loss.minimum is not None and loss.minimisers is not None:
-        metrics["loss_above_minimum"] = float(result.last.loss[0]) - loss.minimum
+    metrics |= (measured := {name: float(values[0]) for name, values in result.last.measured.items()})
+    if loss.minimum is not None:
+        metrics["loss_above_minimum"] = measured.get("full_loss", float(result.last.loss[0])) - loss.minimum
+    if loss.minimisers is not None:
         away = (loss.minimisers - result.last.x).reshape(len(loss.minimisers), -1)
         metrics["distance_to_minimiser"] = float(np.linalg.norm(away, axis=1).min())
     metrics |= {f"seconds_{name}": value for name, value in result.seconds.items()}

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from runner import build, experiment, fused, job, signals
+from runner import build, experiment, fused, job, measures, signals
 from runner.compose import Job
 from runner.job import Ended, Outcome, Task
 from runner.many import Job as Run
@@ -62,8 +62,9 @@ def whole(
 ) -> Iterator[Run]:
     """Yield jobs that have ended as they are recorded, each with its folder."""
     for (each, chosen, folder), (rows, result), loss in zip(parts, results, losses, strict=True):
+        rows = measures.measuring(loss, each.cfg.tracking.get("full_loss_every"))(rows, True)
         # It is recorded while the next one is made.
-        result = replace(result, seconds={**result.seconds, "record": 0.0})
+        result = replace(result, last=rows[len(rows) - 1 :], seconds={**result.seconds, "record": 0.0})
         yield Run(about(each, chosen, folder, task), rows, experiment.tags(result), experiment.summary(result, loss))
 
 
@@ -75,7 +76,7 @@ def about(each: Job, chosen: dict[str, str], folder: Path, task: Task) -> Any:
 
 def recorded(task: Task, cfgs: Sequence[Any], runs: Iterable[Run]) -> list[str | None]:
     """Record whole runs, together where all go to the sweep's own store in the sweep's own way; returns their ids."""
-    if task.recorder is not None and all(cfg.tracking == cfgs[0].tracking for cfg in cfgs):
+    if task.recorder is not None and all(cfg.tracking == task.tracking for cfg in cfgs):
         return task.recorder.record(runs)
     ids = []
     for cfg, run in zip(cfgs, runs, strict=True):

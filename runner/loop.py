@@ -116,10 +116,12 @@ def run(
     rules: Rules,
     watchers: Sequence[Callable[[Trace], None]],
     signal: Callable[[], str | None] = lambda: None,
+    measure: Callable[[Trace, bool], Trace] = lambda rows, ended: rows,
 ) -> Result:
     """Take steps until a rule, a non-finite row, a limit or a signal ends them.
 
-    Each watcher gets every row once and in order, up to the one that the run ends at.
+    `measure` adds to rows what the loss measures, told whether the run ends with them; rules do not see it. Each watcher gets
+    every row once and in order, up to the one that the run ends at.
     """
     clock = {"loop": 0.0, "record": 0.0}
     size, earlier, best = FIRST_CHUNK, [], None
@@ -135,6 +137,7 @@ def run(
         new = new if stop is None else new[: stop.step + 1 - new.start]
         earlier = [trace[max(0, len(trace) - rules.look_back) :]] if rules.look_back else []
         best = lower(best, new)
+        new = measure(new, stop is not None)
         for watch in watchers:
             watch(new)
         recorded = time.perf_counter()

@@ -34,8 +34,9 @@ def record(
     name: str | None,
     every: int,
     max_coordinates: int,
+    full_loss_every: int,
 ) -> list[str]:
-    """Create, fill and end a run for each job; returns their ids. `insert` is that of `bulk` for this database."""
+    """Create, fill and end a run for each job, whose rows come measured; returns their ids. `insert` is that of `bulk`."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
 
     store = client._tracking_client.store

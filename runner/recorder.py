@@ -125,7 +125,9 @@ class Process:
 
     def record(self, rows: Trace) -> None:
         """Send rows."""
-        self.say("record", {"start": rows.start}, {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient, **rows.named})
+        fields = {"start": rows.start, "measured": list(rows.measured)}
+        own = {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient}
+        self.say("record", fields, {**own, **rows.named, **rows.measured})
         while self.connection.poll():
             self.hear()
 
@@ -211,7 +213,8 @@ def follow(connection: Connection, recorder: Recorder) -> None:
             raise Abandoned("KILLED", sweep_store.GONE) from None
         if word == "record":
             row = {name: arrays.pop(name) for name in ("x", "loss", "gradient")}
-            recorder.record(Trace(fields["start"], **row, named=arrays))
+            measured = {name: arrays.pop(name) for name in fields["measured"]}
+            recorder.record(Trace(fields["start"], **row, named=arrays, measured=measured))
         elif word == "finish":
             recorder.finish(fields["tags"], fields["metrics"])
         elif word == "fail":

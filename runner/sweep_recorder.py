@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def pieces(jobs: Iterable[many.Job]) -> Iterator[list[many.Job]]:
 
 def arrays_of(rows: Trace) -> dict[str, np.ndarray]:
     """Return the arrays of rows that begin at step 0."""
-    return {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient}
+    measured = {f"measured/{name}": values for name, values in rows.measured.items()}
+    return {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient, **measured}
 
 
 def fields_of(about: About) -> Fields:
@@ -95,9 +97,13 @@ def about_of(fields: Fields) -> About:
 
 def record(fields: Fields, arrays: Arrays) -> Fields:
     """Record the runs of a message."""
-    jobs = []
+    jobs, measured = [], defaultdict(dict)
+    for key, values in arrays.items():
+        i, part, *name = key.split("/", 2)
+        if part == "measured":
+            measured[int(i)][name[0]] = values
     for i, said in enumerate(fields["jobs"]):
-        rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"])
+        rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"], measured=measured[i])
         jobs.append(many.Job(about_of(said["about"]), rows, said["tags"], said["metrics"]))
     return sweep_store.record(fields["uri"], fields["experiment"], jobs, fields["settings"])
 

@@ -19,14 +19,15 @@ class Trace:
     loss: np.ndarray  # [n]
     gradient: np.ndarray  # [n, *shape]
     named: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n, ...] each: what else a strategy records
+    measured: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n] each: what a loss measures; NaN where it does not
 
     def __len__(self) -> int:
         return len(self.loss)
 
     def __getitem__(self, rows: slice) -> Trace:
         start, stop, _ = rows.indices(len(self))
-        named = {name: values[start:stop] for name, values in self.named.items()}
-        return Trace(self.start + start, self.x[start:stop], self.loss[start:stop], self.gradient[start:stop], named)
+        named, measured = ({name: each[start:stop] for name, each in of.items()} for of in (self.named, self.measured))
+        return Trace(self.start + start, self.x[start:stop], self.loss[start:stop], self.gradient[start:stop], named, measured)
 
     @property
     def steps(self) -> np.ndarray:
@@ -50,7 +51,7 @@ class Trace:
         A scalar x gives `x, loss, gradient`; a vector gives `x/0 …, loss, gradient/0 …, gradient_norm`.
         """
         vector = {"gradient_norm": self.gradient_norm} if self.x.ndim > 1 else {}
-        parts = {"loss": self.loss, **vector, "x": self.x, "gradient": self.gradient, **self.named}
+        parts = {"loss": self.loss, **vector, "x": self.x, "gradient": self.gradient, **self.named, **self.measured}
         return {name: column for key, values in parts.items() for name, column in split(key, values, coordinates).items()}
 
 
@@ -87,5 +88,6 @@ def join(traces: Sequence[Trace]) -> Trace:
     if len(traces) == 1:
         return first
     named = {name: np.concatenate([each.named[name] for each in traces]) for name in first.named}
+    measured = {name: np.concatenate([each.measured[name] for each in traces]) for name in first.measured}
     x, loss, gradient = (np.concatenate([getattr(each, part) for each in traces]) for part in ("x", "loss", "gradient"))
-    return replace(first, x=x, loss=loss, gradient=gradient, named=named)
+    return replace(first, x=x, loss=loss, gradient=gradient, named=named, measured=measured)

@@ -63,14 +63,17 @@ def none(about: About) -> Iterator[Recorder]:
 
 @contextmanager
 def mlflow(
-    about: About, *, uri: str, experiment: str, name: str | None, every: int, max_coordinates: int
+    about: About, *, uri: str, experiment: str, name: str | None, every: int, max_coordinates: int, full_loss_every: int
 ) -> Iterator[Recorder]:
     """Record every row in MLflow: one run, its rows as metrics, and all of them in `trajectory.parquet`.
 
+    What a loss measures comes with the rows, those of every `full_loss_every`-th step, and is not thinned again.
+
     Raises UserError where the tracking store cannot be used. An exception within ends the run as FAILED.
     """
-    if every < 1:
-        raise UserError(f"tracking.every must be 1 or more, got {every}; set it with tracking.every=1")
+    for key, value, usual in (("every", every, 1), ("full_loss_every", full_loss_every, 100)):
+        if value < 1:
+            raise UserError(f"tracking.{key} must be 1 or more, got {value}; set it with tracking.{key}={usual}")
     client, experiment_id = store.opened(uri, experiment)
     run_id = client.create_run(experiment_id, run_name=name or about.name, tags=dict(about.tags)).info.run_id
     status, trajectory = "FAILED", artifacts.Trajectory(about.folder / "trajectory.parquet")
@@ -149,12 +152,15 @@ def once(metrics: Mapping[str, float]) -> bulk.Columns:
 
 
 def columns_of(rows: Trace, every: int, max_coordinates: int) -> bulk.Columns:
-    """Return steps and values of each metric, every so many-th row; none that is not finite: MLflow's pages break on those."""
-    thinned = slice(-rows.start % every, None, every)
-    steps, found = rows.steps[thinned], {}
+    """Return steps and values of each metric, every so many-th row, and what was measured in any.
+
+    None is there that is not finite: MLflow's pages break on those.
+    """
+    found = {}
     for key, values in rows.columns(max_coordinates).items():
-        finite = np.isfinite(values[thinned])
-        found[key] = steps[finite], values[thinned][finite]
+        kept = slice(None) if key in rows.measured else slice(-rows.start % every, None, every)
+        finite = np.isfinite(values[kept])
+        found[key] = rows.steps[kept][finite], values[kept][finite]
     return found
 
 
