@@ -92,13 +92,6 @@ def prepare(tracking: DictConfig) -> None:
         resolve_name(tracking._target_).prepare(uri=tracking.uri)
 
 
-def sweep_recorder(tracking: DictConfig) -> Any:
-    """Return what records a sweep as a whole in the way of one of its jobs, or None where that way has no such thing."""
-    target = resolve_name(tracking._target_)
-    keys = {str(key): value for key, value in tracking.items() if key != "_target_"}
-    return target.sweep(**keys) if hasattr(target, "sweep") else None
-
-
 class Task:
     """A sweep's task: Hydra calls it with a job's configuration, in whichever process; it returns an Outcome, whatever happens.
 
@@ -110,13 +103,14 @@ class Task:
         self.cwd, self.folder, self.fail_fast = Path.cwd(), folder.absolute(), fail_fast
         self.marks: dict[str, str] = {}
         self.launcher = (socket.gethostname(), os.getpid())
-        # For a launcher in this process: what composes jobs, and what records them together.
+        # For a launcher in this process: what composes jobs, and what records together those that are tracked in this way.
         self.composed: Any = None
         self.recorder: Any = None
+        self.tracking: DictConfig | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what only the launching process uses."""
-        return vars(self) | {"composed": None, "recorder": None}
+        return vars(self) | {"composed": None, "recorder": None, "tracking": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process, where Hydra is about to compose a job."""
@@ -139,6 +133,13 @@ class Task:
         if outcome.interrupted or (outcome.failed and self.fail_fast):
             raise Ended(outcome)
         return outcome
+
+    def record_by(self, tracking: DictConfig) -> Any:
+        """Record jobs together that are tracked in this way, and return what does so; None where this way knows no sweeps."""
+        target = resolve_name(tracking._target_)
+        keys = {str(key): value for key, value in tracking.items() if key != "_target_"}
+        self.recorder, self.tracking = target.sweep(**keys) if hasattr(target, "sweep") else None, tracking
+        return self.recorder
 
     def begin(self, number: int) -> None:
         """Write down that this process is at a job."""

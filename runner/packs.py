@@ -87,7 +87,7 @@ class Pack:
         """Run jobs, and return the value of each: one by one where something goes wrong that is no job's own."""
         task = self.task
         task.composed = compose.Composer(self.context.config_loader, self.master)
-        task.recorder = job.sweep_recorder(task.composed(batch[0]).cfg.tracking)
+        task.record_by(task.composed(batch[0]).cfg.tracking)
         made = self.context, task, self.master
         try:
             return [each._return_value for each in launching.fused(*made, batch, numbers[0])]

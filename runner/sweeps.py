@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from runner import compose, config, quick, quiet
 from runner.errors import UserError, first_line
-from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown, sweep_recorder
+from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
 Overrides = Sequence[str]
 
@@ -69,7 +69,7 @@ class Sweep:
         """Begin with the parent run, in the store of the first job."""
         if self.recorder is not None:
             return
-        self.recorder = self.task.recorder = sweep_recorder(self.composed(batch[0]).cfg.tracking)
+        self.recorder = self.task.record_by(self.composed(batch[0]).cfg.tracking)
         if self.recorder is None:
             return
         if self.settings.plan:

@@ -85,11 +85,12 @@ def mlflow(uri: str, folder: Path, workers: int | None = 1) -> Iterator[str]:
 
 
 @contextmanager
-def ray(env: dict[str, str]) -> Iterator[str]:
-    """Start a Ray cluster of two processors, and give its address; for a network of its own: it listens on all interfaces."""
+def ray(env: dict[str, str], processors: int = 2) -> Iterator[str]:
+    """Start a Ray cluster of so many processors, and give its address; it listens on all interfaces of its network."""
     port = free_port()
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}"]
-    command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", "--object-store-memory=200000000", "--disable-usage-stats"]
+    command += ["--dashboard-host=127.0.0.1", f"--num-cpus={processors}"]
+    command += ["--object-store-memory=200000000", "--disable-usage-stats"]
     # A socket's path may have 107 characters, and a test's folder has many.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         log = Path(folder, "log")

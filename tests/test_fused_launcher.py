@@ -103,6 +103,14 @@ def test_nothing_is_recorded_where_nothing_is_to_be(cli, runs):
     assert ended.code == 0 and "2 iteration_limit" in ended.out and runs() == []
 
 
+def test_each_job_is_tracked_in_its_own_way(cli, runs, tmp_path):
+    words = ["optimizer=sgd,adam", "tracking.every=1,5", "seed=range(3)", "guess=normal", "max_iterations=20"]
+    zipped = "sweep.zip=[[optimizer,tracking.every]]"
+    assert cli("-m", *words, zipped, "hydra/launcher=fused").out.count("3 jobs as one program") == 2
+    rows = {run.data.params["tracking.every"]: len(history(tmp_path, run.info.run_id, "loss")) for run in runs()}
+    assert len(runs()) == 6 and rows == {"1": 21, "5": 5}
+
+
 def test_a_plan_says_what_would_run_and_runs_nothing(cli, runs, tmp_path):
     assert cli("optimizer.learning_rate=0.1", "max_iterations=20").code == 0
     words = ["optimizer=sgd,lamb", "optimizer.learning_rate=0.1,0.2,0.3", "max_iterations=20"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import readme
 
-from benchmarks import charts, limits, loop, recording, report, wall
+from benchmarks import charts, limits, loop, recording, report, wall, workers
 from benchmarks.charts import Panel
 from benchmarks.measure import Row
 
@@ -27,6 +27,8 @@ PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
 CHARTS: dict[str, Callable[[bool], list[Panel]]] = {"speed_loop": loop.curves, "speed_recording": recording.curves}
 # Lines of Markdown, which README.md has under the same name.
 NOTES: dict[str, Callable[[bool], Iterator[str]]] = {"limits": limits.lines}
+# The same, but measured only where they are asked for: they take longer than all the others.
+APART: dict[str, Callable[[bool], Iterator[str]]] = {"workers": workers.lines}
 GALLERY = readme.ROOT / "outputs" / "gallery"
 
 
@@ -39,10 +41,11 @@ def main(words: Sequence[str] | None = None) -> None:
         for row in PARTS[name](quick):
             print(report.line(row), flush=True)
             rows.append(row)
-    notes = {}
-    for name in (name for name in NOTES if name in chosen):
-        notes[name] = "\n".join(NOTES[name](quick)) + "\n"
-        print(notes[name], flush=True)
+    notes = dict.fromkeys((name for name in NOTES | APART if name in chosen), "")
+    for name in notes:
+        for line in (NOTES | APART)[name](quick):
+            print(line, flush=True)
+            notes[name] += f"{line}\n"
     with tempfile.TemporaryDirectory() as scratch:
         for name in (name for name in CHARTS if name in chosen):
             path = (Path(scratch) if quick else GALLERY) / f"{name}.png"
@@ -50,18 +53,20 @@ def main(words: Sequence[str] | None = None) -> None:
             print(f"drawn: {path.name}", flush=True)
     if not quick and chosen == {*PARTS, *NOTES, *CHARTS}:
         readme.replace("benchmarks", report.text(rows))
-        for name, text in notes.items():
+    for name, text in notes.items():
+        if not quick and (name in APART or chosen == {*PARTS, *NOTES, *CHARTS}):
             readme.replace(name, text)
 
 
 def arguments(words: Sequence[str] | None) -> tuple[set[str], bool]:
     """Return the names of what is to be measured, and whether quickly."""
     names = [*PARTS, *NOTES, *CHARTS]
+    apart = f"; or {', '.join(APART)}, which is no part of the whole and goes into README.md"
     parser = argparse.ArgumentParser("tests/benchmarks", description=__doc__)
-    parser.add_argument("--only", metavar="NAME,…", help=f"these alone, README.md stays as it is: {', '.join(names)}")
+    parser.add_argument("--only", metavar="NAME,…", help=f"these alone, README.md stays as it is: {', '.join(names)}{apart}")
     parser.add_argument("--quick", action="store_true", help="next to no work: shows that it runs, and writes nothing")
     args = parser.parse_args(words)
     chosen = set(args.only.split(",") if args.only else names)
-    if unknown := chosen - set(names):
+    if unknown := chosen - {*names, *APART}:
         parser.error(f"--only names {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     return chosen, args.quick
