@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
@@ -65,12 +68,43 @@ def masked(output: str) -> str:
     return re.sub(r"[0-9a-f]{32}", "0123456789abcdef" * 2, output)
 
 
+def own() -> dict[str, str]:
+    """Return the files that a user adds, by path: Python's from what is called `name.py`:, YAML's by their first lines."""
+    text = README.read_text()
+    found = dict(re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL))
+    found |= dict(re.findall(r"`(\w+/[\w/]+\.yaml)`:\n\n```yaml\n(.*?)```", text, re.DOTALL))
+    for block in re.findall(r"```yaml\n(# my_conf/.*?)```", text, re.DOTALL):
+        found |= {each.split()[1]: each for each in block.split("---\n")}
+    return found
+
+
+def write_own(folder: Path) -> None:
+    """Put these files into a folder."""
+    for name, content in own().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def own_commands() -> list[str]:
+    """Return the commands that README.md gives for these files."""
+    return re.findall(r"^python (-m runner.* --config-dir my_conf .*)$", README.read_text(), re.MULTILINE)
+
+
+def outputs() -> list[str]:
+    """Return the commands whose output README.md shows."""
+    return re.findall(r"<!-- output of: python (.*) -->", README.read_text())
+
+
 def main() -> None:
-    """Write both parts anew."""
+    """Write all parts anew."""
     replace("groups", groups())
-    command = [sys.executable, "-m", "runner", "strategy=tape"]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    replace("output of", f"```text\n{output}```\n")
+    for command in outputs():
+        with tempfile.TemporaryDirectory() as folder:
+            write_own(Path(folder))
+            words = [sys.executable, *shlex.split(command)]
+            env = os.environ | {"PYTHONPATH": str(ROOT)}
+            output = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
+        replace(f"output of: python {command}", f"```text\n{output}```\n")
 
 
 if __name__ == "__main__":

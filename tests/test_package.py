@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+import readme
+from conftest import ROOT, store
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
@@ -30,18 +32,40 @@ def installed(tmp_path_factory) -> Path:
     return folder / "site"
 
 
-def run(installed: Path, folder: Path, *words: str) -> str:
-    env = os.environ | {"PYTHONPATH": f"{installed}:{folder}"}
-    command = [sys.executable, "-P", "-m", "runner", *words]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
+def run(installed: Path, folder: Path, command: str) -> str:
+    """Return what a Python command prints, which must say nothing else, in a folder where the wheel is installed."""
+    words, env = [sys.executable, *shlex.split(command)], os.environ | {"PYTHONPATH": str(installed)}
+    ended = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
+    return ended.stdout
 
 
-def test_the_wheel_runs_in_an_empty_folder_with_a_users_own_configuration(installed, tmp_path):
-    (tmp_path / "mine.py").write_text("def loss(x):\n    return (x - 1) ** 2\n")
-    (tmp_path / "my_conf/loss").mkdir(parents=True)
-    (tmp_path / "my_conf/loss/mine.yaml").write_text("_target_: mine.loss\n")
-    out = run(installed, tmp_path, "--config-dir", "my_conf", "loss=mine", "guess=point", "guess.x=2", "max_iterations=3")
-    assert "iteration_limit at step 3" in out and (tmp_path / "outputs/mlflow.db").is_file()
+def test_what_a_user_adds_in_an_empty_folder_is_checked_run_and_swept_by_the_wheel(installed, tmp_path):
+    readme.write_own(tmp_path)
+    single, checked, signs, directions, swept = readme.own_commands()
+    assert "iteration_limit at step 100" in run(installed, tmp_path, single)
+    assert "nothing failed" in run(installed, tmp_path, checked)
+    # |x - 1| is 2 and x/1 is 3: at 0.05 a step both lie within what a loss of 2.5 allows, 0.84 for x/1, after 44 steps.
+    assert "converged (below) at step 44" in run(installed, tmp_path, signs)
+    assert "converged (below)" in run(installed, tmp_path, directions)
+    out = run(installed, tmp_path, swept)
+    assert "10 jobs: 10 new" in out and out.count("5 jobs as one program: 5 iteration_limit") == 2
+    client = store(tmp_path)
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    jobs = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(runs) == 3 + 1 + 10 and len(jobs) == 10 and {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["optimizer"] for run in jobs} == {"sgd", "sign_descent"}
+
+
+def test_the_installed_script_finds_a_users_files_too(installed, tmp_path):
+    readme.write_own(tmp_path)
+    words = [sys.executable, installed / "bin/tf-runner", *shlex.split(readme.own_commands()[0])[2:], "tracking=none"]
+    env = os.environ | {"PYTHONPATH": str(installed)}
+    ended = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "") and "iteration_limit" in ended.stdout
+
+
+def test_the_wheel_is_what_runs_in_another_folder(installed, tmp_path):
     where = "import runner, runner.__main__ as main; print(runner.__file__, main.CONF)"
     command, env = [sys.executable, "-P", "-c", where], os.environ | {"PYTHONPATH": str(installed)}
     out = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout

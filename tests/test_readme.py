@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 
 import pytest
 import readme
@@ -18,7 +19,7 @@ def test_the_table_of_groups_is_that_of_conf():
 
 def test_the_output_is_what_the_command_prints(cli):
     ended = cli("strategy=tape")
-    shown = readme.part(TEXT, "output of")[2].removeprefix("```text\n").removesuffix("```\n")
+    shown = readme.part(TEXT, "output of: python -m runner strategy=tape")[2].removeprefix("```text\n").removesuffix("```\n")
     assert readme.masked(ended.out) == readme.masked(shown), "run `python tests/readme.py`"
 
 
@@ -28,15 +29,16 @@ def test_every_command_runs(cli, words):
     assert ended.code == 0 and ended.err == ""
 
 
-def test_the_loss_of_ones_own_runs(cli, tmp_path, monkeypatch):
-    code, config = re.search(r"`my_loss.py`:\n\n```python\n(.*?)```.*?```yaml\n(.*?)```", TEXT, re.DOTALL).groups()
-    (tmp_path / "my_loss.py").write_text(code)
-    (tmp_path / "my_conf/loss").mkdir(parents=True)
-    (tmp_path / "my_conf/loss/my_loss.yaml").write_text(config)
+def test_the_checks_of_ones_own_loss_are_shown(cli, tmp_path, monkeypatch, capfd):
+    from runner import check
+
+    readme.write_own(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (words,) = [words for words in COMMANDS if "--config-dir" in words]
-    ended = cli(*shlex.split(words))
-    assert ended.code == 0 and ended.err == ""
+    (command,) = [each for each in readme.outputs() if "runner.check" in each]
+    monkeypatch.setattr(sys, "argv", ["runner.check", *shlex.split(command)[2:]])
+    assert check.main() == 0
+    shown = readme.part(TEXT, f"output of: python {command}")[2].removeprefix("```text\n").removesuffix("```\n")
+    assert capfd.readouterr().out == shown, "run `python tests/readme.py`"
 
 
 def test_links_lead_somewhere():
