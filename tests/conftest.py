@@ -7,10 +7,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
 
 import pytest
 from absl import logging as absl_logging
+from omegaconf import OmegaConf
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # As the command line sets it before TensorFlow is imported, which a test module may do first here.
@@ -21,6 +23,17 @@ absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
+
+
+def strategies(own_steps: bool) -> dict[str, Any]:
+    """Return the strategies of conf/ by name: those that take their own steps, or those that leave them to an optimizer."""
+    found = {}
+    for path in sorted((CONF / "strategy").glob("*.yaml")):
+        node = OmegaConf.load(path)
+        node.pop("defaults", None)
+        if getattr(resolve_name(node._target_), "own_steps", False) == own_steps:
+            found[path.stem] = node
+    return found
 
 
 class Ended(NamedTuple):

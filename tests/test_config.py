@@ -55,6 +55,15 @@ MISTAKES = {
     "tracking.every=0": ("tracking.every", "1 or more", "0"),
     "tracking.uri=foo://bar": ("tracking.uri", "foo://bar", "sqlite"),
     "strategy.intermediates=true": ("strategy.persistent=true", "non-persistent"),
+    "strategy.terms=true": ("strategy.terms=true", "names none"),
+    "strategy=scipy optimizer=adam": ("strategy=scipy", "no optimizer, got Adam", "leave optimizer out", "optimizer=none"),
+    "optimizer=none": ("strategy=tape", "got none", "optimizer=sgd"),
+    "strategy=newton optimizer.learning_rate=0.1": ("optimizer.learning_rate", "leave it out"),
+    "strategy=newton optimizer/learning_rate=cosine_decay": ("optimizer.learning_rate", "leave it out"),
+    "strategy=newton noise=gaussian": ("strategy=newton", "draws anew", "strategy=tape"),
+    "strategy=gauss_newton loss=ackley": ("residuals", "strategy=newton"),
+    "strategy=scipy strategy.method=Powell": ("strategy.method", "'Powell'", "L-BFGS-B", "trust-ncg"),
+    "strategy=scipy strategy.options={gtl:1e-3}": ("strategy.options", "gtl", "L-BFGS-B"),
     "strategy.watch_accessed_variables=false strategy.watch=false": ("strategy.watch=true", "watches nothing"),
 }
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import CONF, environment, history, store
+from conftest import CONF, environment, history, store, strategies
 from mlflow.artifacts import download_artifacts
 
 from runner import bulk
 
-STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+STRATEGIES = sorted(strategies(own_steps=False))
 EXECUTIONS = sorted(path.stem for path in (CONF / "execution").glob("*.yaml"))
 
 

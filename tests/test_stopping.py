@@ -95,6 +95,9 @@ class Played:
     def last(self) -> Trace:
         return self.rows[self.taken : self.taken + 1]
 
+    def ended(self) -> None:
+        return None
+
 
 def run(rows: Trace, chunk: int = 100, signal=lambda: None, time_limit=None, rules=None):
     played = Played(rows, chunk)
@@ -104,7 +107,7 @@ def run(rows: Trace, chunk: int = 100, signal=lambda: None, time_limit=None, rul
 
 def test_the_limit_records_one_row_more_than_updates():
     result = run(trace([3, 2, 1, 2]))
-    assert (result.ending, result.iterations, result.evaluations) == (Ending.ITERATION_LIMIT, 3, 4)
+    assert (result.ending, result.iterations, result.evaluations) == (Ending.ITERATION_LIMIT, 3, {"gradient": 4})
     assert (result.best.start, result.last.start, result.stopped_by) == (2, 3, None)
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import CONF
+from conftest import CONF, strategies
 from omegaconf import OmegaConf
 
 from runner import build, losses
-from runner.errors import UserError
+from runner.errors import Misfit, UserError
 from runner.losses import Loss
 from runner.trace import join
 
-STRATEGIES = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "strategy").glob("*.yaml"))}
+STRATEGIES = strategies(own_steps=False)
 EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execution").glob("*.yaml"))}
 SGD = OmegaConf.load(CONF / "optimizer" / "sgd.yaml")
 QUADRATIC = Loss.of(losses.quadratic)
@@ -43,6 +43,31 @@ def test_intermediates_and_their_gradients_are_recorded(execution):
     np.testing.assert_array_equal(trace.named["intermediate/z"], trace.x - 4)
     np.testing.assert_array_equal(trace.named["intermediate_gradient/z"], np.ones(4))
     np.testing.assert_array_equal(trace.gradient, 2 * trace.named["intermediate/z"])
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_terms_are_recorded_with_their_gradients_norms_and_the_angle_between_them(execution):
+    def composite(x):
+        data = losses.term("data", tf.reduce_sum((x - [1.0, 2.0]) ** 2))
+        return data + losses.term("penalty", tf.reduce_sum(x**2) / 2)
+
+    trace = steps(running(composite, execution, x0=[3.0, 0.0], persistent=True, terms=True), 3)
+    data, penalty = 2 * (trace.x - [1, 2]), trace.x
+    np.testing.assert_allclose(trace.named["term/data"], ((trace.x - [1, 2]) ** 2).sum(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(trace.named["term/data"] + trace.named["term/penalty"], trace.loss, rtol=1e-6)
+    norms = [np.linalg.norm(each, axis=1) for each in (data, penalty)]
+    for name, norm in zip(("data", "penalty"), norms, strict=True):
+        np.testing.assert_allclose(trace.named[f"term_gradient_norm/{name}"], norm, rtol=1e-6)
+    angles = np.degrees(np.arccos((data * penalty).sum(axis=1) / norms[0] / norms[1]))
+    # The arc cosine loses half of the digits near 0 degrees, where these angles are not.
+    np.testing.assert_allclose(trace.named["term_angle/data-penalty"], angles, rtol=1e-4)
+
+
+def test_terms_take_a_persistent_tape_and_a_loss_that_names_some():
+    with pytest.raises(UserError, match=r"strategy\.terms: .*set strategy\.persistent=true"):
+        running(lambda x: losses.term("all", x * x), terms=True).last()
+    with pytest.raises(Misfit, match="this one names none"):
+        running(terms=True, persistent=True).last()
 
 
 def test_a_tape_that_is_not_persistent_answers_once_in_tensorflows_words():
