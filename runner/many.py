@@ -15,6 +15,10 @@ import numpy as np
 from runner import artifacts, bulk, tracking
 from runner.trace import Trace
 
+# KiB of an SQLite database that are kept at hand; its own 2,000 make it write the indexes' pages and read them again, over and
+# over within one transaction, which takes a quarter longer.
+CACHE = 128 * 2**10
+
 
 class Job(NamedTuple):
     """A run that has ended: what is said of it before its first row, all its rows, and what is said of it at its end."""
@@ -54,6 +58,8 @@ def record(
     with ThreadPoolExecutor(1) as pool, store.ManagedSessionMaker(read_only=False) as session:
         places = [f"{location}/{run_id}/artifacts" for run_id in ids]
         filed = pool.map(write_artifacts, places, jobs)
+        if store.engine.dialect.name == "sqlite":
+            session.connection().exec_driver_sql(f"PRAGMA cache_size=-{CACHE}")
         for model, rows in ((SqlRun, runs), (SqlParam, params), (SqlTag, tags)):
             session.execute(model.__table__.insert(), rows)
         latest = []
