@@ -229,10 +229,12 @@ def under_way(folder: Path, address: str, *words: str) -> Iterator[subprocess.Po
 
 
 @pytest.mark.parametrize(
-    ("launcher", "sent"), [("joblib", signal.SIGKILL), ("joblib", signal.SIGTERM), ("submitit_local", signal.SIGKILL)]
+    ("launcher", "sent", "pack"),
+    [("joblib", signal.SIGKILL, 2), ("joblib", signal.SIGTERM, 1), ("submitit_local", signal.SIGKILL, 2)],
 )
-def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launcher, sent):
-    words = [f"hydra/launcher={launcher}", "optimizer.learning_rate=0.01,0.02", *LONG]
+def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launcher, sent, pack):
+    rates = ["0.01", "0.02", "0.03", "0.04"][: 2 * pack]
+    words = [f"hydra/launcher={launcher}", f"optimizer.learning_rate={','.join(rates)}", f"sweep.pack={pack}", *LONG]
     with under_way(tmp_path, address, *words) as process:
         started = below(process.pid)
         # Two jobs and two recorders at the least.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -26,8 +27,9 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from omegaconf import OmegaConf, open_dict
 
-from runner import compose, config, grammar
+from runner import compose, config, grammar, sweeps
 from runner.errors import UserError
+from runner.job import Outcome
 
 # A loss that goes wrong in as many ways as there are numbers.
 BAD = """
@@ -166,6 +168,19 @@ def test_grids_of_numbers(cli, runs):
     assert ended.code == 1 and "1 or more" in ended.err and ended.err.count("\n") == 1
 
 
+def test_a_key_may_be_deleted_in_a_grid(cli, runs):
+    assert cli("-m", "~optimizer.nesterov", "seed=1,2", "max_iterations=1").code == 0
+    assert len(runs()) == 2 and not any("optimizer.nesterov" in run.data.params for run in runs())
+
+
+def test_what_a_death_took_along_is_launched_again():
+    came = {0: Outcome(()), 1: True, 2: True, 3: True, 4: False}
+    assert sweeps.again(came, apart=False) == [[4], [1, 2], [3]]
+    # Where processes die apart from each other, tasks become smaller, and run side by side.
+    assert sweeps.again(came, apart=True) == [[1, 2, 3, 4]]
+    assert sweeps.again({0: Outcome(())}, apart=False) == sweeps.again({0: Outcome(())}, apart=True) == []
+
+
 def test_values_that_go_together(cli, runs):
     pairs = "sweep.zip=[[optimizer.learning_rate,optimizer.momentum]]"
     assert (
@@ -214,7 +229,14 @@ VALUES = st.lists(
 )
 CHOICES = st.lists(
     st.sampled_from(
-        ["loss=rosenbrock", "guess=point", "stopping=[gradient_norm,plateau]", "execution=eager", "optimizer=adam"]
+        [
+            "loss=rosenbrock",
+            "guess=point",
+            "optimizer/learning_rate=cosine_decay",
+            "stopping=[gradient_norm,plateau]",
+            "execution=eager",
+            "optimizer=adam",
+        ]
     ),
     max_size=3,
     unique=True,
@@ -242,6 +264,7 @@ def test_a_job_is_composed_as_hydra_composes_it(choices, values):
         with open_dict(expected):
             del expected["hydra"]
         assert OmegaConf.to_yaml(job.cfg) == OmegaConf.to_yaml(expected)
+        assert json.dumps(job.plain) == json.dumps(config.resolved(expected))
 
 
 def start_eight(folder: Path, uri: str) -> Counter:
