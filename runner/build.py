@@ -156,8 +156,10 @@ def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
     if limit is not None and not (isinstance(limit, int | float) and limit > 0):
         raise UserError(f"stopping.time_limit must be a number of seconds above 0, got {limit!r}; set stopping.time_limit=60")
     found = {}
+    # What a step draws is below the minimum by luck.
+    minimum = loss.minimum if loss.seed is None else None
     for name in (name for name in node if name != "time_limit"):
-        found[name] = function(f"stopping.{name}", node[name], "trace", "start", minimum=loss.minimum)
+        found[name] = function(f"stopping.{name}", node[name], "trace", "start", minimum=minimum)
     look_back = max((getattr(rule.func, "look_back", lambda **_: 0)(**rule.keywords) for rule in found.values()), default=0)
     return Rules(found, look_back, max_iterations, limit)
 

@@ -127,7 +127,10 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
     guess = once(("guess", written["guess"]), lambda: build.function("guess", cfg.guess, "loss", "dtype", "seed"))
     x0 = guess(loss, plain["dtype"], plain["seed"])
     limit = plain["max_iterations"]
-    rules = once(("rules", written["stopping"], loss.minimum, limit), lambda: tried(build.rules(cfg.stopping, loss, limit)))
+    rules = once(
+        ("rules", written["stopping"], loss.minimum, loss.seed is None, limit),
+        lambda: tried(build.rules(cfg.stopping, loss, limit)),
+    )
     constants = (of_loss, written["strategy"], written["execution"], others, tuple(sorted(numbers)))
     job = Job(index, cfg, loss, x0, rules, numbers, (*constants, plain["dtype"], x0.shape, loss.seed))
     if (needs := job.row_bytes * (limit + 1)) > GROUP_BYTES // FEWEST:

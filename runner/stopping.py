@@ -67,7 +67,8 @@ def target(trace: Trace, start: int, *, loss: float | None, tolerance: float | N
         raise UserError("stopping=target needs stopping.target.loss=… or stopping.target.tolerance=…")
     if loss is None and minimum is None:
         raise UserError(
-            "stopping.target.tolerance needs a loss of known minimum, which this one is not; set stopping.target.loss=…"
+            "stopping.target.tolerance needs a loss of known minimum that is not random, which this one is not; "
+            "set stopping.target.loss=…"
         )
     if loss is None:
         loss = minimum + positive("target.tolerance", tolerance)  # pyright: ignore[reportOptionalOperand]

@@ -67,7 +67,7 @@ class Loss:
     # Of a loss that is random, the seed of the run: what it draws at a step depends on these two alone.
     seed: int | None = None
     # What is of interest beside the loss itself and too dear for every step, by name: of one x, a number. `full_loss` is that
-    # of a random loss without what is random; `minimum` and the target are its.
+    # of a random loss without what is random; `minimum` is its.
     measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)
     # Of a loss that is a sum of squares, what is squared: x[..., d] -> [..., m], or x[...] -> [..., m].
     residuals: Callable[[tf.Tensor], tf.Tensor] | None = None

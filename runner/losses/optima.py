@@ -138,10 +138,11 @@ def newton(model: Model, x: np.ndarray) -> Optimum:
         sizes = 0.5 ** np.arange(HALVES if length > SHORT else 0)
         found = next(((x - size * step, new) for size in sizes if (new := model(x - size * step))[0] <= value), None)
         if found is None:
-            # Or the value no longer falls for its rounding, while the step is still that of the gradient's.
+            # Or the value no longer falls for its rounding, while the gradient still does.
+            x = min((x, x - step), key=lambda each: np.linalg.norm(model(each)[1]))
             curvatures = np.linalg.eigvalsh(hessian)
             alone = x[None] if curvatures[0] > 1e-10 * curvatures[-1] else None
-            return Optimum(alone, value) if length <= ROUNDED else UNKNOWN
+            return Optimum(alone, model(x)[0]) if length <= ROUNDED else UNKNOWN
         x, (value, gradient, hessian) = found
     return UNKNOWN
 
