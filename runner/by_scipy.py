@@ -95,7 +95,7 @@ class Run:
 
     def __init__(self, loss: Loss, optimizer: Any, x: tf.Variable, method: str, options: Mapping[str, Any]) -> None:
         self.optimizer, self.x, self.method = optimizer, x, method
-        self.options = {**options, "maxiter": UNLIMITED}
+        self.shape, self.options = x.numpy().shape, {**options, "maxiter": UNLIMITED}
         self.second = METHODS[method].second
         functions = {
             GRADIENT: second_order.value_and_gradient,
@@ -200,7 +200,7 @@ class Run:
 
     def tensor(self, flat: np.ndarray) -> tf.Tensor:
         """Return numbers of SciPy's in x's shape and dtype."""
-        return tf.constant(flat.reshape(self.x.shape), self.x.dtype)
+        return tf.constant(flat.reshape(self.shape), self.x.dtype)
 
     def reached(self, at: np.ndarray) -> Row:
         """Return the row of an iterate, with what had been evaluated when SciPy came to it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +69,8 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
     execution, optimizer = ready.program.execution, ready.program.optimizer
     say, opening = console.screen(terminal), time.perf_counter()
     record_rows = build.function("tracking", cfg.tracking, "about")
-    with record_rows(about) as recorder, signals.caught() as signal, closing(execution):
+    with record_rows(about) as recorder, signals.caught() as signal, ExitStack() as afterwards:
+        afterwards.callback(execution.close)
         opened = time.perf_counter() - opening
         facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": cfg.dtype.name, "seed": cfg.seed}
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}

@@ -41,7 +41,7 @@ class Trial(NamedTuple):
 
     x: tf.Tensor
     over: tf.Tensor
-    count: tf.Tensor
+    rounds: tf.Tensor
 
 
 class Search(NamedTuple):
@@ -54,7 +54,7 @@ class Search(NamedTuple):
     high: tf.Tensor
     beyond: tf.Tensor
     over: tf.Tensor
-    count: tf.Tensor
+    rounds: tf.Tensor
 
 
 @own_steps
@@ -95,7 +95,7 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
         x.assign(tf.reshape(trial.x, row.x.shape))
         for mine, new in zip(state, region, strict=True):
             mine.assign(new)
-        tried.assign_add(trial.count)
+        tried.assign_add(trial.rounds)
         optimizer.iterations.assign_add(1)
         return row
 
@@ -116,7 +116,7 @@ def residuals_of(loss: Loss, x: tf.Variable) -> Function:
         )
     point = tf.convert_to_tensor(x)
     value, squares, shape = loss(point), tf.reduce_sum(tf.square(r(point))), r(point).shape
-    tolerance = 1e3 * np.finfo(x.dtype.as_numpy_dtype).eps
+    tolerance = 1e3 * np.finfo(x.dtype.name).eps
     if shape.rank != 1 or bool(tf.abs(value - squares) > tolerance * tf.maximum(tf.abs(value), 1)):
         raise UserError(
             f"loss: its residuals must be [m] for one x, with the loss as the sum of their squares; got shape {tuple(shape)} "
@@ -140,15 +140,15 @@ def step(
 ) -> tuple[Trial, Region]:
     """Try steps from a point, where the residuals are `at` and their Jacobian j, until one is accepted or none can be."""
     x, norm = tf.reshape(point, (-1,)), tf.norm(at)
-    eps = float(np.finfo(x.dtype.as_numpy_dtype).eps)
+    eps = float(np.finfo(x.dtype.name).eps)
 
     def again(trial: Trial, _: Region) -> tf.Tensor:
-        return ~trial.over & (trial.count < max_trials)
+        return tf.logical_not(trial.over) & (trial.rounds < max_trials)
 
     def tried(trial: Trial, region: Region) -> tuple[Trial, Region]:
         p, parameter = within(j, at, region)
         length = tf.norm(region.scale * p)
-        radius = tf.where(begins & tf.equal(trial.count, 0), tf.minimum(region.radius, length), region.radius)
+        radius = tf.where(begins & tf.equal(trial.rounds, 0), tf.minimum(region.radius, length), region.radius)
         there = x + p
         new = tf.norm(r(tf.reshape(there, point.shape)))
         actual = tf.where(NEAR * new < norm, 1 - tf.square(new / norm), -tf.ones_like(norm))
@@ -163,7 +163,7 @@ def step(
         flat = (tf.abs(actual) <= eps) & (promised <= eps)
         over = accepted | flat | (region.radius <= eps * tf.norm(region.scale * x)) | tf.equal(norm, 0)
         reached = tf.where(accepted, there, x)
-        return Trial(reached, over, trial.count + 1), region
+        return Trial(reached, over, trial.rounds + 1), region
 
     start = Trial(x, tf.constant(False), tf.constant(0, tf.int64))
     return tf.while_loop(again, tried, (start, region), parallel_iterations=1)
@@ -175,7 +175,7 @@ def resized(
     """Return the region after a step of this length: smaller where it brought little of what was promised, else larger."""
     cut = tf.where(actual >= 0, 0.5 * tf.ones_like(actual), 0.5 * slope / (slope + 0.5 * actual))
     cut = tf.where((NEAR * new >= norm) | (cut < NEAR), NEAR * tf.ones_like(cut), cut)
-    bad, good = ~(ratio > BAD), tf.equal(region.parameter, 0) | (ratio >= GOOD)
+    bad, good = tf.logical_not(ratio > BAD), tf.equal(region.parameter, 0) | (ratio >= GOOD)
     smaller = cut * tf.minimum(region.radius, length / NEAR)
     radius = tf.where(bad, smaller, tf.where(good, 2 * length, region.radius))
     parameter = tf.where(bad, region.parameter / cut, tf.where(good, 0.5 * region.parameter, region.parameter))
@@ -184,7 +184,7 @@ def resized(
 
 def within(j: tf.Tensor, at: tf.Tensor, region: Region) -> tuple[tf.Tensor, tf.Tensor]:
     """Return p, [n], of ‖D p‖ ≤ Δ to a tenth that minimises ‖at + j p‖, and its Marquardt parameter λ (M, section 5)."""
-    info = np.finfo(region.radius.dtype.as_numpy_dtype)
+    info = np.finfo(region.radius.dtype.name)
     full, beyond, newton = solved(j, at, region, tf.zeros_like(region.radius))
     # Where j is not of full rank, there is no step without λ, but one of the least, and no lower bound; columns of j D⁻¹ are
     # of a norm of 1 at the most.
@@ -200,7 +200,7 @@ def within(j: tf.Tensor, at: tf.Tensor, region: Region) -> tuple[tf.Tensor, tf.T
     start = Search(full, tf.zeros_like(guess), guess, low, high, beyond, enough, tf.constant(0))
 
     def unfinished(search: Search) -> tf.Tensor:
-        return ~search.over & (search.count < HEBDEN)
+        return tf.logical_not(search.over) & (search.rounds < HEBDEN)
 
     def further(search: Search) -> tuple[Search]:
         parameter = tf.where(tf.equal(search.guess, 0), tf.maximum(tiny, 1e-3 * search.high), search.guess)
@@ -211,7 +211,7 @@ def within(j: tf.Tensor, at: tf.Tensor, region: Region) -> tuple[tf.Tensor, tf.T
         low = tf.where(beyond > 0, tf.maximum(search.low, parameter), search.low)
         high = tf.where(beyond < 0, tf.minimum(search.high, parameter), search.high)
         guess = tf.maximum(low, parameter + newton)
-        return (Search(p, parameter, guess, low, high, beyond, over, search.count + 1),)
+        return (Search(p, parameter, guess, low, high, beyond, over, search.rounds + 1),)
 
     (found,) = tf.while_loop(unfinished, further, (start,), parallel_iterations=1)
     return found.p, found.parameter

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,7 @@ def run(
     while True:
         taken = iterations()
         began = time.perf_counter()
-        over = rules.over(taken, clock["loop"], signal()) or execution.ended()
+        over: tuple[Any, ...] | None = rules.over(taken, clock["loop"], signal()) or execution.ended()
         new = execution.last() if over else execution.advance(min(size, execution.chunk, rules.max_iterations - taken))
         stepped = time.perf_counter()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from typing import Any
 
 from runner import build, experiment, fused
@@ -53,7 +53,8 @@ def seconds(execution: Execution, n: int) -> tuple[float, float]:
     began = time.perf_counter()
     execution.last()
     compiled = time.perf_counter()
-    with closing(execution):
+    with ExitStack() as afterwards:
+        afterwards.callback(execution.close)
         steps = len(execution.advance(min(STEPS, execution.chunk)))
     return compiled - began, (time.perf_counter() - compiled) / steps * n
 

@@ -94,11 +94,12 @@ def newton(loss: Loss, optimizer: Any, x: tf.Variable, *, shift: float, sufficie
 
 def direction(h: tf.Tensor, gradient: tf.Tensor, shift: float) -> tf.Tensor:
     """Return p, [n, 1], of (h + τI) p = -gradient; where h is not finite, -gradient."""
-    least, one = tf.reduce_min(tf.linalg.diag_part(h)), tf.eye(h.shape[0], dtype=h.dtype)
+    diagonal = tf.linalg.diag_part(h)
+    least, one = tf.reduce_min(diagonal), tf.linalg.diag(tf.ones_like(diagonal))
     beta = shift * tf.norm(h)
 
     def failed(_: tf.Tensor, factor: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
-        return ~tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(factor))) & (shifts < SHIFTS)
+        return tf.logical_not(tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(factor)))) & (shifts < SHIFTS)
 
     def shifted(tau: tf.Tensor, _: tf.Tensor, shifts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         tau = tf.maximum(2 * tau, beta)
@@ -119,7 +120,7 @@ def line_search(function: Function, row: Row, p: tf.Tensor, decrease: tf.Tensor,
         return y <= row.loss + t * decrease + slack
 
     def further(t: tf.Tensor, y: tf.Tensor, trials: tf.Tensor) -> tf.Tensor:
-        return ~enough(t, y) & (trials <= halvings)
+        return tf.logical_not(enough(t, y)) & (trials <= halvings)
 
     def halved(t: tf.Tensor, _: tf.Tensor, trials: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return t / 2, function(row.x + t / 2 * p), trials + 1
@@ -131,4 +132,4 @@ def line_search(function: Function, row: Row, p: tf.Tensor, decrease: tf.Tensor,
 
 def epsilon(of: tf.Tensor) -> float:
     """Return the spacing of a tensor's numbers at 1."""
-    return float(np.finfo(of.dtype.as_numpy_dtype).eps)
+    return float(np.finfo(of.dtype.name).eps)

@@ -220,7 +220,7 @@ def terms_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) ->
     return found
 
 
-def gradients_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable, key: str) -> dict[str, tf.Tensor]:
+def gradients_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable, key: str) -> dict[str, Any]:
     """Return the gradient of each of these with respect to x."""
     try:
         return {name: t.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO) for name, value in named.items()}
