@@ -382,6 +382,13 @@ def test_l_bfgs_b_reaches_the_known_minima_in_eager_and_xla(cli, runs):
         assert run.data.metrics["system/gradient_evaluations"] > run.data.metrics["system/iterations"]
 
 
+def test_gauss_newton_fits_a_linear_model_in_one_step(cli, runs):
+    words = ["-m", "strategy=gauss_newton", "loss=linear_regression,ridge", "dtype=float64", "execution=graph"]
+    assert cli(*words, "max_iterations=1").code == 0
+    # The minimum that is known comes from the normal equations.
+    assert [run.data.metrics["system/loss_above_minimum"] < 1e-14 for run in runs()] == [True, True]
+
+
 @pytest.mark.parametrize("launcher", ["basic", "fused"])
 def test_what_cannot_go_together_is_skipped_in_a_sweep(cli, runs, tmp_path, launcher):
     words = ["-m", "strategy=tape,newton,scipy", "optimizer=sgd,none", "max_iterations=3", f"hydra/launcher={launcher}"]

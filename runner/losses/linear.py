@@ -100,7 +100,18 @@ def linear_regression(x: tf.Tensor, *, data: Data, batch_size: int | None, seed:
     return mean(tf.square(scores(x, rows.features) - rows.targets) / 2)
 
 
-@fitted("numbers", dimension=dimension, optimum=penalised(optima.squares), held_out=error_of_numbers)
+def ridge_residuals(x: tf.Tensor, *, data: Data, l2: float) -> tf.Tensor:
+    """Return those of linear_regression, then √(l2/2) w."""
+    return tf.concat([residuals(x, data=data), math.sqrt(l2 / 2) * x[..., :-1]], axis=-1)
+
+
+@fitted(
+    "numbers",
+    dimension=dimension,
+    optimum=penalised(optima.squares),
+    held_out=error_of_numbers,
+    residuals=ridge_residuals,
+)
 def ridge(x: tf.Tensor, *, data: Data, l2: float, batch_size: int | None, seed: Any) -> tf.Tensor:
     """Return the mean of (s - y)² / 2, plus l2/2 ‖w‖²; scikit-learn's Ridge has alpha = n · l2.
 

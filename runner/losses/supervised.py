@@ -50,7 +50,7 @@ def fitted(
                 random=batch_size is not None,
                 measures=measures,
                 # Those of all rows: of a batch they would be others in each step.
-                residuals=None if residuals is None or batch_size is not None else partial(residuals, data=data),
+                residuals=None if residuals is None or batch_size is not None else partial(residuals, data=data, **keys),
             )
 
         return known(facts)(function)
