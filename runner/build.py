@@ -78,11 +78,16 @@ def parts(cfg: DictConfig) -> dict[str, Any]:
         keras.utils.set_random_seed(cfg.seed)
     found = {}
     for key, each in nodes.items():
+        # Of layers; Keras takes its default from floatx but once a process.
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(cfg.dtype.name)
         try:
             found[key] = instantiate(floats(each), _convert_="all")
         except InstantiationException as error:
             cause = error.__cause__ or error
             raise cause if isinstance(cause, UserError) else UserError(f"loss.{key}: {first_line(cause)[:300]}") from error
+        finally:
+            keras.config.set_dtype_policy(before)
     return found
 
 

@@ -94,6 +94,9 @@ def broadcasts(subject: Subject) -> str:
     remedy = "use x[..., i] and axis=-1; without it jobs of a sweep cannot be fused"
     try:
         y, slopes = derivatives.of(function, batch)
+    except UserError as error:
+        # It says itself that it is for one x.
+        raise Skipped(str(error)) from error
     except Exception as error:
         raise Failed(f"x of {list(batch.shape)} is refused ({first_line(error)[:200]}); {remedy}") from error
     if y.shape != (1, count):

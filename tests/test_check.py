@@ -163,12 +163,15 @@ def test_what_an_execution_cannot_do_is_no_fault_of_a_loss_that_is_run_by_anothe
         (["loss=rosenbrock", "optimizer=custom", "optimizer._target_=test_check.Stuck"], {"steps"}),
         (["loss=branin", "noise=gaussian", "instance=random", "optimizer=adam"], set()),
         (["loss=ackley", "loss.dimension=40", "dtype=float64"], set()),
+        # Which says that it takes one x at a time, and in whose layers every number has to be of the dtype.
+        (["loss=keras_model"], set()),
     ],
 )
 def test_our_own_pass_and_what_joins_numbers_of_x_is_not_separable(words: list[str], fails: set[str]) -> None:
     found = of(*words)
     assert {each.check for each in found.values() if each.verdict == FAILED} == fails, found
-    assert all(each.verdict == OK or each.check in fails or each.check == "separable" for each in found.values()), found
+    skipped = {each.check for each in found.values() if each.verdict == SKIPPED}
+    assert skipped <= {"minimum", "separable", *(["broadcasts"] if words == ["loss=keras_model"] else [])}, found
 
 
 def test_differences_tell_a_gradient_that_is_right_from_one_that_is_nearly() -> None:

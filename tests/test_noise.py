@@ -160,6 +160,17 @@ def test_jobs_of_other_noise_or_another_seed_of_it_are_no_lanes_of_one_program()
     assert len({groups.prepared(i, cfg, {}).constants for i, cfg in enumerate(cfgs)}) == 4
 
 
+def test_a_noisy_run_records_the_loss_without_the_noise(cli, runs, tmp_path) -> None:
+    words = ("loss=sphere", "noise=student_t", "noise.gradient=0.5", "max_iterations=20", "tracking.full_loss_every=1")
+    assert cli(*words).code == 0
+    (run,) = runs()
+    noisy, full, *x = (history(tmp_path, run.info.run_id, name) for name in ("loss", "full_loss", "x/0", "x/1"))
+    exact = np.array([*x[0].values()]) ** 2 + np.array([*x[1].values()]) ** 2
+    np.testing.assert_allclose([*full.values()], exact, rtol=1e-6)
+    assert np.abs(np.array([*noisy.values()]) - exact).min() > 1e-5
+    assert run.data.metrics["system/loss_above_minimum"] == full[20]
+
+
 def test_a_noisy_run_is_the_same_again_and_in_every_execution(cli, runs, tmp_path) -> None:
     words = ("loss=sphere", "noise=gaussian", "noise.gradient=0.5", "max_iterations=20", "sweep.reuse=false")
     assert cli("-m", "execution=xla,eager,graph,xla", *words).code == 0
