@@ -39,12 +39,16 @@ def groups() -> str:
             chosen |= {key: "none" if value is None else "".join(value) for key, value in entry.items()}
     lines = ["| group | default | choices |", "|---|---|---|"]
     details = []
-    for group, default in chosen.items():
+    # What a choice of one group picks from another, as a loss its data.
+    inner = {path.relative_to(CONF).as_posix() for path in CONF.glob("*/*") if path.is_dir() and path.parent.name != "hydra"}
+    groups = [*chosen, *(group for group in inner if group not in chosen)]
+    for group in sorted(groups, key=lambda group: [*chosen].index(group if group in chosen else group.split("/")[0])):
+        default = f"`{chosen[group]}`" if group in chosen else f"each {group.split('/')[0]}'s own"
         if group.startswith("override "):
             continue
         files = sorted((CONF / group).glob("*.yaml"))
         names = ", ".join(f"`{file.stem}`" for file in files)
-        lines.append(f"| `{group}` | `{default}` | {names} |")
+        lines.append(f"| `{group}` | {default} | {names} |")
         details += [f"| `{group}={file.stem}` | {comment(file)} |" for file in files]
     table = "\n".join(["| choice | what it is |", "|---|---|", *details])
     summary = "<details><summary>What each of them is</summary>"
