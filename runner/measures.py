@@ -25,8 +25,8 @@ def measuring(loss: Loss, every: int | None) -> Callable[[Trace, bool], Trace]:
         if not loss.measures:
             return rows
         found = {name: np.full(len(rows), np.nan) for name in loss.measures}
-        due = range(-rows.start % every, len(rows), every) if every else range(0)
-        for row in sorted({*due, *([len(rows) - 1] if ended else [])}):
+        due = set(range(-rows.start % every, len(rows), every)) if every else set[int]()
+        for row in sorted(due | ({len(rows) - 1} if ended else set())):
             x = tf.constant(rows.x[row])
             for name, measure in loss.measures.items():
                 found[name][row] = float(measure(x))
