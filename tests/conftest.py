@@ -110,3 +110,10 @@ def environment(*folders: Path) -> dict[str, str]:
     """Return an environment in which a child finds this checkout, and these folders."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(("TF_CPP", "MLFLOW_TRACKING", "HYDRA"))}
     return own | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, *folders]))}
+
+
+def own_loss(folder: Path, name: str, code: str) -> None:
+    """Put a module of this name with a function `loss(x, *, way)` into a folder, and its YAML into `conf` beside it."""
+    (folder / f"{name}.py").write_text(code)
+    (folder / "conf/loss").mkdir(parents=True)
+    (folder / f"conf/loss/{name}.yaml").write_text(f"_target_: {name}.loss\nway: 0\n")

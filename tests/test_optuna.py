@@ -13,7 +13,7 @@ import optuna
 import pytest
 import servers
 import yaml
-from conftest import CONF, environment, store
+from conftest import CONF, environment, own_loss, store
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
@@ -49,9 +49,7 @@ def loss(x, *, way):
 @pytest.fixture
 def ways(tmp_path, monkeypatch):
     """Give the words of a study over the loss that goes wrong."""
-    (tmp_path / "ways.py").write_text(WAYS)
-    (tmp_path / "conf/loss").mkdir(parents=True)
-    (tmp_path / "conf/loss/ways.yaml").write_text("_target_: ways.loss\nway: 0\n")
+    own_loss(tmp_path, "ways", WAYS)
     monkeypatch.syspath_prepend(tmp_path)
     yield [
         "-m",

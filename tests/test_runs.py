@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pyarrow.parquet as pq
 import pytest
 from conftest import CONF, environment, history, store, strategies
@@ -174,16 +175,7 @@ def test_without_tracking_mlflow_is_not_imported(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_as_killed(tmp_path, number, code):
-    # A shell's background jobs ignore SIGINT; a new session does not.
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "runner", "execution=eager", "max_iterations=1000000", "tracking.every=100"],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = processes.started(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100")
     for line in process.stdout:
         if line.split()[:1] == ["20"]:
             break

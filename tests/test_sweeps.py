@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import servers
-from conftest import CONF, environment, store
+from conftest import CONF, environment, own_loss, store
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -52,9 +53,7 @@ def loss(x, *, way):
 @pytest.fixture
 def bad(tmp_path, monkeypatch):
     """Give the words that pick the loss that goes wrong."""
-    (tmp_path / "bad.py").write_text(BAD)
-    (tmp_path / "conf/loss").mkdir(parents=True)
-    (tmp_path / "conf/loss/bad.yaml").write_text("_target_: bad.loss\nway: 0\n")
+    own_loss(tmp_path, "bad", BAD)
     monkeypatch.syspath_prepend(tmp_path)
     return ["--config-dir", "conf", "loss=bad", "guess=point", "guess.x=3", "max_iterations=3"]
 
@@ -139,15 +138,7 @@ def test_a_sweep_may_end_at_the_first_failure(cli, tmp_path, bad):
 
 def test_a_signal_ends_a_sweep_with_the_job(tmp_path):
     words = ["-m", "optimizer.learning_rate=0.1,0.2", "execution=eager", "max_iterations=1000000", "tracking.every=100"]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "runner", *words],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = processes.started(tmp_path, *words)
     files = tmp_path / "outputs/sweeps"
     end = time.monotonic() + 60
     while not any("  20  " in file.read_text() for file in files.glob("*/*/0/console.txt")) and time.monotonic() < end:
