@@ -70,8 +70,8 @@ def unfit(of: Loss, seed: int, shift: float, scaling: float) -> Iterator[str]:
     """Yield what keeps an instance from being made."""
     if of.shape is None:
         yield "instance=random needs the loss's dimension, which is not declared; set +loss.dimension=2 (0: scalar x)"
-    if seed < 0:
-        yield f"instance.seed must be 0 or more, got {seed}; set instance.seed=1"
+    if not isinstance(seed, int) or seed < 0:
+        yield f"instance.seed must be a whole number of 0 or more, got {seed!r}; set instance.seed=1"
     if not 0 <= shift <= 1:
         yield f"instance.shift must be in 0 … 1, of half the domain, got {shift!r}; set instance.shift=0.8"
     elif shift > 0 and of.domain is None:
