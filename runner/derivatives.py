@@ -59,7 +59,8 @@ def fault(function: Function, x: np.ndarray) -> str | bool | None:
         slope, own = (4 * one - two) / 3, float(np.sum(gradient * v))
         roundings = 8 * eps * float(np.abs(values).max()) / h
         if abs(own - slope) > TOLERANCE * max(abs(own), abs(slope)) + abs(one - two) + roundings:
-            return f"along {name} it is {own:.7g}, and {slope:.7g} by differences, at x = {np.array2string(x, threshold=4, max_line_width=10**6)}"
+            at = np.array2string(x, threshold=4, max_line_width=10**6)
+            return f"along {name} it is {own:.7g}, and {slope:.7g} by differences, at x = {at}"
     return None if told else False
 
 
