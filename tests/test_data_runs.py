@@ -151,3 +151,20 @@ def test_digits_are_learnt(cli, runs, tmp_path):
     assert list(curve) == list(range(0, 2001, 100)) and curve[0] < 0.3
     assert run.data.metrics["system/held_out_accuracy"] == curve[2000] >= 0.95
     assert run.data.metrics["system/full_loss"] < 0.05
+
+
+def test_data_of_ones_own_serve(cli, runs, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom runner.losses.data import Data\n\n\n"
+        "def line(*, slope):\n    a = np.linspace(-1, 1, 20)[:, None]\n"
+        "    return Data('line', a[::2], a[1::2], {'numbers': (slope * a[::2, 0], slope * a[1::2, 0])})\n"
+    )
+    (tmp_path / "conf/loss/data").mkdir(parents=True)
+    (tmp_path / "conf/loss/data/line.yaml").write_text("_target_: mine.line\nslope: 3.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["--config-dir", "conf", "loss=linear_regression", "loss/data=line", "dtype=float64"]
+    ended = cli(*words, "optimizer.learning_rate=0.5", "max_iterations=500")
+    assert ended.code == 0 and ended.err == ""
+    columns = trajectory(tmp_path, runs()[0])
+    np.testing.assert_allclose(x_of(columns, -1), [3, 0], atol=1e-9)
+    assert runs()[0].data.metrics["system/held_out_error"] == pytest.approx(0, abs=1e-9)
