@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from scipy import optimize
 
 import runner.losses
-from runner import build
+from runner import build, second_order
 from runner.by_scipy import METHODS
 from runner.errors import Misfit, UserError
 from runner.losses import Loss
@@ -428,3 +428,12 @@ def test_stopping_rules_limits_and_jobs_of_one_process_end_scipy(cli, runs):
     for start, loss in (([-1.2, 1.0], first), ([2.0, 2.0], second)):
         alone = optimize.minimize(optimize.rosen, start, jac=optimize.rosen_der, method="BFGS", options={"maxiter": 3})
         assert loss == pytest.approx(alone.fun, rel=1e-9)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_hessian_of_more_rows_than_are_computed_at_once_is_whole(jit_compile):
+    n = 2 * second_order.ROWS + 44
+    x = np.random.default_rng(0).normal(size=n)
+    function = lambda x: runner.losses.rosenbrock(x) + tf.square(tf.reduce_sum(x))  # noqa: E731
+    compiled = tf.function(lambda x: second_order.hessian(function, x), jit_compile=jit_compile, autograph=False)
+    np.testing.assert_allclose(compiled(tf.constant(x)), optimize.rosen_hess(x) + 2, rtol=1e-12)
