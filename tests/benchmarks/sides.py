@@ -54,7 +54,7 @@ class Start:
 
     def __init__(self, cell: Cell) -> None:
         loss = node("loss", cell.loss, **({"dimension": cell.dimension} if cell.dimension else {}))
-        self.loss = build.loss(OmegaConf.create({"loss": loss, "seed": 0}))
+        self.loss = build.named(OmegaConf.create({"loss": loss, "seed": 0}))
         self.x0 = build.guess(node("guess", "standard"), self.loss, "float32", 0)
         self.x = tf.Variable(self.x0)
         self.optimizer = build.optimizer(node("optimizer", cell.optimizer, learning_rate=cell.rate), self.x)
