@@ -182,7 +182,7 @@ def one_job_of_a_pack_is_to_blame(folder: Path, address: str, launcher: list[str
     assert ended.code == 1 and "1 of " in ended.err and "RuntimeError: seven" in ended.out, ended
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
 def test_packs_run_as_programs(tmp_path, address, launcher):
     # Two workers, of which those of joblib stay.
     if launcher == "joblib":
@@ -193,7 +193,8 @@ def test_packs_run_as_programs(tmp_path, address, launcher):
         packs_leave_what_one_program_leaves(tmp_path, address, words, 2, 4)
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_process_that_dies_with_a_pack_loses_one_job_alone(tmp_path, address, launcher):
     one_job_of_a_pack_is_to_blame(tmp_path, address, [f"hydra/launcher={launcher}"])
 
@@ -204,7 +205,7 @@ def test_results_are_those_of_one_process(tmp_path, address, launcher):
     assert all(each.stat().st_mode & 0o077 == 0 for each in tmp_path.glob("outputs/sweeps/*/*/.submitit"))
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
 def test_a_killed_process_takes_no_other_job_along(tmp_path, address, launcher):
     words = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     processors = len(os.sched_getaffinity(0))
@@ -246,6 +247,7 @@ def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launch
     assert parent.info.status == "KILLED" and endings(tmp_path, address) == [("KILLED", "interrupted")] * 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pack", [1, 2])
 def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address, pack):
     rates = ["0.01", "0.02", "0.03", "0.04"][: 2 * pack]
@@ -263,6 +265,7 @@ def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address, pack):
     assert parent.info.status == "KILLED" and told in (tmp_path / "out").read_text()
 
 
+@pytest.mark.long
 def test_ray_in_a_network_of_its_own(tmp_path):
     code = "import sys, test_launchers; from pathlib import Path; test_launchers.on_ray(Path(sys.argv[1]))"
     # A new network holds nothing but a loopback that is down; Ray, whose services listen on all interfaces, has no other.

@@ -234,7 +234,7 @@ CHOICES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(choices=CHOICES, values=VALUES)
 def test_a_job_is_composed_as_hydra_composes_it(choices, values):
     config.register()
@@ -274,8 +274,12 @@ def start_eight(folder: Path, uri: str) -> Counter:
     return Counter((names[run.info.experiment_id], run.info.status) for run in client.search_runs(list(names)))
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "server"])
-@pytest.mark.parametrize("time", [pytest.param(i, marks=[pytest.mark.long] if i else []) for i in range(10)])
+TEN_TIMES = [(kind, time) for kind in ("sqlite", "postgresql", "server") for time in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "time"), [pytest.param(*each, marks=pytest.mark.long if each != ("sqlite", 0) else ()) for each in TEN_TIMES]
+)
 def test_eight_processes_may_open_a_new_store_at_once(tmp_path, kind, time):
     expected = {("named", "FINISHED"): 8}
     if kind == "sqlite":
