@@ -13,10 +13,11 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from runner import build, console, loop, measures, optimizers, signals
+from runner import build, config, console, loop, measures, optimizers, signals
 from runner.loop import Result, Rules
 from runner.losses import Loss
 from runner.programs import Program, Programs
+from runner.report import Report
 from runner.trace import Execution, Trace
 from runner.tracking import About, Recorder
 
@@ -69,6 +70,7 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
     execution = ready.program.execution
     say, opening = console.screen(terminal), time.perf_counter()
     record_rows = build.function("tracking", cfg.tracking, "about")
+    report = drawn(cfg, about, chosen)
     with record_rows(about) as recorder, signals.caught() as signal, ExitStack() as afterwards:
         afterwards.callback(execution.close)
         opened = time.perf_counter() - opening
@@ -76,13 +78,28 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
         console.head(say, chosen, cfg.optimizer._target_, shown, ready.rules, ready.x0)
         with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
-            result = steps(ready, [recorder.record, show], signal, cfg.tracking.get("full_loss_every"))
+            watchers = [recorder.record, show, *([report.watch] if report else [])]
+            result = steps(ready, watchers, signal, cfg.tracking.get("full_loss_every"))
         seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds, run_id=recorder.run_id)
         metrics = summary(result, ready.loss)
+        if report:
+            recorder.report(report.drawing(result, ready.loss if ready.loss.seed is None else build.noiseless(cfg)))
         recorder.finish(tags(result), metrics)
     console.tail(say, result, metrics, where(recorder))
     return result
+
+
+def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
+    """Return what makes a run's pictures, or None where it gets none."""
+    make = build.function("report", cfg.report, "title")
+    if chosen["tracking"] == "none" or not config.draws(cfg, about.tags):
+        return None
+    rate = cfg.optimizer.get("learning_rate")
+    with_rate = f" with learning rate {rate:g}" if isinstance(rate, int | float) else ""
+    noise = "" if chosen.get("noise", "none") == "none" else f" with noise {chosen['noise']}"
+    way = f"{chosen['strategy']}, {chosen['execution']}, {cfg.dtype.name}"
+    return make(f"{chosen['loss']}{noise} by {chosen['optimizer']}{with_rate} ({way})")
 
 
 def steps(
