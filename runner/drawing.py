@@ -44,7 +44,7 @@ class Drawing:
     @property
     def loss_label(self) -> str:
         """What the curve of the loss shows."""
-        return f"loss - ({self.minimum:.6g}), the minimum" if self.minimum else "loss"
+        return f"loss above the known minimum {self.minimum:.6g}" if self.minimum else "loss"
 
     def above(self, losses: np.ndarray) -> np.ndarray:
         """Return how far losses are above the known minimum, at least 0 up to rounding; the losses where none is known."""
@@ -66,7 +66,7 @@ class Drawing:
     @property
     def clocks(self) -> dict[str, np.ndarray]:
         """What curves are drawn against, by its label."""
-        found = {"step": self["step"], "seconds in the loop (even within a chunk)": self["seconds"]}
+        found = {"step": self["step"], "seconds in the loop": self["seconds"]}
         return {label: each for label, each in found.items() if np.isfinite(each).all()}
 
     @property

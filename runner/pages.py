@@ -71,7 +71,7 @@ def path(drawing: Drawing) -> Any:
     plot.line("x", "y", source=source, color=BLACK, line_width=4, legend_label="path")
     plot.line("x", "y", source=source, color="white", line_width=2, legend_label="path")
     # Under so many the line would not be seen; the mouse finds them as well.
-    dots = plot.scatter("x", "y", source=source, color=ORANGE, size=5, alpha=float(len(x) <= 200), hover_alpha=1.0)
+    dots = plot.scatter("x", "y", source=source, color=ORANGE, size=3, alpha=float(len(x) <= 200), hover_alpha=1.0)
     tips = [("step", "@step"), ("at", "(@x{%.6g}, @y{%.6g})"), ("loss", "@loss{%.6g}")]
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tips, formatters={f"@{name}": "printf" for name in ("x", "y", "loss")}))
     marks = [("first x", x[:1], y[:1], "circle", "white", 11), ("last x", x[-1:], y[-1:], "square", ORANGE, 9)]
@@ -95,8 +95,10 @@ def contours(plot: Any, drawing: Drawing) -> None:
     if even_in_logarithm:
         levels, shown = np.log10(levels), np.log10(np.ma.maximum(shown, levels[0]))
     colours = [Cividis256[i] for i in np.linspace(0, 255, len(levels) - 1).astype(int)]
+    # What is at the lowest level, or below it, is filled as well.
+    edges = np.concatenate([[levels[0] - 1e-3 * (levels[1] - levels[0])], levels[1:]])
     across, up = drawing["across"], drawing["up"]
-    filled = plot.contour(across, up, shown.filled(np.nan), levels, fill_color=colours, line_color="white", line_alpha=0.4)
+    filled = plot.contour(across, up, shown.filled(np.nan), edges, fill_color=colours, line_color="white", line_alpha=0.4)
     label = f"log10 of {drawing.loss_label}" if even_in_logarithm else drawing.loss_label
     bar = filled.construct_color_bar(title=label)
     bar.ticker, bar.formatter = FixedTicker(ticks=levels[::3].tolist()), PrintfTickFormatter(format="%.3g")

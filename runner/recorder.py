@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
-from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -199,10 +198,8 @@ def serve(connection: Connection) -> None:
             # What goes wrong here does so again at `begin`, which is asked to answer.
             with suppress(Exception):
                 store.prepare(fields["uri"])
-                for name in pictures.MODULES if fields["draws"] else ():
-                    # Not while a run waits to begin.
-                    if not connection.poll():
-                        import_module(name)
+                if fields["draws"]:
+                    pictures.get_ready(connection.poll)
             continue
         about = sweep_recorder.about_of(fields["about"])
         # A batch system sends SIGTERM to every process of a job; this one has to outlive the run.
