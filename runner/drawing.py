@@ -28,7 +28,9 @@ class Drawing:
     labels: tuple[str, ...]  # of the path's axes
     note: str
     minimum: float | None  # where it is known
-    arrays: Mapping[str, np.ndarray]  # step, seconds, loss, gradient_norm, shown, path, minimisers; across, up, values
+    arrays: Mapping[
+        str, np.ndarray
+    ]  # step, seconds, loss, gradient_norm, measured, shown, path, minimisers; across, up, values
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]

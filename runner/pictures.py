@@ -58,6 +58,11 @@ def report(folder: Path, drawing: Drawing) -> Iterator[Path]:
     for i, (label, values) in enumerate(drawing.curves.items()):
         for clock, across in clocks.items():
             curve(places[f"{i} {clock}"], clock, across, label, values, LINES[i])
+    if "1 seconds in the loop" in places:
+        # Between these times rows are spread evenly.
+        for axes in (places["0 seconds in the loop"], places["1 seconds in the loop"]):
+            at = drawing["measured"]
+            axes.plot(at, np.zeros(len(at)), "|", color=BLACK, transform=axes.get_xaxis_transform())
     path(made, places["path"], drawing)
     made.savefig(folder / "report.png")
     yield folder / "report.png"

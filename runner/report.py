@@ -20,13 +20,17 @@ class Report:
     def __init__(self, title: str, points: int) -> None:
         self.title, self.points = title, points
         self.kept: dict[str, np.ndarray] = {}
-        self.every, self.seen = 1, 0
+        self.every = 1
 
     def watch(self, rows: Trace) -> None:
         """Keep what is shown of rows."""
-        new = {"step": rows.steps, "loss": rows.loss, "gradient_norm": rows.gradient_norm, "x": rows.x}
         self.points = min(self.points, max(BYTES // max(rows.x[0].nbytes, 1), 50))
-        new = thinned(new, self.every)
+        while len(rows) > 3 * self.points * self.every:
+            self.every *= 2
+        chosen = picked(rows.start, rows.loss, self.every)
+        x, loss, gradient = (part[chosen] for part in (rows.x, rows.loss, rows.gradient))
+        norm = Trace(0, x, loss, gradient).gradient_norm
+        new = {"step": rows.start + chosen, "loss": loss, "gradient_norm": norm, "x": x}
         self.kept = {name: np.concatenate([self.kept[name], each]) for name, each in new.items()} if self.kept else new
         while len(self.kept["step"]) > 3 * self.points:
             self.every *= 2
@@ -41,6 +45,7 @@ class Report:
         by = f" ({result.stopped_by})" if result.stopped_by else ""
         arrays = {name: kept[name] for name in ("step", "loss", "gradient_norm")} | {
             "seconds": np.interp(kept["step"], steps, seconds),
+            "measured": np.array(seconds),
             "shown": np.flatnonzero(finite),
             "path": around.path,
             "minimisers": around.minimisers,
@@ -57,6 +62,22 @@ def run(title: str, *, points: int, sweep: bool) -> Report:
 
 def none(title: str) -> None:
     """Make no report."""
+
+
+def picked(start: int, loss: np.ndarray, every: int) -> np.ndarray:
+    """Return what `thinned` keeps of consecutive rows, as their indices, at a hundredth of its price."""
+    if every == 1:
+        return np.arange(len(loss))
+    loss = np.nan_to_num(loss, nan=np.inf)
+    head = min(-start % every, len(loss))
+    tail = head + (len(loss) - head) // every * every
+    begins = np.arange(head, tail, every)
+    body = loss[head:tail].reshape(len(begins), every)
+    kept = [[0, len(loss) - 1], begins, begins + body.argmin(axis=1), begins + body.argmax(axis=1)]
+    for first, last in ((0, head), (tail, len(loss))):
+        if first < last:
+            kept.append([first, first + loss[first:last].argmin(), first + loss[first:last].argmax()])
+    return np.unique(np.concatenate(kept)).astype(int)
 
 
 def thinned(columns: dict[str, np.ndarray], every: int) -> dict[str, np.ndarray]:

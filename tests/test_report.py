@@ -109,6 +109,15 @@ def test_a_long_run_is_thinned_to_its_ends_and_extremes():
     assert np.diff(step).max() <= 2 * made.every
 
 
+@pytest.mark.parametrize("start", [0, 3, 1000])
+@pytest.mark.parametrize("every", [2, 64, 4096])
+@pytest.mark.parametrize("count", [3, 100, 1037])
+def test_consecutive_rows_are_thinned_as_others_are(start, every, count):
+    loss = np.random.default_rng(0).normal(size=count).round(1)
+    thinned = report.thinned({"step": start + np.arange(count), "loss": loss}, every)
+    np.testing.assert_array_equal(start + report.picked(start, loss, every), thinned["step"])
+
+
 def test_a_run_that_goes_nowhere_or_to_infinity_is_drawn(tmp_path):
     for x in (np.zeros((1, 2)), np.ones((5, 2)), np.array([[0, 0], [1e200, 0], [np.inf, 1]])):
         assert [path.name for path in pictures.report(tmp_path, drawing(Loss.of(losses.sphere, 2), x))]
