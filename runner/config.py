@@ -55,6 +55,7 @@ class Config:
     execution: Any = MISSING
     stopping: Any = MISSING
     tracking: Any = MISSING
+    report: Any = MISSING
     sweep: Sweep = MISSING
     max_iterations: int = MISSING
     seed: int = MISSING
@@ -80,10 +81,16 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def identity(plain: Mapping[str, Any]) -> str:
-    """Return a digest of all that a run's result depends on: not where it is recorded, nor the sweep that it belongs to."""
-    decisive = {key: value for key, value in plain.items() if key not in ("tracking", "sweep")}
+    """Return a digest of all that a run's result depends on: not how it is recorded and drawn, nor the sweep that it is of."""
+    decisive = {key: value for key, value in plain.items() if key not in ("tracking", "report", "sweep")}
     release = ".".join(__version__.split(".")[:2])
     return hashlib.sha256(json.dumps([release, decisive], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def draws(cfg: Any, marks: Mapping[str, str]) -> bool:
+    """Tell whether a run gets a report: not where it has none, nor a job of a sweep that does not ask for it."""
+    asked = cfg.report.get("sweep")
+    return bool(asked) if "job" in marks else asked is not None
 
 
 def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]) -> None:

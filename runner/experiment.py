@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +13,12 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from runner import build, console, loop, measures, optimizers, signals
+from runner import build, config, console, loop, measures, optimizers, signals
 from runner.loop import Result, Rules
 from runner.losses import Loss
 from runner.programs import Program, Programs
-from runner.trace import Execution
+from runner.report import Report
+from runner.trace import Execution, Trace
 from runner.tracking import About, Recorder
 
 # Those of this process: one job after another uses them again.
@@ -66,9 +67,10 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
     Raises UserError, before any run is created, for what does not fit together.
     """
     ready = built(cfg)
-    execution, optimizer = ready.program.execution, ready.program.optimizer
+    execution = ready.program.execution
     say, opening = console.screen(terminal), time.perf_counter()
     record_rows = build.function("tracking", cfg.tracking, "about")
+    report = drawn(cfg, about, chosen)
     with record_rows(about) as recorder, signals.caught() as signal, ExitStack() as afterwards:
         afterwards.callback(execution.close)
         opened = time.perf_counter() - opening
@@ -76,15 +78,41 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
         console.head(say, chosen, cfg.optimizer._target_, shown, ready.rules, ready.x0)
         with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
-            taken = lambda: int(optimizers.steps(optimizer))  # noqa: E731
-            measure = measures.measuring(ready.loss, cfg.tracking.get("full_loss_every"))
-            result = loop.run(execution, taken, ready.rules, [recorder.record, show], signal, measure)
+            watchers = [recorder.record, show, *([report.watch] if report else [])]
+            result = steps(ready, watchers, signal, cfg.tracking.get("full_loss_every"))
         seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds, run_id=recorder.run_id)
         metrics = summary(result, ready.loss)
+        if report:
+            recorder.report(report.drawing(result, ready.loss if ready.loss.seed is None else build.noiseless(cfg)))
         recorder.finish(tags(result), metrics)
     console.tail(say, result, metrics, where(recorder))
     return result
+
+
+def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
+    """Return what makes a run's pictures, or None where it gets none."""
+    make = build.function("report", cfg.report, "title")
+    if chosen["tracking"] == "none" or not config.draws(cfg, about.tags):
+        return None
+    rate = cfg.optimizer.get("learning_rate")
+    with_rate = f" with learning rate {rate:g}" if isinstance(rate, int | float) else ""
+    noise = "" if chosen.get("noise", "none") == "none" else f" with noise {chosen['noise']}"
+    way = f"{chosen['strategy']}, {chosen['execution']}, {cfg.dtype.name}"
+    return make(f"{chosen['loss']}{noise} by {chosen['optimizer']}{with_rate} ({way})")
+
+
+def steps(
+    ready: Built,
+    watchers: Sequence[Callable[[Trace], None]],
+    signal: Callable[[], str | None] = lambda: None,
+    full_loss_every: int | None = None,
+) -> Result:
+    """Take the steps of what was built; each watcher gets every row."""
+    program = ready.program
+    taken = lambda: int(optimizers.steps(program.optimizer))  # noqa: E731
+    measure = measures.measuring(ready.loss, full_loss_every)
+    return loop.run(program.execution, taken, ready.rules, watchers, signal, measure)
 
 
 def summary(result: Result, loss: Loss) -> dict[str, float]:

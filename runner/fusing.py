@@ -49,7 +49,12 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
 
 
 def sound(each: Job) -> dict[str, str] | None:
-    """Return which files a job's groups picked, or None where its configuration is wrong, which it tells when it runs."""
+    """Return which files a job's groups picked, or None where it is to run alone.
+
+    That is where it wants pictures, or its configuration is wrong, which it tells when it runs.
+    """
+    if each.cfg.get("report", {}).get("sweep"):
+        return None
     try:
         _ = each.plain
         return job.checked(each.cfg, each.hydra.hydra)

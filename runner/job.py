@@ -60,7 +60,7 @@ def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -
     """Check a composed configuration, then import what is heavy, run it and return its Result; `marks` are further tags."""
     hydra_cfg = HydraConfig.get()
     chosen = checked(cfg, hydra_cfg)
-    prepare(cfg.tracking)
+    prepare(cfg.tracking, draws=config.draws(cfg, marks or {}))
     with quiet.tensorflow(), quick.without_optional_imports():
         from runner import experiment
 
@@ -85,11 +85,11 @@ def about(
     return About(folder, name, config.flat(plain), tags, config.text(plain))
 
 
-def prepare(tracking: DictConfig) -> None:
+def prepare(tracking: DictConfig, *, draws: bool = False) -> None:
     """Let a recorder that takes long to open begin before TensorFlow is imported."""
     # What is wrong with it is told where it is built.
     with suppress(Exception):
-        resolve_name(tracking._target_).prepare(uri=tracking.uri)
+        resolve_name(tracking._target_).prepare(uri=tracking.uri, draws=draws)
 
 
 class Task:

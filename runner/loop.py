@@ -60,6 +60,7 @@ class Result:
     seconds: dict[str, float]  # in compilation, in the loop, in recording
     run_id: str | None = None  # by which it is found where it is recorded
     says: str | None = None  # what the strategy that ended it has to say
+    pace: tuple[tuple[int, float], ...] = ()  # steps, and the seconds in the loop after which they were taken
 
     @property
     def sentence(self) -> str:
@@ -126,6 +127,7 @@ def run(
     """
     clock = {"loop": 0.0, "record": 0.0}
     size, earlier, best = FIRST_CHUNK, [], None
+    pace = [(0, 0.0)]
     while True:
         taken = iterations()
         began = time.perf_counter()
@@ -133,7 +135,7 @@ def run(
         new = execution.last() if over else execution.advance(min(size, execution.chunk, rules.max_iterations - taken))
         stepped = time.perf_counter()
 
-        trace = join([*earlier, new])
+        reached, trace = new.start + len(new), join([*earlier, new])
         stop = rules.stop(trace, len(trace) - len(new)) or (Stop(new.start, *over) if over else None)
         new = new if stop is None else new[: stop.step + 1 - new.start]
         earlier = [trace[max(0, len(trace) - rules.look_back) :]] if rules.look_back else []
@@ -144,10 +146,13 @@ def run(
         recorded = time.perf_counter()
 
         clock["loop"] += stepped - began
+        # Not of each step that is a chunk of its own.
+        if reached > 1.01 * pace[-1][0]:
+            pace.append((reached, clock["loop"]))
         clock["record"] += recorded - stepped
         size = size * 4 if recorded - began < SHORT else max(size // 2, 1) if recorded - began > LONG else size
         if stop is not None:
-            return Result(stop.ending, stop.by, new[len(new) - 1 :], best, clock, says=stop.sentence)
+            return Result(stop.ending, stop.by, new[len(new) - 1 :], best, clock, says=stop.sentence, pace=tuple(pace))
 
 
 def nonfinite(trace: Trace, start: int) -> Stop | None:

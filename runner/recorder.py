@@ -21,7 +21,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner import quick, store, sweep_recorder, sweep_store, tracking, wire
+from runner import pictures, quick, store, sweep_recorder, sweep_store, tracking, wire
+from runner.drawing import Drawing
 from runner.errors import UserError, first_line
 from runner.trace import Trace
 from runner.tracking import Abandoned, About, Recorder
@@ -35,7 +36,12 @@ def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
     process.say("begin", {"about": sweep_recorder.fields_of(about), "keys": keys, "cwd": os.getcwd()})
     begun = process.answer()
     try:
-        yield Recorder(process.record, lambda tags, metrics: process.say("finish", {"tags": tags, "metrics": metrics}), **begun)
+        yield Recorder(
+            process.record,
+            lambda tags, metrics: process.say("finish", {"tags": tags, "metrics": metrics}),
+            report=lambda drawing: process.say("report", drawing.fields, drawing.arrays),
+            **begun,
+        )
     except BaseException as error:
         # What went wrong matters more than a process that cannot be told of it.
         with suppress(UserError):
@@ -47,9 +53,9 @@ def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
     process.answer()
 
 
-def prepare(*, uri: str) -> None:
-    """Start the process, to open the store while TensorFlow is imported."""
-    Process.of_this_process().say("prepare", {"uri": uri, "cwd": os.getcwd()})
+def prepare(*, uri: str, draws: bool) -> None:
+    """Start the process, to open the store, and to import what draws, while TensorFlow is imported."""
+    Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": os.getcwd()})
 
 
 def sweep(**keys: Any) -> sweep_recorder.SweepRecorder:
@@ -192,6 +198,8 @@ def serve(connection: Connection) -> None:
             # What goes wrong here does so again at `begin`, which is asked to answer.
             with suppress(Exception):
                 store.prepare(fields["uri"])
+                if fields["draws"]:
+                    pictures.get_ready(connection.poll)
             continue
         about = sweep_recorder.about_of(fields["about"])
         # A batch system sends SIGTERM to every process of a job; this one has to outlive the run.
@@ -215,6 +223,8 @@ def follow(connection: Connection, recorder: Recorder) -> None:
             row = {name: arrays.pop(name) for name in ("x", "loss", "gradient")}
             measured = {name: arrays.pop(name) for name in fields["measured"]}
             recorder.record(Trace(fields["start"], **row, named=arrays, measured=measured))
+        elif word == "report":
+            recorder.report(Drawing(**{**fields, "labels": tuple(fields["labels"])}, arrays=arrays))
         elif word == "finish":
             recorder.finish(fields["tags"], fields["metrics"])
         elif word == "fail":

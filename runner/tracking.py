@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from runner import artifacts, batches, bulk, store
+from runner import artifacts, batches, bulk, pictures, store
+from runner.drawing import Drawing
 from runner.errors import UserError, first_line
 from runner.loop import Ending
 from runner.trace import Trace, join
@@ -45,6 +46,7 @@ class Recorder:
     run_id: str | None = None
     experiment_id: str | None = None
     uri: str | None = None
+    report: Callable[[Drawing], None] = lambda drawing: None  # draws it, and keeps the pictures with the run
 
 
 class Abandoned(Exception):
@@ -85,6 +87,14 @@ def mlflow(
         log_tags(client, run_id, tags)
         status = status_of(tags)
 
+    def report(drawing: Drawing) -> None:
+        # A run is not worth less for want of its pictures.
+        try:
+            for path in pictures.report(about.folder, drawing):
+                artifacts.log_file(client, run_id, path)
+        except Exception as error:
+            logging.getLogger(__name__).warning("the report cannot be drawn: %s", first_line(error))
+
     def write_rows(rows: Trace) -> None:
         # Both wait for a library most of the time, so each has a core.
         filed = pool.submit(trajectory.write, rows)
@@ -95,7 +105,7 @@ def mlflow(
         log_params(client, run_id, about.params)
         client.log_text(run_id, about.config, "config.yaml")
         with ThreadPoolExecutor(1) as pool, writer(client, run_id) as write, Gathered(write_rows) as gathered:
-            yield Recorder(gathered.add, finish, run_id, experiment_id, uri)
+            yield Recorder(gathered.add, finish, run_id, experiment_id, uri, report)
     except BaseException as error:
         status, tags = abandoned(error)
         log_tags(client, run_id, tags)

@@ -41,6 +41,21 @@ def test_the_checks_of_ones_own_loss_are_shown(cli, tmp_path, monkeypatch, capfd
     assert capfd.readouterr().out == shown, "run `python tests/readme.py`"
 
 
+def test_two_runs_are_compared_as_it_says(cli, runs, monkeypatch, capfd):
+    from runner import diff, verify
+
+    for rate in (0.1, 0.2):
+        assert cli(f"optimizer.learning_rate={rate}").code == 0
+    ids = dict(zip("AB", (run.info.run_id[:10] for run in runs()), strict=True))
+    commands = re.findall(r"^    python -m runner\.(diff|verify) (.*)$", TEXT, re.MULTILINE)
+    assert [name for name, _ in commands] == ["diff", "verify"]
+    for (name, words), module, code in zip(commands, (diff, verify), (1, 0), strict=True):
+        monkeypatch.setattr(sys, "argv", [name, *(ids[word] for word in words.split())])
+        assert module.main() == code
+        printed = capfd.readouterr().out
+        assert code == 0 or re.search(r"```text\n(they part.*\n)```", TEXT)[1] in printed
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert target.startswith("https://") or (readme.ROOT / target).exists(), target

@@ -92,7 +92,7 @@ def test_a_trajectory_lies_on_the_disk_once(cli, runs, tmp_path):
     (artifact,) = tmp_path.glob("outputs/artifacts/*/artifacts/trajectory.parquet")
     assert own.samefile(artifact)
     listed = {each.path for each in store(tmp_path).list_artifacts(runs()[0].info.run_id)}
-    assert listed == {"config.yaml", "trajectory.parquet"}
+    assert listed == {"config.yaml", "trajectory.parquet", "report.png", "report.html"}
 
 
 def test_strategies_and_executions_agree(cli, runs, tmp_path):

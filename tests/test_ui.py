@@ -97,7 +97,8 @@ def test_a_server_takes_the_rows_over_http(store, tmp_path):
     assert f"{address}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics" in out
     for metric in ("x", "loss", "gradient"):
         assert [row.step for row in client.get_metric_history(run.info.run_id, metric)] == list(range(701))
-    assert {each.path for each in client.list_artifacts(run.info.run_id)} == {"config.yaml", "trajectory.parquet"}
+    files = {"config.yaml", "trajectory.parquet", "report.png", "report.html"}
+    assert {each.path for each in client.list_artifacts(run.info.run_id)} == files
     assert not (tmp_path / "outputs/mlflow.db").exists()
 
 

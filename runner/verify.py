@@ -1,0 +1,98 @@
+"""`python -m runner.verify RUN`: run a recorded run again from its record, and compare every row."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from runner import __main__ as runner
+from runner import config, diff, quick, quiet, recorded
+from runner.errors import UserError
+from runner.loop import Ending
+from runner.recorded import DIFFERENT, SAME, Parser, Recorded
+from runner.trace import Trace, join
+
+# Endings that come from outside: what runs again is to take as many steps.
+FROM_OUTSIDE = (Ending.TIME_LIMIT, Ending.INTERRUPTED)
+
+
+def parser() -> Parser:
+    """Return the command's options."""
+    about = (
+        "Run a recorded run again, as its record says, and compare every row; nothing is recorded. It runs what the record "
+        "names, so the store has to be one that you trust. Exit code 0: the same rows, 1: others, 2: it cannot be told."
+    )
+    made = Parser("verify", about, diff.TOLERANCE.partition("; by default")[0] + "; by default 0")
+    made.add_argument("run", metavar="RUN", help="a run's id, or the beginning of it")
+    return made
+
+
+def report(words: Sequence[str] | None = None) -> int:
+    """Print whether a run comes out again as it was recorded; returns the exit code."""
+    chosen = parser().parse_args(words)
+    run = recorded.read(recorded.client(chosen.tracking_uri), chosen.run)
+    cfg = configuration(run)
+    again = Recorded("", "now", run.params, config.provenance(), run.config, rows(cfg))
+    print(f"A  {run.run_id}  {run.name}, as it was recorded")
+    print("B  run again from its record\n")
+    print(versions(run, again))
+    found = diff.compared(run, again, chosen.tolerance or 0.0)
+    print(diff.told(found), end="")
+    return SAME if found.equal else DIFFERENT
+
+
+def configuration(run: Recorded) -> DictConfig:
+    """Return what a run's config.yaml says, to be run again without being recorded.
+
+    Raises UserError where it is not what the run's parameters say, or wrong, or the run did not come to an end.
+    """
+    if "ending" not in run.tags:
+        raise UserError(f"run {run.run_id} came to no end that could come out again: {run.tags.get('error', 'it is running')}")
+    plain = yaml.safe_load(run.config)
+    said = {key: value[: len(run.params.get(key, ""))] for key, value in config.flat(plain).items()}
+    if unlike := sorted(key for key in said.keys() | run.params.keys() if said.get(key) != run.params.get(key)):
+        raise UserError(f"run {run.run_id}: config.yaml and the run's parameters differ in {', '.join(unlike)}")
+    cfg = OmegaConf.merge(OmegaConf.structured(config.Config), OmegaConf.create(run.config))
+    assert isinstance(cfg, DictConfig)
+    cfg.tracking = {"_target_": "runner.tracking.none"}
+    if run.tags["ending"] in FROM_OUTSIDE:
+        cfg.stopping.time_limit, cfg.max_iterations = None, max(len(run.rows) - 1, 1)
+    config.check(cfg, {}, ())
+    return cfg
+
+
+def rows(cfg: Any) -> Trace:
+    """Return the rows of a configuration's run."""
+    with quiet.tensorflow(), quick.without_optional_imports():
+        from runner import experiment
+
+    ready = experiment.built(cfg)
+    taken: list[Trace] = []
+    try:
+        experiment.steps(ready, [taken.append])
+    finally:
+        ready.program.execution.close()
+    return join(taken)
+
+
+def versions(run: Recorded, again: Recorded) -> str:
+    """Say in which versions, and at which commit, a run was recorded, where these are not the present ones."""
+    was, now = run.versions, again.versions
+    unlike = [f"{key} was {was.get(key) or '-'}, is {now[key] or '-'}" for key in now if was.get(key) != now[key]]
+    return ("; ".join(unlike) or "versions and commit are the same") + "\n"
+
+
+def main() -> int:
+    """Return the exit code: 0 where a run comes out again, 1 where it does not, 2 where it cannot be told."""
+    config.register()
+    if str(runner.PLUGINS) not in sys.path and runner.PLUGINS.is_dir():
+        sys.path.append(str(runner.PLUGINS))
+    return recorded.answered(report)
+
+
+if __name__ == "__main__":
+    runner.command(main)
