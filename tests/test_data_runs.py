@@ -154,13 +154,13 @@ def test_digits_are_learnt(cli, runs, tmp_path):
 
 
 def test_data_of_ones_own_serve(cli, runs, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "own_data.py").write_text(
         "import numpy as np\nfrom runner.losses.data import Data\n\n\n"
         "def line(*, slope):\n    a = np.linspace(-1, 1, 20)[:, None]\n"
         "    return Data('line', a[::2], a[1::2], {'numbers': (slope * a[::2, 0], slope * a[1::2, 0])})\n"
     )
     (tmp_path / "conf/loss/data").mkdir(parents=True)
-    (tmp_path / "conf/loss/data/line.yaml").write_text("_target_: mine.line\nslope: 3.0\n")
+    (tmp_path / "conf/loss/data/line.yaml").write_text("_target_: own_data.line\nslope: 3.0\n")
     monkeypatch.syspath_prepend(tmp_path)
     words = ["--config-dir", "conf", "loss=linear_regression", "loss/data=line", "dtype=float64"]
     ended = cli(*words, "optimizer.learning_rate=0.5", "max_iterations=500")
