@@ -13,7 +13,6 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import servers
 
 from benchmarks import report
@@ -39,20 +38,20 @@ HEAD = (
 
 
 class Taken(NamedTuple):
-    """What the same sweep took, in seconds [repeats]."""
+    """What the same sweep took, in seconds."""
 
-    whole: np.ndarray
-    again: np.ndarray  # once more, when all its jobs are reused
-    unrecorded: np.ndarray  # with tracking=none
-    few: np.ndarray  # of one job a worker, with tracking=none
+    whole: float
+    again: float  # once more, when all its jobs are reused
+    unrecorded: float  # with tracking=none
+    few: float  # of one job a worker, with tracking=none
 
     def cells(self, jobs: int) -> tuple[str, ...]:
         """Return the whole, and how it divides; parts that run side by side do not add up to it."""
         parts = (self.again, self.few, self.unrecorded - self.few, self.whole - self.unrecorded)
         return (
-            report.spread(self.whole),
-            report.number(float(np.median(jobs / self.whole))),
-            *(f"{np.median(each):.1f}" for each in parts),
+            f"{self.whole:.1f}",
+            report.number(jobs / self.whole),
+            *(f"{each:.1f}" for each in parts),
         )
 
 
@@ -79,10 +78,10 @@ def main(quick: bool) -> None:
         folder() as where,
     ):
         stores = dict(zip(JOBS, (database, server), strict=True))
-        for launcher, (store, uri), workers in product(LAUNCHERS, stores.items(), COUNTS[:2] if quick else COUNTS):
+        for (store, uri), launcher, workers in product(stores.items(), LAUNCHERS, COUNTS[:2] if quick else COUNTS):
             jobs = 16 if quick else JOBS[store]
             with LAUNCHERS[launcher](workers) as words:
-                taken = measured(where, words, uri, workers, jobs, 1 if quick else 3)
+                taken = measured(where, words, uri, workers, jobs)
             print(f"| {' | '.join((launcher, store, str(workers), f'{jobs:,}', *taken.cells(jobs)))} |", flush=True)
 
 
@@ -107,8 +106,8 @@ def ray(workers: int) -> Iterator[tuple[str, ...]]:
 LAUNCHERS: dict[str, Callable] = {"joblib": joblib, "ray": ray}
 
 
-def measured(where: Folder, words: tuple[str, ...], uri: str, workers: int, jobs: int, repeats: int) -> Taken:
-    """Return what sweeps of so many jobs took, each time in an experiment of its own."""
+def measured(where: Folder, words: tuple[str, ...], uri: str, workers: int, jobs: int) -> Taken:
+    """Return what sweeps of so many jobs took, each of them once, for together they take a quarter of an hour."""
 
     def seconds(*more: str) -> float:
         began = time.perf_counter()
@@ -120,9 +119,6 @@ def measured(where: Folder, words: tuple[str, ...], uri: str, workers: int, jobs
     store = (f"tracking.uri={uri}", "tracking.every=20")
     # The store's tables are made before the clock runs.
     where.run(*RUNNER, *GRID, *store)
-    rows = []
-    for _ in range(repeats):
-        recorded = (*grid, *store, f"tracking.experiment=at-{time.time_ns()}")
-        unrecorded = seconds(*grid, "tracking=none"), seconds(few, "tracking=none")
-        rows.append((seconds(*recorded), seconds(*recorded), *unrecorded))
-    return Taken(*np.array(rows).T)
+    recorded = (*grid, *store, f"tracking.experiment=at-{time.time_ns()}")
+    unrecorded = seconds(*grid, "tracking=none"), seconds(few, "tracking=none")
+    return Taken(seconds(*recorded), seconds(*recorded), *unrecorded)
