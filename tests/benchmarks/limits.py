@@ -49,7 +49,7 @@ def lines(quick: bool) -> Iterator[str]:
     for place in (SERVER, SERVER_ON_POSTGRESQL):
         with place.open() as store:
             for name, way in BY_REQUESTS.items():
-                steps = 10 if quick else 10 * way.steps
+                steps = 10 if quick else 2 * way.steps
                 found = busy(recorders.contender(store, steps, way.record))
                 yield f"| {name}, {place.name} | {found.rows:,.0f} | {found.cores:.2f} | {found.seconds:.3f} |"
 

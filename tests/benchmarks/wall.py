@@ -20,7 +20,8 @@ from runner.loop import Result
 # What needs no run: words, and the exit code that they end with.
 SHORT = {"--help": (("--help",), 0), "--cfg job": (("--cfg", "job"), 0), "a misspelt key": (("max_iteration=3",), 1)}
 # So small a rate that x is on its way to the end: equal rows would take no room in a Parquet file.
-LONG = ("optimizer.learning_rate=5e-8", "tracking.every=100")
+# Pictures, which cost the same however long a run is, are left to the parts above.
+LONG = ("optimizer.learning_rate=5e-8", "tracking.every=100", "report=none")
 # A thousand starts and rates, and the same command as Hydra alone would run it, with rows sent as MLflow's client takes them.
 GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal", "sweep.reuse=false")
 HYDRA = """import sys
