@@ -182,7 +182,8 @@ def one_job_of_a_pack_is_to_blame(folder: Path, address: str, launcher: list[str
     assert ended.code == 1 and "1 of " in ended.err and "RuntimeError: seven" in ended.out, ended
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_packs_run_as_programs(tmp_path, address, launcher):
     # Two workers, of which those of joblib stay.
     if launcher == "joblib":
@@ -231,7 +232,11 @@ def under_way(folder: Path, address: str, *words: str) -> Iterator[subprocess.Po
 
 @pytest.mark.parametrize(
     ("launcher", "sent", "pack"),
-    [("joblib", signal.SIGKILL, 2), ("joblib", signal.SIGTERM, 1), ("submitit_local", signal.SIGKILL, 2)],
+    [
+        ("joblib", signal.SIGKILL, 2),
+        pytest.param("joblib", signal.SIGTERM, 1, marks=pytest.mark.long),
+        pytest.param("submitit_local", signal.SIGKILL, 2, marks=pytest.mark.long),
+    ],
 )
 def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launcher, sent, pack):
     rates = ["0.01", "0.02", "0.03", "0.04"][: 2 * pack]

@@ -234,7 +234,7 @@ CHOICES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(choices=CHOICES, values=VALUES)
 def test_a_job_is_composed_as_hydra_composes_it(choices, values):
     config.register()
