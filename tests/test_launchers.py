@@ -202,7 +202,7 @@ def test_a_process_that_dies_with_a_pack_loses_one_job_alone(tmp_path, address, 
 
 @pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
 def test_results_are_those_of_one_process(tmp_path, address, launcher):
-    comes_to_what_it_should(tmp_path, address, [f"hydra/launcher={launcher}"])
+    comes_to_what_it_should(tmp_path, address, [f"hydra/launcher={launcher}", "sweep.pack=1"])
     assert all(each.stat().st_mode & 0o077 == 0 for each in tmp_path.glob("outputs/sweeps/*/*/.submitit"))
 
 
