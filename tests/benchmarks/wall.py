@@ -27,7 +27,7 @@ GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal
 HYDRA = """import sys
 from runner import __main__, bulk
 bulk.REVISIONS = ()
-sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=runner.tracking.mlflow"]
+sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "report=none", "tracking._target_=runner.tracking.mlflow"]
 sys.exit(__main__.main())"""
 
 
