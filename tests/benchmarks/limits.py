@@ -1,9 +1,10 @@
-"""Why a part is no faster: the chain of instructions of a step, and how busy the processor is while rows go to a server."""
+"""Why a part is no faster: a step's chain of instructions, the pages of its buffers, and how busy the processor is."""
 
 from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from benchmarks import recorders, sides
 from benchmarks.measure import Contender, rates
 from benchmarks.processes import ROOT
@@ -19,6 +22,8 @@ from benchmarks.recording import BY_REQUESTS, SERVER, SERVER_ON_POSTGRESQL
 from benchmarks.sides import Cell
 
 CELL = Cell("quadratic", 0, "sgd", 1_000_000)
+# Whose rows take 64 MB.
+LARGE = Cell("rosenbrock", 10_000, "adam", 800)
 SIDES: Mapping[str, Callable[[Cell], Contender]] = {
     "runner": lambda cell: sides.ours(cell, "xla"),
     "optax": sides.by_optax,
@@ -38,13 +43,40 @@ class Busy(NamedTuple):
 
 
 def lines(quick: bool) -> Iterator[str]:
-    """Yield what limits the parts that miss their target, as lines of Markdown."""
+    """Yield what limits the parts that miss their target, or do so now and then, as lines of Markdown."""
+    yield from of_instructions(quick)
+    yield from of_pages(quick)
+    yield from of_cores(quick)
+
+
+def of_instructions(quick: bool) -> Iterator[str]:
+    """Yield how long a step of the smallest loop is."""
     frequency = megahertz()
     yield "| quadratic, SGD | steps/s | floating-point instructions one after another | cycles a step |\n|---|---|---|---|"
     measured = rates({name: side(CELL) for name, side in SIDES.items()}, 1 if quick else 25)
     for name, each in measured.items():
         best = max(each)
         yield f"| {name} | {best / 1e6:.0f} M | {chain(code(name))} | {frequency * 1e6 / best:.1f} |"
+
+
+def of_pages(quick: bool) -> Iterator[str]:
+    """Yield how many new pages the system has to find for the largest rows."""
+    yield "\n| rosenbrock d = 10,000, Adam, 800 steps | ms | of these in the system | page faults |\n|---|---|---|---|"
+    for name, side in SIDES.items():
+        contender, taken = side(LARGE), []
+        for _ in range(1 if quick else 15):
+            contender.prepare()
+            before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+            left = contender.run()
+            took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+            del left
+            taken.append((1e3 * took, 1e3 * (after.ru_stime - before.ru_stime), after.ru_minflt - before.ru_minflt))
+        ms, system, faults = np.median(taken, axis=0)
+        yield f"| {name} | {ms:.1f} | {system:.1f} | {faults:,.0f} |"
+
+
+def of_cores(quick: bool) -> Iterator[str]:
+    """Yield how busy the machine is while rows go to a server."""
     yield "\n| to a server | rows/s | cores busy, of 2 | seconds of a core for 1,000 rows |\n|---|---|---|---|"
     for place in (SERVER, SERVER_ON_POSTGRESQL):
         with place.open() as store:

@@ -51,19 +51,22 @@ def main(words: Sequence[str] | None = None) -> None:
             path = (Path(scratch) if quick else GALLERY) / f"{name}.png"
             charts.draw(CHARTS[name](quick), path)
             print(f"drawn: {path.name}", flush=True)
-    if not quick and chosen == {*PARTS, *NOTES, *CHARTS}:
+    if quick:
+        return
+    if chosen == {*PARTS, *NOTES, *CHARTS}:
         readme.replace("benchmarks", report.text(rows))
     for name, text in notes.items():
-        if not quick and (name in APART or chosen == {*PARTS, *NOTES, *CHARTS}):
-            readme.replace(name, text)
+        readme.replace(name, text)
 
 
 def arguments(words: Sequence[str] | None) -> tuple[set[str], bool]:
     """Return the names of what is to be measured, and whether quickly."""
     names = [*PARTS, *NOTES, *CHARTS]
-    apart = f"; or {', '.join(APART)}, which is no part of the whole and goes into README.md"
+    apart = f"; or {', '.join(APART)}, which is no part of the whole"
     parser = argparse.ArgumentParser("tests/benchmarks", description=__doc__)
-    parser.add_argument("--only", metavar="NAME,…", help=f"these alone, README.md stays as it is: {', '.join(names)}{apart}")
+    parser.add_argument(
+        "--only", metavar="NAME,…", help=f"these alone, README.md's table stays as it is: {', '.join(names)}{apart}"
+    )
     parser.add_argument("--quick", action="store_true", help="next to no work: shows that it runs, and writes nothing")
     args = parser.parse_args(words)
     chosen = set(args.only.split(",") if args.only else names)
