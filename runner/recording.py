@@ -23,6 +23,8 @@ from runner import begun, pictures, playing, quick, spool, store, sweep_recorder
 from runner.errors import UserError, first_line
 from runner.retry import GaveUp, Policy
 
+# This module is __main__ in its process.
+LOG = logging.getLogger("runner.recording")
 # Seconds that a store has at a run's beginning.
 START = 5.0
 
@@ -83,7 +85,7 @@ def serve(connection: Connection) -> None:
             signal.signal(signal.SIGTERM, rest())
             prepare(connection, **fields)
         elif word == "send":
-            sent = sync.send(Path(fields["folder"]), fields["timeout"], logging.getLogger(__name__).warning)
+            sent = sync.send(Path(fields["folder"]), fields["timeout"], LOG.warning)
             wire.send(connection, "answer", {"left": sent.left}, {})
         elif word == "find":
             wire.send(connection, "answer", {"runs": interrupted(fields)}, {})
@@ -128,7 +130,7 @@ def record(connection: Connection, fields: Mapping[str, Any]) -> None:
     player = playing.Player(folder, run.retry, run)
     left = playing.play(player, written(folder, inbox))
     if left and inbox.ended() is None:
-        logging.getLogger(__name__).warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
+        LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
     while inbox.ended() is None:
         inbox.wait(1.0)
     if inbox.gone:

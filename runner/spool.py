@@ -52,6 +52,7 @@ class Spool:
         except OSError as error:
             raise UserError(unwritable(self.path, error)) from error
         self.end, self.at = 0, 0
+        self.rows_at = 0  # of the rows that were appended last
         with self.path.open("rb") as file:
             for frame in frames(file):
                 self.end, self.at = frame.end, frame.at
@@ -59,11 +60,12 @@ class Spool:
 
     def say(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Append a message; raises UserError, with the file as it was before, where there is no room for it."""
-        now = time.time_ns() // 1_000_000
         # Times never decrease, whatever the clock does.
-        self.at = now if now > self.at + TICK else self.at
+        self.at = max(self.at, time.time_ns() // 1_000_000)
+        if word != "record" or self.at > self.rows_at + TICK:
+            self.rows_at = self.at
         message = wire.packed(word, fields, arrays or {})
-        rest = memoryview(HEAD.pack(len(message), zlib.crc32(message), self.at) + message)
+        rest = memoryview(HEAD.pack(len(message), zlib.crc32(message), self.rows_at) + message)
         try:
             while rest:
                 rest = rest[os.write(self.file, rest) :]

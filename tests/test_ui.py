@@ -127,7 +127,10 @@ def test_a_batch_that_a_server_refuses_is_not_lost_sight_of(store):
     client = MlflowClient(tracking_uri=store[0])
     run_id = client.create_run("0").info.run_id
     client.delete_run(run_id)
-    with pytest.raises(MlflowException, match="must be in the 'active' state"), batches.at_once(client, run_id, retry.once) as write:
+    with (
+        pytest.raises(MlflowException, match="must be in the 'active' state"),
+        batches.at_once(client, run_id, retry.once) as write,
+    ):
         write({"loss": (np.arange(3), np.arange(3.0))}, 1)
 
 
