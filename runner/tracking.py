@@ -35,6 +35,7 @@ class About:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     config: str  # resolved, YAML
+    resume: bool = True  # go on with an interrupted run of the same identity
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Recorder:
     experiment_id: str | None = None
     uri: str | None = None
     report: Callable[[Drawing], None] = lambda drawing: None  # draws it, and keeps the pictures with the run
+    folder: Path | None = None  # where the run's files are: those of the interrupted run that it goes on with
+    recorded: int = 0  # rows of the steps before this one are recorded already, and `record` drops them
+    rows: Callable[[], Iterator[Trace]] = lambda: iter(())  # those that are recorded already
 
 
 class Abandoned(Exception):
