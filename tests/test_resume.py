@@ -190,7 +190,7 @@ def test_rows_that_were_lost_are_computed_again(interrupted):
 def test_only_the_folder_itself_says_where_a_checkpoint_is(interrupted):
     cfg, folder, rows = interrupted
     (folder / "checkpoint").write_text('model_checkpoint_path: "/etc/passwd"\n')
-    (folder / "9").symlink_to("/etc")
+    (folder / "10").symlink_to("/etc")
     rest, _ = part(cfg, folder, recorded=len(rows))
     assert rest.start == 8
 
