@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after the chunk under way; the process ends at once with a second one, or where that takes long."""
+"""SIGINT and SIGTERM end a run after the chunk under way; the process ends at once with a second one, or where one waits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def caught() -> Iterator[Callable[[], str | None]]:
 
 
 def watched(pipe: int) -> None:
-    """End the process where one signal follows another or is not heard of in time; return where one is, or the pipe is closed."""
+    """End the process where one signal follows another, or is not heard of in time; return when one is, or none can come."""
     first = None
     while select.select([pipe], [], [], GRACE if first else None)[0]:
         said = os.read(pipe, 1)
