@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from runner import reach
 from runner.errors import UserError, first_line
 
 SQLITE = "sqlite:///"
@@ -19,6 +21,18 @@ LOCK = 0x72756E6E6572
 RUN_KEY = "run_key"
 # Seconds in which a run must come to be created, between two attempts, and that a server has to answer one.
 CREATION, PAUSE, ANSWER = 30.0, 0.5, 10
+# Stores that were found to be of no use, and why: `opened` need not try them again.
+REFUSED: dict[str, UserError] = {}
+# What a table of MLflow's holds of an experiment's name is 256 characters.
+NAME_LENGTH = 250
+# No usage data sent, no code out of what is loaded, no job server, and no other host told what one is trusted with.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
+}
 # Empty stores that wait for a run, by the file that they will be.
 PREPARED: dict[Path, Path] = {}
 
@@ -26,20 +40,36 @@ PREPARED: dict[Path, Path] = {}
 def opened(uri: str, experiment: str) -> tuple[Any, str]:
     """Return a client of the tracking store and the id of the experiment in it.
 
-    Raises UserError where the store cannot be used.
+    Raises UserError where the store cannot be used, or the experiment's name.
     """
-    mlflow = imported()
+    if uri in REFUSED:
+        raise REFUSED.pop(uri)
+    named = experiment_name(experiment)
+    get_ready(uri)
+    reach.warn(uri)
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
-        prepare(uri)
         file = sqlite_file(uri)
         if file in PREPARED:
             place(PREPARED.pop(file), file)
         location = None if file is None else (file.parent / "artifacts").as_uri()
         client = client_of(uri)
-        return client, experiment_id(client, experiment, location)
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        reason = f"{first_line(error)}; set it with tracking.uri=sqlite:///…"
-        raise UserError(f"tracking.uri {absolute(uri)!r} cannot be used: {reason}") from error
+        return client, experiment_id(client, named, location)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise reach.refusal(absolute(uri), f"{first_line(error)}; set it with tracking.uri=sqlite:///…") from error
+
+
+def experiment_name(name: Any) -> str:
+    """Return an experiment's name, which may look like a number; raises UserError for one that no store takes."""
+    text = "" if name is None else str(name)
+    if not text.strip() or len(text) > NAME_LENGTH or any(unicodedata.category(each) == "Cc" for each in text):
+        raise UserError(
+            f"tracking.experiment must be a name of 1 to {NAME_LENGTH} characters without control characters,"
+            f" got {text[:40]!r} ({len(text)} characters); set it with tracking.experiment=runner"
+        )
+    return text
 
 
 def client_of(uri: str) -> Any:
@@ -48,8 +78,31 @@ def client_of(uri: str) -> Any:
 
 
 def prepare(uri: str) -> None:
-    """Open the store; an SQLite store that does not exist yet is made beside its place, where `opened` will put it."""
+    """Open the store; an SQLite store that does not exist yet is made beside its place, where `opened` will put it.
+
+    Raises UserError where it cannot be used, and the next `opened` does so at once.
+    """
+    try:
+        get_ready(uri)
+    except UserError as error:
+        REFUSED[uri] = error
+        raise
+
+
+def get_ready(uri: str) -> None:
+    """Do what `prepare` does; raises UserError."""
+    reach.check(uri)
     mlflow = imported()
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        open_or_make(mlflow, uri)
+    except (mlflow.exceptions.MlflowException, SQLAlchemyError, OSError) as error:
+        raise reach.refusal(absolute(uri), f"{first_line(error)}; set it with tracking.uri=sqlite:///…") from error
+
+
+def open_or_make(mlflow: Any, uri: str) -> None:
+    """Open a store, or make an SQLite store."""
     file = sqlite_file(uri)
     if uri.startswith("postgresql"):
         with alone(uri):
@@ -70,13 +123,25 @@ def prepare(uri: str) -> None:
 
 @contextmanager
 def alone(uri: str) -> Iterator[None]:
-    """Keep other processes, on whichever machine, out of this block for the same PostgreSQL database: MLflow migrates in it."""
-    from sqlalchemy import create_engine, text
+    """Keep other processes, on whichever machine, out of this block for the same PostgreSQL database: MLflow migrates in it.
+
+    Raises UserError where the database cannot be reached, or is not this MLflow's.
+    """
+    from sqlalchemy import create_engine, inspect, text
+    from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
-    with create_engine(uri, poolclass=NullPool).connect() as connection:
+    try:
+        connection = create_engine(uri, poolclass=NullPool, connect_args=dict(reach.connect_args(uri))).connect()
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        raise reach.postgresql(uri, error) from error
+    with connection:
         # The lock goes with the connection.
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
+        tables = set(inspect(connection).get_table_names())
+        if "alembic_version" in tables:
+            revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+            reach.schema(uri, tables, list(revisions))
         yield
 
 
@@ -88,12 +153,14 @@ def discard() -> None:
 
 def imported() -> Any:
     """Return MLflow, without usage data sent and without an account of its migrations."""
-    # MLflow reads it at import.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow reads some of it at import.
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import mlflow
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Its tracebacks come before the exceptions that they tell of.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
 
 
