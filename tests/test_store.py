@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -138,7 +139,7 @@ def test_a_file_that_is_no_store_is_refused_and_left_as_it_is(tmp_path, migrated
 def test_an_old_database_is_refused_and_left_as_it_is(database):
     psql(database, "CREATE DATABASE old")
     uri = f"{database.rpartition('/')[0]}/old"
-    psql(uri, f"CREATE TABLE alembic_version (v int); CREATE TABLE runs (a int); CREATE TABLE experiments (a int)")
+    psql(uri, "CREATE TABLE alembic_version (v int); CREATE TABLE runs (a int); CREATE TABLE experiments (a int)")
     psql(uri, f"ALTER TABLE alembic_version ADD version_num text; INSERT INTO alembic_version VALUES (1, '{OLD}')")
     assert f"({OLD}); back it up and run: mlflow db upgrade postgresql" in refused(uri)
 
@@ -250,8 +251,12 @@ class Losing(BaseHTTPRequestHandler):
 
     def forward(self, body: bytes | None) -> None:
         request = Request(self.origin + self.path, body, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as reply:
-            answer = reply.read()
+        try:
+            reply = urlopen(request, timeout=30)
+        except HTTPError as refusal:
+            reply = refusal
+        with reply:
+            status, answer = reply.status, reply.read()
         if self.path.endswith("runs/create") and len(self.lost) < 2:
             self.lost.append(self.path)
             if len(self.lost) == 2:
@@ -261,7 +266,7 @@ class Losing(BaseHTTPRequestHandler):
             self.send_response(500)
             answer = b"{}"
         else:
-            self.send_response(200)
+            self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
