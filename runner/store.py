@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from runner import reach
+from runner import naming, reach
 from runner.errors import UserError, first_line
 
 SQLITE = "sqlite:///"
@@ -23,8 +22,6 @@ RUN_KEY = "run_key"
 CREATION, PAUSE, ANSWER = 30.0, 0.5, 10
 # Stores that were found to be of no use, and why: `opened` need not try them again.
 REFUSED: dict[str, UserError] = {}
-# What a table of MLflow's holds of an experiment's name is 256 characters.
-NAME_LENGTH = 250
 # No usage data sent, no code out of what is loaded, no job server, and no other host told what one is trusted with.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -44,7 +41,7 @@ def opened(uri: str, experiment: str) -> tuple[Any, str]:
     """
     if uri in REFUSED:
         raise REFUSED.pop(uri)
-    named = experiment_name(experiment)
+    named = naming.experiment_name(experiment)
     get_ready(uri)
     reach.warn(uri)
     from mlflow.exceptions import MlflowException
@@ -56,20 +53,9 @@ def opened(uri: str, experiment: str) -> tuple[Any, str]:
             place(PREPARED.pop(file), file)
         location = None if file is None else (file.parent / "artifacts").as_uri()
         client = client_of(uri)
-        return client, experiment_id(client, named, location)
+        return client, naming.experiment_id(client, named, location)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise reach.refusal(absolute(uri), f"{first_line(error)}; set it with tracking.uri=sqlite:///…") from error
-
-
-def experiment_name(name: Any) -> str:
-    """Return an experiment's name, which may look like a number; raises UserError for one that no store takes."""
-    text = "" if name is None else str(name)
-    if not text.strip() or len(text) > NAME_LENGTH or any(unicodedata.category(each) == "Cc" for each in text):
-        raise UserError(
-            f"tracking.experiment must be a name of 1 to {NAME_LENGTH} characters without control characters,"
-            f" got {text[:40]!r} ({len(text)} characters); set it with tracking.experiment=runner"
-        )
-    return text
 
 
 def client_of(uri: str) -> Any:
@@ -181,23 +167,6 @@ def place(made: Path, file: Path) -> None:
     with suppress(OSError):
         os.link(made, file)
     made.unlink()
-
-
-def experiment_id(client: Any, name: str, location: str | None) -> str:
-    """Return the id of an experiment, which another process may be making at the same moment."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return client.create_experiment(name, artifact_location=location)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            found = client.get_experiment_by_name(name)
-    if found.lifecycle_stage == "deleted":
-        raise UserError(f"tracking.experiment {name!r} was deleted; restore it or set tracking.experiment=another")
-    return found.experiment_id
 
 
 def create_run(client: Any, experiment_id: str, name: str, tags: Mapping[str, str], key: str) -> str:

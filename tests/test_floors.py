@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 
 import pytest
 from conftest import ROOT
@@ -29,7 +30,7 @@ FLOORS = [
     ("starlette", "1.3.1", "CVE-2026-48710: the check of Host bypassed"),
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ASKED = [Requirement(each) for each in (*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), []))]
+ASKED = [Requirement(each) for each in chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())]
 
 
 @pytest.mark.parametrize("package, floor, hole", FLOORS, ids=[f"{package}-{floor}" for package, floor, _ in FLOORS])
