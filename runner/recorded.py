@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from runner import store
+from runner import reach, store
 from runner.errors import UserError, first_line
 from runner.trace import Trace
 
@@ -47,13 +47,15 @@ def client(uri: str) -> Any:
     """Return a client of a store that is there; raises UserError for one that is not."""
     file = store.sqlite_file(uri)
     if file is not None and not file.is_file():
-        raise UserError(f"there is no store {uri}; name it with --tracking-uri or MLFLOW_TRACKING_URI")
+        raise UserError(f"there is no store {reach.hidden(uri)}; name it with --tracking-uri or MLFLOW_TRACKING_URI")
     # MLflow reads it at import.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if file is None:
+        reach.check(uri)
     try:
         return store.client_of(uri)
     except Exception as error:
-        raise UserError(f"the store {uri} cannot be used: {first_line(error)}") from error
+        raise reach.refusal(uri, first_line(error)) from error
 
 
 def read(client: Any, prefix: str) -> Recorded:

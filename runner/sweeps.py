@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
-from runner import compose, config, quick, quiet
+from runner import compose, config, quick, quiet, reach
 from runner.errors import UserError, first_line
 from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
@@ -153,7 +153,7 @@ class Sweep:
             status = "FAILED" if failed else "FINISHED" if whole else "KILLED"
             tags = {"jobs": str(len(self.outcomes)), "mlflow.note.content": self.summary()}
             self.recorder.end(status, tags, self.metrics(), table(self.outcomes))
-            self.say(f"the sweep is run {self.recorder.run_id} in {self.recorder.uri}")
+            self.say(f"the sweep is run {self.recorder.run_id} in {reach.hidden(self.recorder.uri)}")
         if self.outcomes:
             self.say(self.summary())
         for reason, count in Counter(each.skipped for each in self.outcomes if each.skipped is not None).items():
