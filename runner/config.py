@@ -23,7 +23,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from runner import __version__, grammar
+from runner import __version__, allow, grammar
 from runner.errors import UserError, first_line, nearest
 
 # What else may stand where a value of this kind stands.
@@ -68,6 +68,7 @@ def register() -> None:
     # Our launchers bear the names of the published ones, and are to be checked against those: Hydra warns each time.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
     grammar.extend()
+    allow.guard()
     if not OmegaConf.has_resolver("pid"):
         # Cached, so that all jobs of a sweep share its folder, whichever process they run in.
         OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True)
@@ -106,6 +107,8 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
     for group, value in given.items():
         if isinstance(value, dict):
             faults += mistyped(str(group), declared(sources, str(group), choices.get(str(group), "")), value)
+            whole = OmegaConf.to_container(cfg[group], resolve=True) if allow.interpolated(value) else value
+            faults += allow.faults(str(group), whole)
     if faults:
         raise UserError("; ".join(faults))
 
