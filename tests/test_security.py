@@ -112,8 +112,6 @@ PLACES = [
     ("loss._target_=os.system", "+loss.command=touch canary"),
     ("+loss.inner={_target_:os.system,command:touch canary}",),
     ("+loss.inner=[{_target_:os.system,command:touch canary}]",),
-    ("+loss.inner=${oc.create:{_target_:os.system,command:touch canary}}",),
-    ("+loss.inner=${oc.decode:'{_target_: os.system, command: touch canary}'}",),
     ("optimizer/learning_rate=cosine_decay", "optimizer.learning_rate._target_=os.system"),
     ("guess._target_=${optimizer.name}", "+optimizer.name=os.system"),
     ("strategy._target_=os.system",),
@@ -126,11 +124,9 @@ PLACES = [
     ("+hydra.callbacks.mine={_target_:os.system,command:touch canary}",),
     ("+hydra.callbacks.mine={_target_:hydra.experimental.callbacks.PickleJobInfoCallback}",),
     ("+hydra.callbacks.mine=${loss.callback}", "+loss.callback={_target_:os.system,command:touch canary}"),
-    ("+hydra.callbacks.mine=${oc.create:{_target_:os.system,command:touch canary}}",),
     ("hydra.launcher._target_=os.system",),
     ("hydra.sweeper._target_=os.system",),
-    ("hydra.sweeper.params={a:{_target_:os.system,command:touch canary}}",),
-    ("hydra.job_logging.handlers.console={'()':os.system,command:touch canary}",),
+    ("+hydra.sweeper.params.a={_target_:os.system,command:touch canary}",),
     ("hydra.job_logging.handlers.console.class=os.system",),
     ("hydra.job_logging.handlers.console.stream=ext://os.environ",),
     ("hydra.hydra_logging.handlers.console.class=logging.os.system",),
@@ -148,6 +144,32 @@ def test_no_place_lets_one_in(cli, runs, tmp_path, nothing_of_ours, words, mode)
     told = ended.out + ended.err
     assert "Traceback" not in told
     assert "allow" in told or "must be" in told or "class_name" in told
+    assert not (tmp_path / CANARY).exists() and runs() == []
+
+
+# What overrides cannot say, as an experiment's file would.
+FILES = [
+    "loss: {inner: '${oc.create:{_target_: os.system, command: touch canary}}'}",
+    "loss: {inner: \"${oc.decode:'{_target_: os.system, command: touch canary}'}\"}",
+    "loss: {inner: '${oc.select:none,{_target_: os.system, command: touch canary}}'}",
+    "loss: {a: os.system, _target_: '${.a}'}",
+    "hydra: {callbacks: {mine: '${oc.create:{_target_: os.system, command: touch canary}}'}}",
+    "hydra: {callbacks: {mine: {_target_: '${loss.a}', command: touch canary}}}\nloss: {a: os.system}",
+    "hydra: {job_logging: {handlers: {console: {(): os.system, command: touch canary}}}}",
+    "hydra: {job_logging: {formatters: {short: {(): os.system, command: touch canary}}}}",
+    "hydra: {hydra_logging: {handlers: {console: {(): os.system, command: touch canary}}}}",
+    "hydra: {hydra_logging: '${oc.create:{version: 1, root: {}, filters: {a: {(): os.system}}}}'}",
+    "hydra: {job: {env_copy: [HOME, PATH]}}",
+]
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_no_file_lets_one_in(cli, runs, tmp_path, nothing_of_ours, text):
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/sent.yaml").write_text(f"# @package _global_\n{text}\n")
+    ended = cli("--config-dir", "conf", "experiment=sent")
+    assert ended.code == 1 and ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    assert "allow" in ended.err or "must be" in ended.err
     assert not (tmp_path / CANARY).exists() and runs() == []
 
 
