@@ -32,6 +32,8 @@ RANGES = {
     **dict.fromkeys(("decay_rate", "t_mul", "m_mul", "power"), POSITIVE),
     "alpha": SHARE,
 }
+# What MLflow's stores hold.
+NAME_LENGTH = 250
 # The spacing of numbers at 1.
 RESOLUTION = {"float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -71,6 +73,14 @@ def of_number(path: str, value: Any, allowed: tuple[str, Any] | None) -> Iterato
     words, holds = allowed or ("", lambda _: True)
     if not math.isfinite(value) or not holds(value):
         yield f"{path} must be {' '.join(filter(None, ['a finite number', words]))}, got {value!r}"
+
+
+def names(tracking: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of a run and its experiment that a page could not show."""
+    for key in ("name", "experiment"):
+        name = tracking.get(key)
+        if isinstance(name, str) and (not 1 <= len(name) <= NAME_LENGTH or not name.isprintable()):
+            yield f"tracking.{key} must be 1 to {NAME_LENGTH} printable characters, got {name[:NAME_LENGTH]!r}"
 
 
 def is_number(value: Any) -> bool:

@@ -23,7 +23,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from runner import __version__, allow, bounds, grammar
+from runner import __version__, allow, bounds, grammar, sizes
 from runner.errors import UserError, first_line, nearest
 
 # What else may stand where a value of this kind stands.
@@ -69,6 +69,7 @@ def register() -> None:
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
     grammar.extend()
     allow.guard()
+    sizes.guard()
     if not OmegaConf.has_resolver("pid"):
         # Cached, so that all jobs of a sweep share its folder, whichever process they run in.
         OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True)
@@ -110,7 +111,7 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
             faults += mistyped(str(group), declared(sources, str(group), choices.get(str(group), "")), value)
             plain[str(group)] = OmegaConf.to_container(cfg[group], resolve=True) if allow.interpolated(value) else value
             faults += allow.faults(str(group), plain[str(group)])
-    faults += bounds.faults(plain, cfg.dtype.name)
+    faults += [*bounds.faults(plain, cfg.dtype.name), *bounds.names(plain.get("tracking", {}))]
     if faults:
         raise UserError("; ".join(faults))
 
@@ -239,5 +240,7 @@ def explain(error: Exception) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return an exception's text, or its cause's, without OmegaConf's trailer, on one line."""
+    key = re.search(r"full_key: (\S+)", str(error))
     text = " ".join(re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", str(error)).split())
+    text = f"{key[1]}: {text}" if key and key[1] not in text else text
     return text or (one_line(error.__cause__) if error.__cause__ else type(error).__name__)
