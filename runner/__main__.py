@@ -11,7 +11,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from runner import allow, config, quick
+from runner import allow, config, private, quick
 from runner.errors import UserError, first_line
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
@@ -52,7 +52,7 @@ def answer(work: Callable[[DictConfig], int], cfg: DictConfig) -> None:
 
 def complain(error: BaseException) -> None:
     """Print an error as the one line that a user sees."""
-    print(f"error: {first_line(error)}", file=sys.stderr)
+    print(private.masked(private.printable(f"error: {first_line(error)}")), file=sys.stderr)
 
 
 def main(task: Callable[[], None] = task) -> int:

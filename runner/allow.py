@@ -51,7 +51,7 @@ READING = ("keras.src.layers.preprocessing", "keras.src.layers.core.lambda_layer
 PLUGIN = re.compile(r"hydra_plugins(\.[a-z]\w*)+\.[A-Z]\w*|hydra\._internal\.core_plugins\.basic_\w+\.Basic\w+")
 CALLBACKS = {"hydra.experimental.callbacks.LogJobReturnCallback"}
 HANDLERS = ("StreamHandler", "FileHandler", "NullHandler", "handlers.RotatingFileHandler", "handlers.TimedRotatingFileHandler")
-LOGGING = {f"logging.{name}" for name in (*HANDLERS, "Formatter")} | {"colorlog.ColoredFormatter", "runner.shown.Formatter"}
+LOGGING = {f"logging.{name}" for name in (*HANDLERS, "Formatter")} | {"colorlog.ColoredFormatter", "runner.private.Formatter"}
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 # Of launchers: commands for a shell, and programs.
 COMMANDS = {"setup", "python", "srun_args", "runtime_env", "additional_parameters"}

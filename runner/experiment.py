@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from runner import build, config, console, loop, measures, optimizers, signals
+from runner import build, config, console, loop, measures, optimizers, private, signals
 from runner.loop import Result, Rules
 from runner.losses import Loss
 from runner.programs import Program, Programs
@@ -161,4 +161,4 @@ def where(recorder: Recorder) -> str:
         f"{recorder.uri if remote else 'http://127.0.0.1:5000'}/#/experiments/{recorder.experiment_id}/runs/{recorder.run_id}"
     )
     command = "" if remote else f"see it with:  mlflow ui --backend-store-uri {recorder.uri}\n"
-    return f"run {recorder.run_id}\n{command}its charts:   {page}/model-metrics?workflowType=machine_learning"
+    return private.masked(f"run {recorder.run_id}\n{command}its charts:   {page}/model-metrics?workflowType=machine_learning")

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import allow, config, orphans, quick, quiet
+from runner import allow, config, orphans, private, quick, quiet
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
@@ -78,8 +78,10 @@ def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:
 def about(
     plain: Mapping[str, Any], chosen: Mapping[str, str], overrides: Sequence[str], folder: Path, marks: Mapping[str, str]
 ) -> About:
-    """Return what is said of a run once, from its resolved configuration."""
-    tags = config.tags(chosen, overrides) | {"identity": config.identity(plain)} | dict(marks)
+    """Return what is said of a run once, from its resolved configuration, without its secrets."""
+    identity = config.identity(plain)
+    plain, overrides = private.hidden(plain), private.hidden(list(overrides))
+    tags = config.tags(chosen, overrides) | {"identity": identity} | dict(marks)
     name = " ".join(chosen[group] for group in ("loss", "optimizer", "strategy", "execution"))
     return About(folder, name, config.flat(plain), tags, config.text(plain))
 
@@ -155,7 +157,7 @@ class Task:
         file = self.folder / f"{number}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(fields))
+        new.write_text(json.dumps(private.hidden(dict(fields))))
         new.replace(file)
 
     def read(self, number: int) -> Outcome | bool:
@@ -236,10 +238,10 @@ def line(outcome: Outcome) -> str:
     if outcome.skipped is not None:
         return f"{what}: skipped, {outcome.skipped}"
     if outcome.failed:
-        return f"{what}: failed, {outcome.error}"
+        return f"{what}: failed, {private.masked(private.printable(str(outcome.error)))}"
     return f"{what}: {outcome.ending} at step {outcome.iterations}, last loss {outcome.last_loss:.7g}"
 
 
 def shown(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that tell jobs of a sweep apart."""
-    return [each for each in overrides if not each.startswith("sweep.")]
+    """Return the overrides that tell jobs of a sweep apart, without secrets."""
+    return [private.masked(each) for each in overrides if not each.startswith("sweep.")]

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
-from runner import allow, compose, config, quick, quiet
+from runner import allow, compose, config, private, quick, quiet
 from runner.errors import UserError, first_line
 from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
@@ -23,7 +23,7 @@ class Sweep:
     """Launches jobs in batches; `overrides` are the sweep's own, and `task` is what the launcher was set up with."""
 
     def __init__(self, launcher: Any, task: Task, loader: Any, master: DictConfig, overrides: Overrides, say: Callable) -> None:
-        self.launcher, self.task, self.say = launcher, task, say
+        self.launcher, self.task, self.say = launcher, task, lambda text: say(private.masked(text))
         self.sources = loader.get_search_path().get_path()
         self.composed = task.composed = compose.Composer(loader, master)
         self.settings, self.overrides = master.sweep, tuple(overrides)
@@ -208,7 +208,7 @@ def read(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     """Return a column for each field of the outcomes."""
-    rows = [asdict(each) | {"overrides": " ".join(shown(each.overrides))} for each in outcomes]
+    rows = [private.hidden(asdict(each)) | {"overrides": " ".join(shown(each.overrides))} for each in outcomes]
     return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import own_loss
 
-from runner import allow
+from runner import allow, private
 from runner.errors import UserError
 
 # Whatever of these ran would leave this file.
@@ -286,3 +287,82 @@ def test_what_a_run_writes_is_for_its_user_alone(cli, tmp_path):
     new: list[Path] = [path for path in tmp_path.rglob("*") if path not in before]
     assert any(path.name == "overrides.yaml" for path in new) and any(path.name == "trajectory.parquet" for path in new)
     assert {oct(path.stat().st_mode & 0o077) for path in new} == {"0o0"}
+
+
+KEYED = """
+def loss(x, *, way, api_key, place):
+    if x.shape.rank == 1:
+        raise RuntimeError(f"no access: api_key={api_key} at {place}")
+    return (x - way) ** 2
+"""
+
+
+def seen(folder: Path, secret: str) -> list[Path]:
+    """Return the files below a folder that hold a secret."""
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def test_a_secret_is_in_nothing_that_is_written_or_printed(cli, runs, tmp_path, monkeypatch):
+    (tmp_path / "keyed.py").write_text(KEYED)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(allow.VARIABLE, "keyed")
+    words = ["+loss.way=1", "+loss.api_key=SECRETPW", "+loss.place='https://me:SECRETPW@example.org/x'", *GUESS]
+    words = ["loss._target_=keyed.loss", *words, "tracking.name='api_key=SECRETPW'"]
+    told = [cli(*words), cli("-m", *words, "seed=1,2"), cli("-m", *words, "seed=3,4", "hydra/launcher=fused")]
+    assert [ended.code for ended in told] == [0, 0, 0], told
+    wrong = ["optimizer.learning_rate=-1,0.1", "guess.x=[3,1]"]
+    told += [cli(*words, "guess.x=[3,1]"), cli("-m", *words, *wrong), cli(*words, "+loss.token=SECRETPW")]
+    assert [ended.code for ended in told[3:]] == [1, 1, 1], told
+    assert not [ended for ended in told if "SECRETPW" in ended.out + ended.err]
+    assert seen(tmp_path, "SECRETPW") == []
+    params = runs()[0].data.params
+    assert params["loss.api_key"] == "***" and params["loss.place"] == "https://me:***@example.org/x"
+    assert (tmp_path / "outputs").is_dir() and "***" in next(tmp_path.rglob("overrides.yaml")).read_text()
+
+
+@pytest.mark.long
+def test_the_password_of_a_server_works_and_is_in_nothing_that_is_written_or_printed(cli, tmp_path, tmp_path_factory, monkeypatch):
+    from servers import mlflow
+
+    folder = tmp_path_factory.mktemp("server")
+    with mlflow(f"sqlite:///{folder}/server.db", folder) as address:
+        uri = address.replace("://", "://user:SECRETPW@")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        told = [cli("max_iterations=2"), cli(f"tracking.uri={uri}", "max_iterations=3"), cli("-m", "seed=1,2", f"tracking.uri={uri}")]
+    assert [ended.code for ended in told] == [0, 0, 0], told
+    assert not [ended for ended in told if "SECRETPW" in ended.out + ended.err]
+    assert seen(tmp_path, "SECRETPW") == [] == seen(folder, "SECRETPW")
+    down = cli(f"tracking.uri={uri}", "max_iterations=2")
+    assert down.code == 1 and "SECRETPW" not in down.out + down.err
+
+
+def test_a_message_forges_no_line_and_moves_no_cursor(cli, runs, tmp_path, monkeypatch):
+    (tmp_path / "loud.py").write_text("def loss(x):\n    raise RuntimeError('a\\n[ERROR] forged \\x1b[2J\\x07')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(allow.VARIABLE, "loud")
+    ended = cli("loss._target_=loud.loss", *GUESS)
+    assert ended.code == 1 and ended.err.count("\n") == 1 and "\x1b" not in ended.err and "\x07" not in ended.err
+    logging.getLogger("runner").warning("one\n[ERROR] two\x1b[2J")
+    (log,) = tmp_path.rglob("runner.log")
+    assert "\x1b" not in log.read_text() and not any(line.startswith("[ERROR]") for line in log.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:pw@host/x", "http://user:***@host/x"),
+        ("postgresql+psycopg://u:p@ss@h:5432/db", "postgresql+psycopg://u:***@h:5432/db"),
+        ("sqlite:///outputs/mlflow.db", "sqlite:///outputs/mlflow.db"),
+        ("a.password=x,seed=1", "a.password='***',seed=1"),
+        ("API_KEY: 'x y'\nseed: 1", "API_KEY: '***'\nseed: 1"),
+        ("token: ${oc.env:TOKEN}", "token: ${oc.env:TOKEN}"),
+        ("max_tokens=5 learning_rate=0.1", "max_tokens=5 learning_rate=0.1"),
+    ],
+)
+def test_what_is_masked(text, shown):
+    assert private.masked(text) == shown
+
+
+def test_plain_data_are_masked_by_key_and_by_value():
+    plain = {"password": "x", "n": [1, {"api_key": 7, "u": "x://a:b@c"}], "token": None, "kind": "y"}
+    assert private.hidden(plain) == {"password": "***", "n": [1, {"api_key": "***", "u": "x://a:***@c"}], "token": None, "kind": "y"}
