@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from runner import build, config, console, loop, measures, optimizers, reach, signals
+from runner import build, config, console, loop, measures, optimizers, private, signals
 from runner.checkpoints import Checkpoints
 from runner.loop import Ending, Result, Rules, State
 from runner.losses import Loss
@@ -192,7 +192,8 @@ def where(recorder: Recorder) -> str:
     if recorder.run_id is None:
         return "nothing was recorded (tracking=none)"
     remote = str(recorder.uri).startswith("http")
-    uri = reach.hidden(str(recorder.uri))
-    page = f"{uri if remote else 'http://127.0.0.1:5000'}/#/experiments/{recorder.experiment_id}/runs/{recorder.run_id}"
-    command = "" if remote else f"see it with:  mlflow ui --backend-store-uri {uri}\n"
-    return f"run {recorder.run_id}\n{command}its charts:   {page}/model-metrics?workflowType=machine_learning"
+    page = (
+        f"{recorder.uri if remote else 'http://127.0.0.1:5000'}/#/experiments/{recorder.experiment_id}/runs/{recorder.run_id}"
+    )
+    command = "" if remote else f"see it with:  mlflow ui --backend-store-uri {recorder.uri}\n"
+    return private.masked(f"run {recorder.run_id}\n{command}its charts:   {page}/model-metrics?workflowType=machine_learning")

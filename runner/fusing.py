@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from runner import build, experiment, fused, job, measures, signals
+from runner import build, experiment, fused, job, measures, private, signals
 from runner.compose import Job
 from runner.job import Ended, Outcome, Task
 from runner.many import Job as Run
@@ -25,7 +25,7 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
     for group in fused.groups([jobs[index].cfg for index in indices]):
         mine = [indices[each] for each in group.indices]
         if group.alone is not None:
-            print(f"{len(mine)} jobs one by one: {group.alone}", flush=True)
+            print(private.masked(f"{len(mine)} jobs one by one: {group.alone}"), flush=True)
             yield mine, None
             continue
         try:

@@ -2,6 +2,7 @@
 
 # No postponed annotations: Hydra checks a function's arguments by them.
 import itertools
+import math
 from collections.abc import Sequence
 
 from hydra._internal.grammar.functions import Functions
@@ -9,6 +10,9 @@ from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 
 from runner.errors import UserError, nearest
+
+# In one sweep: each keeps its folder and its run.
+JOBS = 100_000
 
 
 def logspace(start: int | float, stop: int | float, count: int) -> ChoiceSweep:
@@ -61,6 +65,8 @@ def expand(overrides: Sequence[Override], together: Sequence[Sequence[str]]) -> 
         if key not in done:
             axes.append([[f"{other}={values[other][i]}" for other in keys] for i in range(len(each))])
             done |= set(keys)
+    if not 1 <= (count := math.prod(map(len, axes))) <= JOBS:
+        raise UserError(f"a sweep must have 1 to {JOBS} jobs, got {count} jobs; give fewer values, or search with optuna")
     return [list(itertools.chain.from_iterable(parts)) for parts in itertools.product(*axes)]
 
 

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import config, orphans, quick, quiet
+from runner import allow, config, orphans, private, quick, quiet
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
@@ -79,8 +78,10 @@ def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:
 def about(
     plain: Mapping[str, Any], chosen: Mapping[str, str], overrides: Sequence[str], folder: Path, marks: Mapping[str, str]
 ) -> About:
-    """Return what is said of a run once, from its resolved configuration."""
-    tags = config.tags(chosen, overrides) | {"identity": config.identity(plain)} | dict(marks)
+    """Return what is said of a run once, from its resolved configuration, without its secrets."""
+    identity = config.identity(plain)
+    plain, overrides = private.hidden(plain), private.hidden(list(overrides))
+    tags = config.tags(chosen, overrides) | {"identity": identity} | dict(marks)
     name = " ".join(chosen[group] for group in ("loss", "optimizer", "strategy", "execution"))
     return About(folder, name, config.flat(plain), tags, config.text(plain), bool(plain["resume"]))
 
@@ -91,7 +92,7 @@ def prepare(tracking: DictConfig, *, draws: bool = False) -> None:
         return
     # What is wrong with it is told where it is built.
     with suppress(Exception):
-        resolve_name(tracking._target_).prepare(uri=tracking.uri, draws=draws)
+        allow.target("tracking._target_", tracking._target_).prepare(uri=tracking.uri, draws=draws)
 
 
 class Task:
@@ -120,6 +121,7 @@ class Task:
         # Ray's workers stand where the cluster was started, and paths are relative to where the sweep was.
         os.chdir(self.cwd)
         config.register()
+        os.umask(0o077)
         # joblib, Ray and ours tell a worker its share of the processors here, and TensorFlow does not look.
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", "0"))
@@ -138,7 +140,7 @@ class Task:
 
     def record_by(self, tracking: DictConfig) -> Any:
         """Record jobs together that are tracked in this way, and return what does so; None where this way knows no sweeps."""
-        target = resolve_name(tracking._target_)
+        target = allow.target("tracking._target_", tracking._target_)
         keys = {str(key): value for key, value in tracking.items() if key != "_target_"}
         self.recorder, self.tracking = target.sweep(**keys) if hasattr(target, "sweep") else None, tracking
         return self.recorder
@@ -157,7 +159,7 @@ class Task:
         file = self.folder / f"{number}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(fields))
+        new.write_text(json.dumps(private.hidden(dict(fields))))
         new.replace(file)
 
     def read(self, number: int) -> Outcome | bool:
@@ -238,10 +240,10 @@ def line(outcome: Outcome) -> str:
     if outcome.skipped is not None:
         return f"{what}: skipped, {outcome.skipped}"
     if outcome.failed:
-        return f"{what}: failed, {outcome.error}"
+        return f"{what}: failed, {private.masked(private.printable(str(outcome.error)))}"
     return f"{what}: {outcome.ending} at step {outcome.iterations}, last loss {outcome.last_loss:.7g}"
 
 
 def shown(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that tell jobs of a sweep apart."""
-    return [each for each in overrides if not each.startswith("sweep.")]
+    """Return the overrides that tell jobs of a sweep apart, without secrets."""
+    return [private.masked(each) for each in overrides if not each.startswith("sweep.")]

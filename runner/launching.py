@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from runner import compose, grammar, job, quick, quiet
+from runner import compose, grammar, job, private, quick, quiet
 from runner.errors import UserError
 from runner.job import SIGNALS, Ended, Outcome, Task
 from runner.sweeps import Sweep
@@ -32,7 +32,7 @@ def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]]
 
     def make(overrides: Sequence[str]) -> Sweep:
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(master, folder / "multirun.yaml")
+        OmegaConf.save(private.unresolved(master), folder / "multirun.yaml")
         return Sweep(launcher, task, context.config_loader, master, overrides, print)
 
     return make

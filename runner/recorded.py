@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from runner import reach, store
+from runner import private, reach, store
 from runner.errors import UserError, first_line
 from runner.trace import Trace
 
@@ -131,5 +131,5 @@ def answered(work: Any, words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise
-        print(f"error: {first_line(error)}", file=sys.stderr)
+        print(private.masked(private.printable(f"error: {first_line(error)}")), file=sys.stderr)
         return TROUBLE

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
-from runner import compose, config, quick, quiet, reach
+from runner import allow, compose, config, private, quick, quiet
 from runner.errors import UserError, first_line
 from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
@@ -23,7 +23,7 @@ class Sweep:
     """Launches jobs in batches; `overrides` are the sweep's own, and `task` is what the launcher was set up with."""
 
     def __init__(self, launcher: Any, task: Task, loader: Any, master: DictConfig, overrides: Overrides, say: Callable) -> None:
-        self.launcher, self.task, self.say = launcher, task, say
+        self.launcher, self.task, self.say = launcher, task, lambda text: say(private.masked(text))
         self.sources = loader.get_search_path().get_path()
         self.composed = task.composed = compose.Composer(loader, master)
         self.settings, self.overrides = master.sweep, tuple(overrides)
@@ -153,7 +153,7 @@ class Sweep:
             status = "FAILED" if failed else "FINISHED" if whole else "KILLED"
             tags = {"jobs": str(len(self.outcomes)), "mlflow.note.content": self.summary()}
             self.recorder.end(status, tags, self.metrics(), table(self.outcomes))
-            self.say(f"the sweep is run {self.recorder.run_id} in {reach.hidden(self.recorder.uri)}")
+            self.say(f"the sweep is run {self.recorder.run_id} in {private.masked(str(self.recorder.uri))}")
         if self.outcomes:
             self.say(self.summary())
         for reason, count in Counter(each.skipped for each in self.outcomes if each.skipped is not None).items():
@@ -208,11 +208,12 @@ def read(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     """Return a column for each field of the outcomes."""
-    rows = [asdict(each) | {"overrides": " ".join(shown(each.overrides))} for each in outcomes]
+    rows = [private.hidden(asdict(each)) | {"overrides": " ".join(shown(each.overrides))} for each in outcomes]
     return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
 
 
 def command(overrides: Overrides, sources: Sequence[Any]) -> str:
-    """Return the command that runs one job alone, with the folder of configurations that the user named."""
-    given = [f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"]
+    """Return the command that runs one job alone, with the folder of configurations, and the targets, that the user named."""
+    given = [f"{allow.OPTION}={each}" for each in allow.NAMED]
+    given += [f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"]
     return shlex.join(["python", "-m", "runner", *given, *shown(overrides)])

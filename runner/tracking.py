@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from runner import batches, bulk, store
+from runner import batches, bulk, private, store
 from runner.drawing import Drawing
 from runner.errors import UserError, first_line
 from runner.loop import Ending
@@ -136,7 +136,8 @@ def abandoned(error: BaseException) -> tuple[str, Mapping[str, str]]:
     """Return the status and the tags of a run that this exception ended."""
     if isinstance(error, Abandoned):
         return error.status, error.tags
-    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED", {"error": first_line(error)[:5000]}
+    status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+    return status, {"error": private.masked(first_line(error))[:5000]}
 
 
 def status_of(tags: Mapping[str, str]) -> str:

@@ -1,0 +1,74 @@
+"""Secrets stay out of what is written and printed: a URI's password, and what stands under a key that names a secret."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+MASK = "***"
+KEY = r"[\w.]*(?:password|passwd|secret|token|api_?key|credentials?)"
+NAMED = re.compile(rf"{KEY}\Z", re.IGNORECASE)
+# user:password@ of a URI, where the password may hold what should have been quoted.
+OF_URI = re.compile(r"(?<=://)([^\s/:@'\"]*):([^\s/'\"]+)@")
+# key=value of an override, and `key: value` of YAML, a log or a message; not what is taken from elsewhere, nor an empty value.
+GIVEN = re.compile(rf"({KEY}['\"]?\s*[=:]\s*)(?!\$\{{|null\b|\*\*\*)('[^'\n]*'|\"[^\"\n]*\"|[^\s,'\"}}\]]+)", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """Return a text with each secret in it replaced."""
+    return GIVEN.sub(rf"\g<1>'{MASK}'", OF_URI.sub(rf"\1:{MASK}@", text))
+
+
+def hidden(plain: Any) -> Any:
+    """Return plain data with each secret in them replaced."""
+    if isinstance(plain, dict):
+        return {key: MASK if each is not None and NAMED.match(str(key)) else hidden(each) for key, each in plain.items()}
+    if isinstance(plain, list):
+        return [hidden(each) for each in plain]
+    return masked(plain) if isinstance(plain, str) else plain
+
+
+def printable(text: str) -> str:
+    """Return a text without what moves a terminal's cursor or begins a line of its own."""
+    return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
+
+
+class Formatter(logging.Formatter):
+    """A log's lines: one for each message, and no secret in it nor in a traceback below it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return a record's line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record's line and its traceback."""
+        return masked(super().format(record))
+
+
+def guard() -> None:
+    """Have Hydra write its own files without secrets."""
+    from hydra.core import utils
+
+    if not hasattr(utils._save_config, "__wrapped__"):
+        utils._save_config = guarded(utils._save_config)
+
+
+def guarded(save: Callable[..., None]) -> Callable[..., None]:
+    """Return what saves a configuration, or a list of overrides, without secrets."""
+
+    @wraps(save)
+    def save_config(cfg: Any, filename: str, output_dir: Any) -> None:
+        save(unresolved(cfg), filename, output_dir)
+
+    return save_config
+
+
+def unresolved(cfg: Any) -> Any:
+    """Return a configuration without secrets, and with its interpolations as they stand."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(hidden(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)))
