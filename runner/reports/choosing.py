@@ -28,7 +28,7 @@ for (let i = 0; i < table.data.slot.length; i++)
 slots.forEach((source, k) => {
   const data = {}
   for (const name of columns) {
-    const from = table.data[name == "shown" ? shown.value : name], named = words.get(name)
+    const from = table.data[name == "shown" ? shown.value : name], named = words[name]
     data[name] = rows[k].map(i => named ? named[from[i]] : from[i])
   }
   source.data = data

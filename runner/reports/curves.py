@@ -142,7 +142,7 @@ def draw(runs: Runs, ranking: pd.DataFrame) -> tuple[list[Any], Any] | None:
     legend(made, [[each] for each in lines])
     made.hover.renderers = lines
     against = chosen.selects[2]
-    label = CustomJS(args={"axis": made.xaxis[0], "names": AXES}, code="axis.axis_label = names.get(cb_obj.value)")
+    label = CustomJS(args={"axis": made.xaxis[0], "names": AXES}, code="axis.axis_label = names[cb_obj.value]")
     against.js_on_change("value", label)
     shown = CheckboxGroup(labels=["bands from 25 to 75 % of the runs"], active=[0] * few, width=260)
     code = "areas.forEach(area => { area.glyph.fill_alpha = cb_obj.active.length ? 0.18 : 0 })"

@@ -104,7 +104,7 @@ def contours(runs: Runs, made: Any, problem: Any) -> None:
             lines = made.contour(*grid.axes[::-1], values, levels, line_color=BLACK, line_alpha=0.55)
             lines.visible = str(name) == problem.value
             drawn[str(name)] = lines
-    code = "for (const [name, lines] of drawn) lines.visible = name == cb_obj.value"
+    code = "for (const [name, lines] of Object.entries(drawn)) lines.visible = name == cb_obj.value"
     if drawn:
         problem.js_on_change("value", CustomJS(args={"drawn": drawn}, code=code))
 
@@ -122,7 +122,7 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     keys = {"problem": "Problem", "way": "Optimizer at a learning rate"}
     # The one from which most starts get to a minimum comes first.
     quickest = held.assign(got=held["reached"].isin(kinds)).groupby(["problem", "way"], sort=False)["got"].transform("mean")
-    held = held.iloc[np.argsort(-quickest.to_numpy(), kind="stable")]
+    held = held.iloc[np.lexsort([held["reached"], -quickest])]
     columns = ["x0", "x1", "width", "height", "reached", "colour"]
     shown = ("Steps to the target", list(targets(runs)))
     chosen = Chosen(held, keys, columns, [0], words=["reached", "colour"], ordered=keys, shown=shown)
@@ -136,7 +136,8 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     ends.legend.orientation, ends.legend.ncols, ends.legend.location = "horizontal", 3, "center"
     title = "Steps to the target (grey: not reached)"
     steps = plot("x/0 of the start", "x/1 of the start", tips, title=title, x_range=ends.x_range, y_range=ends.y_range, **sizes)
-    counts = steps.rect(**squares, fill_color=scale(held[list(shown[1])], steps), line_color=None)
+    counts = steps.rect(**squares, line_color=None)
+    scale(counts, steps)
     for made, squares_drawn in ((ends, reached), (steps, counts)):
         made.grid.visible = False
         made.hover.renderers = [squares_drawn]
@@ -167,8 +168,8 @@ def draw_rates(runs: Runs) -> tuple[list[Any], Any] | None:
         y_range=snug()["y_range"],
     )
     (source,) = chosen.sources
-    mapped = scale(held[list(shown[1])], made)
-    squares = made.rect("rate", "start", 1, 1, source=source, fill_color=mapped, line_color=None)
+    squares = made.rect("rate", "start", 1, 1, source=source, line_color=None)
+    scale(squares, made)
     made.scatter("rate", "mark", source=source, marker="x", size=7, color=BLACK)
     made.grid.visible = False
     made.hover.renderers = [squares]
@@ -182,14 +183,11 @@ def snug() -> dict[str, Any]:
     return {name: DataRange1d(range_padding=0) for name in ("x_range", "y_range")}
 
 
-def scale(values: pd.DataFrame, made: Any) -> dict[str, Any]:
-    """Return colours for steps, even in their logarithm and light where few; explained beside the plot."""
+def scale(squares: Any, made: Any) -> None:
+    """Colour squares by their steps, even in their logarithm and light where few; explained beside the plot."""
     from bokeh.models import ColorBar, LogColorMapper
     from bokeh.palettes import Cividis256
 
-    finite = values.to_numpy(np.float64)
-    finite = finite[np.isfinite(finite) & (finite > 0)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (1.0, 10.0)
-    mapper = LogColorMapper(palette=Cividis256[::-1], low=low, high=max(high, low * 1.01), nan_color=GREY)
+    mapper = LogColorMapper(palette=Cividis256[::-1], nan_color=GREY, domain=[(squares, "shown")])
+    squares.glyph.fill_color = {"field": "shown", "transform": mapper}
     made.add_layout(ColorBar(color_mapper=mapper, title="steps"), "right")
-    return {"field": "shown", "transform": mapper}

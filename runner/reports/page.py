@@ -27,8 +27,8 @@ ABSENT = {
 NOTES = {
     "Ranking": "Of each optimizer the best configuration: the median steps to the lowest target that at least half of its runs "
     "reach, and the 95 % bootstrap interval of the median. A click on a column's head sorts by it.",
-    "Convergence": "The median of the runs' lowest loss so far, above the minimum (where that is not known, above the lowest that "
-    "was seen). An optimizer at its best is the configuration of the ranking; all other groups pool whatever else differs. "
+    "Convergence": "The median of the runs' lowest loss so far, above the minimum (where that is not known, above the lowest "
+    "that was seen). An optimizer at its best is the configuration of the ranking; all other groups pool what else differs. "
     "A click on a name takes its curve away.",
     "Learning rates": "Medians and quartiles over starts and seeds. Ringed: at least one of these runs diverged.",
     "Profiles": "Higher is better; further to the left is quicker.",

@@ -18,9 +18,9 @@ REACHED = "lowest loss, above the minimum"
 
 
 def table(runs: Runs) -> pd.DataFrame:
-    """Return what runs came to: problem, measure, optimizer, rate, low, median, high (quartiles), runs, diverged, shown.
+    """Return what runs came to: problem, measure, optimizer, rate, low, median, high (quartiles), runs, diverged, ringed.
 
-    The steps to a target that most runs do not reach are NaN. `shown` is the median where a run of these diverged.
+    The steps to a target that most runs do not reach are NaN. `ringed` is the median where a run of these diverged.
     """
     frame = runs.frame.assign(row=range(len(runs.frame)))
     frame = frame[frame["learning_rate"].notna()]
@@ -42,7 +42,7 @@ def table(runs: Runs) -> pd.DataFrame:
         return pd.DataFrame()
     joined = pd.concat(found, ignore_index=True).rename(columns={"learning_rate": "rate"})
     joined = joined.replace([np.inf], np.nan)
-    joined["shown"] = joined["median"].where(joined["diverged"] > 0)
+    joined["ringed"] = joined["median"].where(joined["diverged"] > 0)
     return joined
 
 
@@ -56,7 +56,7 @@ def draw(runs: Runs, stability: pd.DataFrame) -> tuple[list[Any], list[Any]] | N
     optimizers = sorted(held["optimizer"].unique())[:SLOTS]
     held = held[held["optimizer"].isin(optimizers)].assign(slot=lambda rows: rows["optimizer"].map(optimizers.index))
     held["label"] = held["optimizer"]
-    columns = ["label", "rate", "low", "median", "high", "runs", "diverged", "shown"]
+    columns = ["label", "rate", "low", "median", "high", "runs", "diverged", "ringed"]
     chosen = Chosen(held, {"problem": "Problem", "measure": "Shown"}, columns, range(SLOTS), words=["label"])
     tips = [
         ("", "@label"),
@@ -74,7 +74,7 @@ def draw(runs: Runs, stability: pd.DataFrame) -> tuple[list[Any], list[Any]] | N
         marker = MARKERS[slot % len(MARKERS)]
         dots = made.scatter("rate", "median", source=source, marker=marker, size=7, color=colour)
         # Ringed, so that it is seen without colours.
-        bad = made.scatter("rate", "shown", source=source, marker="circle_x", size=15, line_color=BLACK, fill_alpha=0)
+        bad = made.scatter("rate", "ringed", source=source, marker="circle_x", size=15, line_color=BLACK, fill_alpha=0)
         dots.js_link("visible", bad, "visible")
         drawn.append([curve, quarters, dots])
     legend(made, drawn)
