@@ -43,12 +43,12 @@ def against(runs: Runs, axis: str) -> tuple[np.ndarray, np.ndarray]:
 def bands(gap: np.ndarray, group: np.ndarray) -> dict[Any, np.ndarray]:
     """Return the quartiles of the gaps [runs, b] of each group of runs, [3, b]: values that are among them.
 
-    A gap that is NaN is beyond all others; a group of nothing else is left out.
+    A gap that is NaN is beyond all others, but a run of nothing else is left out.
     """
     found = {}
     for name, rows in pd.Series(range(len(group))).groupby(group, sort=True):
         own = gap[rows.to_numpy()]
-        own = own[np.isfinite(own).any(axis=1)]
+        own = own[~np.isnan(own).all(axis=1)]
         if own.size:
             far = np.where(np.isnan(own), np.inf, own)
             found[name] = np.quantile(far, list(QUANTILES.values()), axis=0, method="inverted_cdf")

@@ -24,6 +24,11 @@ NOWHERE, DIVERGED = "no known minimum", "diverged"
 GREY = "#D0D0D0"
 # Of a square, so that no lines are seen between the squares.
 OVERLAP = 1.03
+# The colours span what is shown.
+SCALE = """
+const steps = source.data.shown.filter(each => each > 0), low = steps.length ? Math.min(...steps) : 1
+mapper.setv({low, high: steps.length ? Math.max(...steps, 1.01 * low) : 10})
+"""
 
 
 def targets(runs: Runs) -> dict[str, int]:
@@ -185,9 +190,14 @@ def snug() -> dict[str, Any]:
 
 def scale(squares: Any, made: Any) -> None:
     """Colour squares by their steps, even in their logarithm and light where few; explained beside the plot."""
-    from bokeh.models import ColorBar, LogColorMapper
+    from bokeh.models import ColorBar, CustomJS, LogColorMapper
     from bokeh.palettes import Cividis256
 
-    mapper = LogColorMapper(palette=Cividis256[::-1], nan_color=GREY, domain=[(squares, "shown")])
+    source = squares.data_source
+    steps = np.array(source.data["shown"], np.float64)
+    steps = steps[steps > 0]
+    low, high = (float(steps.min()), float(steps.max())) if len(steps) else (1.0, 10.0)
+    mapper = LogColorMapper(palette=Cividis256[::-1], nan_color=GREY, low=low, high=max(high, 1.01 * low))
+    source.js_on_change("data", CustomJS(args={"mapper": mapper, "source": source}, code=SCALE))
     squares.glyph.fill_color = {"field": "shown", "transform": mapper}
     made.add_layout(ColorBar(color_mapper=mapper, title="steps"), "right")

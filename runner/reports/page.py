@@ -77,6 +77,7 @@ def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
     A table that is missing or empty leaves its part with a few words in its place.
     """
     from bokeh.embed import file_html
+    from bokeh.models import Spacer
     from bokeh.resources import INLINE
 
     parts, roots = [{"head": "Answer", "text": answer}], []
@@ -91,7 +92,9 @@ def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
             roots.append(shown)
             parts.append({"head": head, "note": NOTES[head], "plots": shown.name})
     heading = f"{runs.title}: {len(runs.frame)} runs"
-    return file_html(roots, INLINE, title=runs.title, template=PAGE, template_variables={"heading": heading, "parts": parts})
+    given = {"heading": heading, "parts": parts}
+    # Bokeh makes no page of nothing.
+    return file_html(roots or [Spacer(height=0)], INLINE, title=runs.title, template=PAGE, template_variables=given)
 
 
 def contents(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

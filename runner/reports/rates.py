@@ -26,7 +26,7 @@ def table(runs: Runs) -> pd.DataFrame:
     frame = frame[frame["learning_rate"].notna()]
     measures = {REACHED: np.maximum(runs.gap[:, -1:], FLOOR)}
     for i, target in enumerate(runs.targets):
-        measures[f"steps to {target:.0e}"] = runs.to_target["steps"][:, i : i + 1]
+        measures[f"steps to {target:.0e}"] = np.nan_to_num(runs.to_target["steps"][:, i : i + 1], nan=np.inf)
     found = []
     for problem, own in frame.groupby("problem", sort=False):
         groups = own.groupby(["optimizer", "learning_rate"])
