@@ -24,7 +24,7 @@ RATES = np.geomspace(1e-3, 10, 5)
 
 
 def made(optimizers=("adam", SCRIPT), side=10, learning_rates=RATES, problems=("sphere", "booth"), **columns: Any) -> Any:
-    """Return runs of gradient descent on λ x²/2 from a grid of starts, whose gap at step k is gap₀ (1 - rate λ)^2k; λ is 0.2, 0.4 …"""
+    """Return runs of gradient descent on λ x²/2 from a grid of starts, whose gap at step k is gap₀ (1 - rate λ)^2k."""
     rows, gaps = [], []
     places = np.linspace(-5, 5, side)
     for problem, (o, optimizer), rate in itertools.product(problems, enumerate(optimizers), learning_rates):

@@ -84,13 +84,13 @@ class Chosen:
             widget.js_on_change("value", CustomJS(args=given, code=CHOOSE))
 
 
-def codes(values: pd.Series, order: list[Any]) -> np.ndarray:
+def codes(values: Any, order: list[Any]) -> np.ndarray:
     """Return of each value its place in an order, in as few bytes as will do."""
     found = pd.Categorical(values, categories=order).codes
     return found.astype(np.min_scalar_type(max(len(order), 1)))
 
 
-def arrays(frame: pd.DataFrame) -> dict[str, Any]:
+def arrays(frame: Any) -> dict[str, Any]:
     """Return a table's columns, numbers in single precision."""
     return {str(name): column.to_numpy(np.float32 if column.dtype == np.float64 else None) for name, column in frame.items()}
 
@@ -111,7 +111,8 @@ def plot(x: str, y: str, tips: list[tuple[str, str]], **options: Any) -> Any:
     from bokeh.models import HoverTool
     from bokeh.plotting import figure
 
-    made = figure(**{"width": 1000, "height": 440} | options, tools=TOOLS)
+    sizes: dict[str, Any] = {"width": 1000, "height": 440}
+    made = figure(**sizes | options, tools=TOOLS)
     made.xaxis.axis_label, made.yaxis.axis_label = x, y
     made.add_tools(HoverTool(tooltips=tips))
     made.toolbar.logo = None

@@ -135,7 +135,7 @@ def draw(runs: Runs, ranking: pd.DataFrame) -> tuple[list[Any], Any] | None:
     ]
     made = plot("steps", "lowest loss so far, above the minimum", tips, x_axis_type="log", y_axis_type="log")
     areas, lines = [], []
-    few = held["label"][held["by"] == held["by"].iloc[0]].nunique() <= 4
+    few = int(sum(len(source.data["x"]) > 0 for source in chosen.sources) <= 4)
     for slot, source in enumerate(chosen.sources):
         areas.append(made.varea("x", "low", "high", source=source, color=line(slot)["color"], fill_alpha=0.18 * few))
         lines.append(made.line("x", "median", source=source, line_width=2, **line(slot)))

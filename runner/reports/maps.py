@@ -121,16 +121,18 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
         return None
     kinds = sorted(set(held["reached"]) - {NOWHERE, DIVERGED})
     # Black is that of what diverges.
-    looks = dict(zip(kinds, cycle(each for each in COLOURS if each != BLACK), strict=False))
-    held["colour"] = held["reached"].map(looks | {NOWHERE: GREY, DIVERGED: BLACK})
+    looks = dict(zip(kinds, cycle(each for each in COLOURS if each != BLACK), strict=False)) | {NOWHERE: GREY, DIVERGED: BLACK}
+    held["colour"] = [looks[kind] for kind in held["reached"]]
     held = held.assign(slot=0, way=held["optimizer"] + " at " + held["rate"])
     keys = {"problem": "Problem", "way": "Optimizer at a learning rate"}
-    # The one from which most starts get to a minimum comes first.
-    quickest = held.assign(got=held["reached"].isin(kinds)).groupby(["problem", "way"], sort=False)["got"].transform("mean")
-    held = held.iloc[np.lexsort([held["reached"], -quickest])]
+    # What gets most starts to a minimum, the quickest first, is shown first.
+    names = list(targets(runs))
+    got = held.assign(got=held["reached"].isin(kinds), slow=held[names[0]].fillna(np.inf))
+    groups = got.groupby(["problem", "way"], sort=False)
+    held = held.iloc[np.lexsort([held["reached"], groups["slow"].transform("median"), -groups["got"].transform("mean")])]
     columns = ["x0", "x1", "width", "height", "reached", "colour"]
-    shown = ("Steps to the target", list(targets(runs)))
-    chosen = Chosen(held, keys, columns, [0], words=["reached", "colour"], ordered=keys, shown=shown)
+    shown = ("Steps to the target", names)
+    chosen = Chosen(held, keys, columns, [0], words=["reached", "colour"], ordered=list(keys), shown=shown)
     (source,) = chosen.sources
     tips = [("from", "(@x0{0.000}, @x1{0.000})"), ("reached", "@reached"), ("steps to the target", "@shown{0,0}")]
     sizes = {"frame_width": 430, "frame_height": 430, "width": None, "height": None}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from runner.pictures import BLACK, ORANGE
-from runner.reports.choosing import COLOURS, MARKERS, SLOTS, Chosen, legend, line, plot
+from runner.reports.choosing import COLOURS, MARKERS, SLOTS, Chosen, arrays, legend, line, plot
 from runner.reports.curves import FLOOR, bands
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def draw(runs: Runs, stability: pd.DataFrame) -> tuple[list[Any], list[Any]] | N
     from bokeh.models import CustomJS
 
     held = table(runs)
-    if held.empty or held["rate"].nunique() < 2:
+    if held.empty or len(held["rate"].unique()) < 2:
         return None
     optimizers = sorted(held["optimizer"].unique())[:SLOTS]
     held = held[held["optimizer"].isin(optimizers)].assign(slot=lambda rows: rows["optimizer"].map(optimizers.index))
@@ -91,8 +91,7 @@ def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
     kept = stability[["problem", "optimizer", "low", "high", "best", "edge", "limit"]].copy()
     kept["problem"] = kept["problem"].astype(str)
     names = sorted(stability["optimizer"].unique(), reverse=True)
-    held, shown = ({str(k): list(v) for k, v in each.items()} for each in (kept, kept[kept["problem"] == problem.value]))
-    table, source = ColumnDataSource(held), ColumnDataSource(shown)
+    table, source = (ColumnDataSource(arrays(each)) for each in (kept, kept[kept["problem"] == problem.value]))
     tips = [
         ("", "@optimizer"),
         ("converges", "@low{0.0000} – @high{0.0000}"),
@@ -112,7 +111,7 @@ def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
         "limit", "optimizer", source=source, marker="dash", angle=np.pi / 2, size=20, line_width=3, color=BLACK
     )
     made.legend[0].items.insert(0, item("rates that converge", bars))
-    if stability["limit"].notna().any():
+    if np.isfinite(stability["limit"].to_numpy(np.float64)).any():
         made.legend[0].items.append(item("2/L, the quadratic's edge", bound))
     made.add_layout(made.legend[0], "right")
     made.hover.renderers = [bars]

@@ -31,8 +31,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> tuple[list[Any], list[Any]] | No
 def profile(table: pd.DataFrame, x: str, across: str, share: str) -> tuple[list[Any], Any]:
     """Return the plot of one table, a step function for each optimizer, and the widget of its measure."""
     optimizers = sorted(table["optimizer"].unique())[:SLOTS]
-    held = table[table["optimizer"].isin(optimizers)].rename(columns={x: "x"})
-    held = held.assign(slot=held["optimizer"].map(optimizers.index), label=held["optimizer"])
+    held: Any = table[table["optimizer"].isin(optimizers)]
+    held = held.rename(columns={x: "x"}).assign(slot=held["optimizer"].map(optimizers.index), label=held["optimizer"])
     keys = {"measure": "Budget of the first profile in"} if "measure" in held else {}
     chosen = Chosen(held, keys, ["label", "x", "fraction"], range(SLOTS), words=["label"])
     tips = [("", "@label"), ("within", "@x{0.[000]a}"), ("share", "@fraction{0.0 %}")]
