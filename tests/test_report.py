@@ -27,7 +27,7 @@ def trace(x: np.ndarray, loss: np.ndarray, start: int = 0) -> Trace:
     return Trace(start, x, loss, np.ones_like(x))
 
 
-def drawing(loss: Loss, x: np.ndarray, title: str = "a title") -> report.Drawing:
+def drawing(loss: Loss, x: np.ndarray, title: str = "a title") -> portrait.Drawing:
     """Return what is drawn of a path."""
     made = portrait.Report(title, 1000)
     values = np.array([float(loss(tf.constant(each))) for each in x], x.dtype)

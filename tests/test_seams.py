@@ -17,7 +17,7 @@ SWEEPS = {"job", "clusters", "compose", "grammar", "launching", "packs", "spaces
 ONLY = {
     "hydra": {"__main__", "check", "verify", "config", "build", "facts", *SWEEPS},
     "omegaconf": {"__main__", "check", "verify", "config", "build", "facts", *SWEEPS},
-    "mlflow": {"tracking", "store", "bulk", "batches", "artifacts", "many", "sweep_store", "reading", "report"},
+    "mlflow": {"tracking", "store", "bulk", "batches", "artifacts", "many", "sweep_store", "selection", "report"},
     "rich": {"__main__", "job", "console", "experiment"},
 }
 # Rows, and what looks at them, are NumPy and plain Python.
