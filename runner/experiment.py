@@ -16,8 +16,8 @@ from rich.console import Console
 from runner import build, config, console, loop, measures, optimizers, signals
 from runner.loop import Result, Rules
 from runner.losses import Loss
+from runner.portrait import Report
 from runner.programs import Program, Programs
-from runner.report import Report
 from runner.trace import Execution, Trace
 from runner.tracking import About, Recorder
 
