@@ -14,6 +14,7 @@ import pytest
 
 from runner.reports import curves, maps, rates
 from runner.reports.page import html, page
+from runner.reports.reading import Runs
 
 STEPS = 1000
 GRID = np.unique(np.concatenate([[0], np.geomspace(1, STEPS, 60).astype(int)]))
@@ -23,7 +24,7 @@ SCRIPT = "<script>document.title='run'</script>{{ 7 * 7 }}"
 RATES = np.geomspace(1e-3, 10, 5)
 
 
-def made(optimizers=("adam", SCRIPT), side=10, learning_rates=RATES, problems=("sphere", "booth"), **columns: Any) -> Any:
+def made(optimizers=("adam", SCRIPT), side=10, learning_rates=RATES, problems=("sphere", "booth"), **columns: Any) -> Runs:
     """Return runs of gradient descent on λ x²/2 from a grid of starts, whose gap at step k is gap₀ (1 - rate λ)^2k."""
     rows, gaps = [], []
     places = np.linspace(-5, 5, side)
@@ -55,16 +56,16 @@ def made(optimizers=("adam", SCRIPT), side=10, learning_rates=RATES, problems=("
     return runs(frame, np.array(gaps, np.float32))
 
 
-def runs(frame: pd.DataFrame, gap: np.ndarray) -> Any:
+def runs(frame: pd.DataFrame, gap: np.ndarray) -> Runs:
     """Return runs of two evaluations and 1e-4 seconds a step."""
     reached = gap[:, :, None] <= TARGETS
     steps = np.where(reached.any(axis=1), GRID[reached.argmax(axis=1)], np.nan)
     pace = {"evaluations": np.full(len(frame), 2.0), "seconds": np.full(len(frame), 1e-4)}
     to_target = {"steps": steps, "evaluations": 2 * steps, "seconds": 1e-4 * steps}
-    return SimpleNamespace(frame=frame, gap=gap, grid=GRID, targets=TARGETS, pace=pace, to_target=to_target, title="sweep <b>")
+    return Runs(frame, TARGETS, to_target, GRID, gap, pace, "sweep <b>")
 
 
-def tables(of: Any) -> dict[str, pd.DataFrame]:
+def tables(of: Runs) -> dict[str, pd.DataFrame]:
     """Return tables as the report has them, of any numbers."""
     pairs = of.frame[["problem", "optimizer", "configuration"]].drop_duplicates(["problem", "optimizer"]).reset_index(drop=True)
     ranking = pairs.assign(runs=9, success_rate=0.5, steps=np.arange(len(pairs))[::-1] + 9.0, low=np.nan, high=20.0, words="=")
@@ -87,7 +88,7 @@ def tables(of: Any) -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def thousand() -> Any:
+def thousand() -> Runs:
     """Give 2 problems × 2 optimizers × 5 rates × 64 starts: 1,280 runs."""
     return made(side=8)
 
@@ -225,7 +226,7 @@ class Opened:
 
 
 @pytest.fixture(scope="module")
-def opened(thousand: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+def opened(thousand: Runs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     file = tmp_path_factory.mktemp("page") / "page.html"
     file.write_text(page(thousand, tables(thousand), f"adam is quickest\n{SCRIPT}"))
     assert file.stat().st_size < 10_000_000

@@ -79,14 +79,14 @@ def at_best(runs: Runs, ranking: pd.DataFrame) -> pd.Series:
 
     The best is that of the ranking; where there is none the one whose gaps' logarithms have the least mean.
     """
-    keys = ["problem", "optimizer", "configuration"]
-    best = ranking.get(keys)
-    if best is None or best.empty:
+    frame: Any = runs.frame
+    keys, best = ["problem", "optimizer", "configuration"], ranking
+    if ranking.empty:
         means = np.log10(np.maximum(np.nan_to_num(runs.gap, nan=np.inf), FLOOR)).mean(axis=1)
-        best = runs.frame[keys].assign(mean=means).groupby(keys)["mean"].mean().reset_index()
-        best = best.sort_values("mean").drop_duplicates(keys[:2])
-    chosen = pd.MultiIndex.from_frame(runs.frame[keys]).isin(pd.MultiIndex.from_frame(best[keys]))
-    return runs.frame["optimizer"].where(chosen, None)
+        best = frame[keys].assign(mean=means).groupby(keys)["mean"].mean().reset_index().sort_values("mean")
+    first: Any = best.drop_duplicates(keys[:2])[keys]
+    chosen = pd.MultiIndex.from_frame(frame[keys]).isin(pd.MultiIndex.from_frame(first))
+    return frame["optimizer"].where(chosen, None)
 
 
 def table(runs: Runs, ranking: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,7 @@ def plane(runs: Runs) -> pd.DataFrame:
 
     Of the runs from one start, as of several seeds, it is the first. Problems of fewer than PLANE starts are left out.
     """
-    frame = runs.frame.assign(row=range(len(runs.frame)))
+    frame: Any = runs.frame.assign(row=range(len(runs.frame)))
     frame = frame[(frame["dimension"] == 2) & frame["x0"].notna() & frame["x1"].notna()]
     frame = frame.assign(rate=frame["learning_rate"].map(lambda rate: "none" if pd.isna(rate) else f"{rate:.4g}"))
     frame = frame.drop_duplicates(["problem", "optimizer", "rate", "x0", "x1"])
@@ -73,7 +73,7 @@ def rates(runs: Runs) -> pd.DataFrame:
 
     Starts are numbered by their loss, the lowest first; of many, ROWS are kept.
     """
-    frame = runs.frame.assign(row=range(len(runs.frame)), begins=runs.gap[:, 0])
+    frame: Any = runs.frame.assign(row=range(len(runs.frame)), begins=runs.gap[:, 0])
     frame = frame[frame["learning_rate"].notna()]
     found = []
     for problem, own in frame.groupby("problem", sort=False):
