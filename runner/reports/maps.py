@@ -22,6 +22,8 @@ ROWS = 100
 SQUARE = 0.03
 NOWHERE, DIVERGED = "no known minimum", "diverged"
 GREY = "#D0D0D0"
+# With the colours, so that a print in grey tells minima apart.
+HATCHES = (" ", "/", ".", "-", "\\", "+", "|", "x")
 # Of a square, so that no lines are seen between the squares.
 OVERLAP = 1.03
 # The colours span what is shown.
@@ -123,6 +125,8 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     # Black is that of what diverges.
     looks = dict(zip(kinds, cycle(each for each in COLOURS if each != BLACK), strict=False)) | {NOWHERE: GREY, DIVERGED: BLACK}
     held["colour"] = [looks[kind] for kind in held["reached"]]
+    hatches = dict(zip(kinds, cycle(HATCHES), strict=False))
+    held["hatch"] = [hatches.get(kind, " ") for kind in held["reached"]]
     held = held.assign(slot=0, way=held["optimizer"] + " at " + held["rate"])
     keys = {"problem": "Problem", "way": "Optimizer at a learning rate"}
     # What gets most starts to a minimum, the quickest first, is shown first.
@@ -130,15 +134,16 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     got = held.assign(got=held["reached"].isin(kinds), slow=held[names[0]].fillna(np.inf))
     groups = got.groupby(["problem", "way"], sort=False)
     held = held.iloc[np.lexsort([held["reached"], groups["slow"].transform("median"), -groups["got"].transform("mean")])]
-    columns = ["x0", "x1", "width", "height", "reached", "colour"]
+    columns = ["x0", "x1", "width", "height", "reached", "colour", "hatch"]
     shown = ("Steps to the target", names)
-    chosen = Chosen(held, keys, columns, [0], words=["reached", "colour"], ordered=list(keys), shown=shown)
+    chosen = Chosen(held, keys, columns, [0], words=["reached", "colour", "hatch"], ordered=list(keys), shown=shown)
     (source,) = chosen.sources
     tips = [("from", "(@x0{0.000}, @x1{0.000})"), ("reached", "@reached"), ("steps to the target", "@shown{0,0}")]
     sizes = {"frame_width": 430, "frame_height": 430, "width": None, "height": None}
     ends = plot("x/0 of the start", "x/1 of the start", tips, title="Which minimum is reached", **snug(), **sizes)
     squares = {"x": "x0", "y": "x1", "width": "width", "height": "height", "source": source}
-    reached = ends.rect(**squares, fill_color="colour", line_color=None, legend_field="reached")
+    hatched = {"hatch_pattern": "hatch", "hatch_color": BLACK, "hatch_alpha": 0.3, "hatch_scale": 14, "hatch_weight": 1}
+    reached = ends.rect(**squares, fill_color="colour", line_color=None, legend_field="reached", **hatched)
     ends.add_layout(ends.legend[0], "below")
     ends.legend.orientation, ends.legend.ncols, ends.legend.location = "horizontal", 3, "center"
     title = "Steps to the target (grey: not reached)"
@@ -179,6 +184,7 @@ def draw_rates(runs: Runs) -> tuple[list[Any], Any] | None:
     scale(squares, made)
     made.scatter("rate", "mark", source=source, marker="x", size=7, color=BLACK)
     made.grid.visible = False
+    made.yaxis.minor_tick_line_color = None
     made.hover.renderers = [squares]
     return chosen.widgets, made
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from runner.reports.choosing import SLOTS
+from runner.reports.curves import FLOOR
+
 if TYPE_CHECKING:
     from runner.reports.reading import Runs
 
@@ -29,6 +32,7 @@ NOTES = {
     "reach, and the 95 % bootstrap interval of the median. A click on a column's head sorts by it.",
     "Convergence": "The median of the runs' lowest loss so far, above the minimum (where that is not known, above the lowest "
     "that was seen). An optimizer at its best is the configuration of the ranking; all other groups pool what else differs. "
+    f"Of more than {SLOTS} groups those that end lowest are drawn, and gaps below {FLOOR:.0e} at it. "
     "A click on a name takes its curve away.",
     "Learning rates": "Medians and quartiles over starts and seeds. Ringed: at least one of these runs diverged.",
     "Profiles": "Higher is better; further to the left is quicker.",
@@ -42,7 +46,7 @@ PAGE = """
 body { font-family: sans-serif; margin: 1.5em auto; max-width: 1180px; line-height: 1.4; color: #111; padding: 0 1em }
 h1 { font-size: 1.5em } h2 { font-size: 1.2em; margin: 1.8em 0 .4em; border-bottom: 1px solid #999 }
 p { margin: .4em 0 .8em } pre { white-space: pre-wrap; background: #f4f4f4; padding: .8em; font-size: 1em }
-.rows { overflow: auto; max-height: 28em } table { border-collapse: collapse; font-size: .85em }
+.rows { overflow: auto; max-height: 28em; margin-top: .8em } table { border-collapse: collapse; font-size: .85em }
 th { position: sticky; top: 0; background: #e8e8e8; text-align: left; cursor: pointer; white-space: nowrap }
 th, td { padding: .2em .7em; border-bottom: 1px solid #ddd } td { font-variant-numeric: tabular-nums }
 nav a { margin-right: 1em }
@@ -54,8 +58,8 @@ nav a { margin-right: 1em }
 {% for part in parts %}<section id="part{{ loop.index }}"><h2>{{ part.head }}</h2>
 {% if part.note %}<p>{{ part.note }}</p>{% endif %}
 {% if part.text %}<pre>{{ part.text | e }}</pre>{% endif %}
-{% if part.table %}<div class="rows">{{ part.table }}</div>{% endif %}
 {% if part.plots %}{{ embed(roots[part.plots]) }}{% endif %}
+{% if part.table %}<div class="rows">{{ part.table }}</div>{% endif %}
 </section>{% endfor %}
 <script>
 for (const head of document.querySelectorAll("th")) head.addEventListener("click", () => {
@@ -91,6 +95,8 @@ def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
             shown.name = f"plots{len(roots)}"
             roots.append(shown)
             parts.append({"head": head, "note": NOTES[head], "plots": shown.name})
+            if head == "Learning rates" and len(stability := tables.get("stability", ())):
+                parts[-1]["table"] = html(stability.head(ROWS))
     heading = f"{runs.title}: {len(runs.frame)} runs"
     given = {"heading": heading, "parts": parts}
     # Bokeh makes no page of nothing.

@@ -71,7 +71,7 @@ def draw(runs: Runs, stability: pd.DataFrame) -> tuple[list[Any], list[Any]] | N
         look, colour = line(slot), COLOURS[slot % len(COLOURS)]
         curve = made.line("rate", "median", source=source, line_width=1.5, **look)
         quarters = made.segment("rate", "low", "rate", "high", source=source, line_color=colour, line_alpha=0.4)
-        marker = MARKERS[slot % len(MARKERS)]
+        marker = MARKERS[(slot + slot // len(COLOURS)) % len(MARKERS)]
         dots = made.scatter("rate", "median", source=source, marker=marker, size=7, color=colour)
         # Ringed, so that it is seen without colours.
         bad = made.scatter("rate", "ringed", source=source, marker="circle_x", size=15, line_color=BLACK, fill_alpha=0)
