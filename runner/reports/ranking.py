@@ -129,7 +129,7 @@ def median(values: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentile bootstrap interval (Efron 1979) of the medians of columns [n, m]; NaN of one run, inf where open."""
+    """Return the percentile bootstrap intervals (Efron 1979) of the medians of columns [n, m]; NaN for one row, inf if open."""
     from scipy import stats
 
     n, m = values.shape
