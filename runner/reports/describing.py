@@ -13,6 +13,7 @@ from runner.reports.selection import Record
 CHOICES = ("loss", "instance", "noise", "guess", "optimizer", "strategy", "execution")
 # Parameters that are of the problem, of the start, or of no run's rows.
 OF_PROBLEM, OF_START = ("loss.", "instance.", "noise."), ("guess.", "seed")
+RATE = "optimizer.learning_rate"
 OF_NONE = ("tracking.", "report.", "sweep.")
 
 
@@ -21,7 +22,7 @@ def described(found: Sequence[Record]) -> pd.DataFrame:
     index = pd.Index([each.run_id for each in found], name="run_id")
     params = pd.DataFrame([each.params for each in found], index=index, dtype=object)
     frame = pd.DataFrame({group: [each.tags.get(group, "none") for each in found] for group in CHOICES}, index=index)
-    frame["learning_rate"] = number(params, "optimizer.learning_rate")
+    frame["learning_rate"] = number(params, RATE)
     for name in ("seed", "max_iterations"):
         frame[name] = number(params, name).fillna(0).astype(int)
     frame["dtype"] = params.get("dtype", "")
@@ -36,7 +37,7 @@ def described(found: Sequence[Record]) -> pd.DataFrame:
     varied = params.loc[:, params.fillna("").nunique() > 1] if len(params) else params
     varied = varied.loc[:, [not key.startswith(OF_NONE) for key in varied]]
     schedule = [each.tags.get("optimizer/learning_rate") for each in found]
-    frame["configuration"] = configurations(frame, varied, schedule)
+    frame["configuration"] = configurations(frame, varied, params.get(RATE), schedule)
     frame["problem"] = problems(frame, params)
     own = {f"p.{key}": values(varied[key]) for key in varied if not key.endswith("_target_")}
     return pd.concat([frame, pd.DataFrame(own, index=index)], axis=1)
@@ -66,13 +67,19 @@ def evaluations(metrics: pd.DataFrame, iterations: pd.Series) -> pd.Series:
     return both.fillna(iterations + 1).astype(int)
 
 
-def configurations(frame: pd.DataFrame, varied: pd.DataFrame, schedule: Sequence[str | None]) -> list[str]:
-    """Return the overrides that make each run's method: of those that differ among the runs of its optimizer."""
+def configurations(
+    frame: pd.DataFrame, varied: pd.DataFrame, rate: pd.Series | None, schedule: Sequence[str | None]
+) -> list[str]:
+    """Return the overrides that make each run's method: its learning rate, and what differs among the runs of its optimizer."""
+    if rate is not None:
+        varied = varied.assign(**{RATE: rate})
     groups = [group for group in ("strategy", "execution", "dtype") if frame[group].nunique() > 1]
     keys = [key for key in varied if not key.startswith((*OF_PROBLEM, *OF_START)) and not key.endswith("_target_")]
     keys = [key for key in keys if key != "dtype"]
     words = []
-    several = {name: [key for key in keys if own[key].nunique() > 1] for name, own in varied.groupby(frame["optimizer"])}
+    several = {
+        name: [key for key in keys if key == RATE or own[key].nunique() > 1] for name, own in varied.groupby(frame["optimizer"])
+    }
     for i, (name, row) in enumerate(zip(frame["optimizer"], varied.to_dict("records"), strict=True)):
         made = [f"optimizer={name}", *(f"{group}={frame[group].iloc[i]}" for group in groups)]
         made += [f"optimizer/learning_rate={schedule[i]}"] if schedule[i] else []

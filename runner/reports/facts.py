@@ -30,6 +30,17 @@ class Fact:
     minimisers: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # [m, d]
     curvature: float | None = None  # of a quadratic, the largest eigenvalue L of its Hessian
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Return the fields as a message holds them."""
+        return vars(self) | {"minimisers": self.minimisers.tolist(), "shape": self.minimisers.shape}
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Fact:
+        """Return the fact of a message's fields."""
+        minimisers = np.array(fields["minimisers"], float).reshape(fields["shape"])
+        return cls(fields["minimum"], minimisers, fields["curvature"])
+
 
 UNKNOWN = Fact()
 

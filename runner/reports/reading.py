@@ -52,8 +52,9 @@ class Followed(NamedTuple):
     steps: np.ndarray  # [t], NaN where a target is not reached
     relative: np.ndarray  # [t], of targets that are parts of the first gap
     gap: np.ndarray  # [g]
-    x0: np.ndarray
+    x0: np.ndarray  # the first COORDINATES
     start: str
+    dimension: int
     minimiser: int
     last_loss: float
     best_loss: float
@@ -133,7 +134,8 @@ def read(found: Sequence[Record], files: Files, facts: Mapping[str, Fact], selec
 def seen(rows: Sequence[Followed]) -> dict[str, list[Any]]:
     """Return a column for each thing that trajectories show once."""
     columns: dict[str, list[Any]] = {
-        name: [getattr(each, name) for each in rows] for name in ("start", "minimiser", "last_loss", "best_loss", "rows")
+        name: [getattr(each, name) for each in rows]
+        for name in ("start", "dimension", "minimiser", "last_loss", "best_loss", "rows")
     }
     columns["x0"] = [each.x0[0] for each in rows]
     return columns | {"x1": [each.x0[1] if len(each.x0) > 1 else np.nan for each in rows]}
@@ -179,6 +181,7 @@ def follow(path: Path, minimum: float, known: Fact, grid: np.ndarray) -> Followe
         best[np.minimum(grid, len(best) - 1)],
         x[0].astype(np.float64),
         digest,
+        dimension,
         nearest(x[at], known) if dimension == len(across) else -1,
         float(loss[-1]),
         float(least[at]),
