@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from runner.reports import curves, maps, rates
+from runner.reports import curves, maps, rates, shares
 from runner.reports.page import html, page
 from runner.reports.reading import Runs
 
@@ -187,10 +187,17 @@ def test_a_map_of_rates_numbers_starts_by_their_loss() -> None:
     assert slow.is_monotonic_increasing
 
 
+def test_a_profile_goes_on_to_where_the_others_end() -> None:
+    found = pd.DataFrame({"optimizer": ["a", "b", "b"], "x": [1.0, 2.0, 8.0], "fraction": [0.5, 0.25, 1.0]})
+    drawn = shares.across_all(found, ["optimizer"])
+    curve = {name: list(zip(own["x"], own["fraction"], strict=True)) for name, own in drawn.groupby("optimizer")}
+    assert curve == {"a": [(1, 0.5), (8, 0.5)], "b": [(1, 0), (2, 0.25), (8, 1), (8, 1)]}
+
+
 def test_a_number_keeps_its_digits_for_sorting_and_text_is_no_html() -> None:
-    shown = html(pd.DataFrame({"a_b": [1 / 3, np.nan], "c": ["<i>&", None], "d": [True, False]}))
+    shown = html(pd.DataFrame({"a_b": [1 / 3, np.nan], "c": ["<i>&", None], "d": [True, False], "e": [np.inf, 1.0]}))
     assert f'data-v="{1 / 3}">0.3333<' in shown and "<td>&lt;i&gt;&amp;</td>" in shown and "<th>a b</th>" in shown
-    assert ">–<" in shown and "<td>True</td>" in shown and "None" not in shown
+    assert ">–<" in shown and 'data-v="Infinity">∞<' in shown and "<td>True</td>" in shown and "None" not in shown
 
 
 def test_parts_without_anything_say_so() -> None:

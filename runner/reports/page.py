@@ -97,7 +97,7 @@ def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
             parts.append({"head": head, "note": NOTES[head], "plots": shown.name})
             if head == "Learning rates" and len(stability := tables.get("stability", ())):
                 parts[-1]["table"] = html(stability.head(ROWS))
-    heading = f"{runs.title}: {len(runs.frame)} runs"
+    heading = f"{runs.title}: {len(runs.frame):,} runs"
     given = {"heading": heading, "parts": parts}
     # Bokeh makes no page of nothing.
     return file_html(roots or [Spacer(height=0)], INLINE, title=runs.title, template=PAGE, template_variables=given)
@@ -138,8 +138,9 @@ def html(table: pd.DataFrame) -> str:
     def cell(value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             return f"<td>{escape('' if value is None else str(value))}</td>"
-        known = not np.isnan(value)
-        return f'<td data-v="{value if known else "Infinity"}">{f"{value:.4g}" if known else "–"}</td>'
+        if np.isnan(value):
+            return '<td data-v="Infinity">–</td>'
+        return f'<td data-v="{value if np.isfinite(value) else "Infinity"}">{f"{value:.4g}".replace("inf", "∞")}</td>'
 
     heads = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in table)
     rows = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in table.itertuples(index=False, name=None))

@@ -31,8 +31,9 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> tuple[list[Any], list[Any]] | No
 def profile(table: pd.DataFrame, x: str, across: str, share: str) -> tuple[list[Any], Any]:
     """Return the plot of one table, a step function for each optimizer, and the widget of its measure."""
     optimizers = sorted(table["optimizer"].unique())[:SLOTS]
-    held: Any = table[table["optimizer"].isin(optimizers)]
-    held = held.rename(columns={x: "x"}).assign(slot=held["optimizer"].map(optimizers.index), label=held["optimizer"])
+    held: Any = table[table["optimizer"].isin(optimizers)].rename(columns={x: "x"})
+    held = across_all(held, [name for name in ("measure", "optimizer") if name in held])
+    held = held.assign(slot=held["optimizer"].map(optimizers.index), label=held["optimizer"])
     keys = {"measure": "Budget of the first profile in"} if "measure" in held else {}
     chosen = Chosen(held, keys, ["label", "x", "fraction"], range(SLOTS), words=["label"])
     tips = [("", "@label"), ("within", "@x{0.[000]a}"), ("share", "@fraction{0.0 %}")]
@@ -44,3 +45,16 @@ def profile(table: pd.DataFrame, x: str, across: str, share: str) -> tuple[list[
     legend(made, [[each] for each in drawn])
     made.hover.renderers = drawn
     return chosen.widgets, made
+
+
+def across_all(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return step functions of x from the least to the greatest x of their measure: 0 before their own, and constant after."""
+    parts = []
+    outer: Any = table.groupby(keys[:-1]) if keys[1:] else [(None, table)]
+    for _, every in outer:
+        low, high = every["x"].min(), every["x"].max()
+        for _, own in every.groupby(keys[-1]):
+            own = own.sort_values("x", kind="stable")
+            before = own.head(1).assign(x=low, fraction=0.0) if own["x"].iloc[0] > low else own.head(0)
+            parts += [before, own, own.tail(1).assign(x=high)]
+    return pd.concat(parts, ignore_index=True)
