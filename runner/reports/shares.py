@@ -31,8 +31,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> tuple[list[Any], list[Any]] | No
 def profile(table: pd.DataFrame, x: str, across: str, share: str) -> tuple[list[Any], Any]:
     """Return the plot of one table, a step function for each optimizer, and the widget of its measure."""
     optimizers = sorted(table["optimizer"].unique())[:SLOTS]
-    held: Any = table[table["optimizer"].isin(optimizers)].rename(columns={x: "x"})
-    held = across_all(held, [name for name in ("measure", "optimizer") if name in held])
+    held: Any = table[table["optimizer"].isin(optimizers)]
+    held = across_all(held.rename(columns={x: "x"}), [name for name in ("measure", "optimizer") if name in held])
     held = held.assign(slot=held["optimizer"].map(optimizers.index), label=held["optimizer"])
     keys = {"measure": "Budget of the first profile in"} if "measure" in held else {}
     chosen = Chosen(held, keys, ["label", "x", "fraction"], range(SLOTS), words=["label"])
