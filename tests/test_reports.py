@@ -201,8 +201,8 @@ def files(client, run_id: str) -> set[str]:
     return {each.path for each in tops} | {each.path for each in client.list_artifacts(run_id, "tables")}
 
 
-def test_a_sweep_is_reported_when_it_ends(cli, command, tmp_path):
-    ended = cli(*QUADRATIC)
+def test_a_sweep_is_reported_when_it_ends(reported, command, tmp_path):
+    ended = reported(*QUADRATIC)
     assert ended.code == 0 and ended.err == ""
     client, run = parent(tmp_path)
     out = tmp_path / f"outputs/reports/{run.info.run_id}"
@@ -243,11 +243,11 @@ def test_a_sweep_is_reported_when_it_ends(cli, command, tmp_path):
         assert ended.code == 2 and ended.err.startswith(f"error: {told}") and ended.err.count("\n") == 1, ended.err
 
 
-def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(cli, command, tmp_path):
-    assert "report:" not in cli(*QUADRATIC, "report=none").out
+def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(reported, command, tmp_path):
+    assert "report:" not in reported(*QUADRATIC, "report=none").out
     client, run = parent(tmp_path)
     assert files(client, run.info.run_id) == {"jobs.json"}
-    again = cli(*QUADRATIC)
+    again = reported(*QUADRATIC)
     assert "16 reused" in again.out and ": 16 runs, 1 problem, 1 optimizer" in again.out
     # As a sweep that runs yet: half of its jobs are there, and one of these has no rows.
     experiment = run.info.experiment_id
@@ -263,6 +263,16 @@ def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(cli, command, tmp
     # The two ways to read a store.
     by_sql = selection.records(client, ids)
     assert by_sql == [selection.plain(client.get_run(each)) for each in ids]
+
+
+def test_a_report_that_goes_wrong_is_told_in_one_line_and_the_sweep_is_none_the_worse(reported, tmp_path):
+    (tmp_path / "outputs/reports").write_text("no folder")
+    ended = reported(*QUADRATIC[:2], "optimizer.learning_rate=0.1,0.2")
+    assert ended.code == 0 and ended.err == ""
+    _, run = parent(tmp_path)
+    told = f"; again: python -m runner.report {run.info.run_id}"
+    assert run.info.status == "FINISHED" and ended.out.splitlines()[-1].endswith(told)
+    assert ended.out.splitlines()[-1].startswith("the report cannot be made: ")
 
 
 def test_a_store_without_sweeps_is_told_of_in_one_line(command):
