@@ -71,8 +71,8 @@ def configurations(
     frame: pd.DataFrame, varied: pd.DataFrame, rate: pd.Series | None, schedule: Sequence[str | None]
 ) -> list[str]:
     """Return the overrides that make each run's method: its learning rate, and what differs among the runs of its optimizer."""
-    if rate is not None:
-        varied = varied.assign(**{RATE: rate})
+    rates = {} if rate is None else {RATE: rate}
+    varied = pd.DataFrame(rates | {key: varied[key] for key in varied if key != RATE}, index=frame.index)
     groups = [group for group in ("strategy", "execution", "dtype") if frame[group].nunique() > 1]
     keys = [key for key in varied if not key.startswith((*OF_PROBLEM, *OF_START)) and not key.endswith("_target_")]
     keys = [key for key in keys if key != "dtype"]
