@@ -1,4 +1,7 @@
-"""Headless Chromium on a real MLflow server, for the tests of the UI and for README.md's picture: `python tests/browser.py`."""
+"""Headless Chromium on a real MLflow server, for the tests of the UI and for README.md's pictures.
+
+`python tests/browser.py` takes that of a run, `python tests/browser.py REPORT.html NAME` those of a sweep's report.
+"""
 
 from __future__ import annotations
 
@@ -69,5 +72,17 @@ def picture() -> None:
             tab.screenshot(path=ROOT / "outputs" / "gallery" / "mlflow.png")
 
 
+def gallery(report: Path, name: str) -> None:
+    """Take the pictures of a sweep's report: of each part that has plots."""
+    with page(1240, 1000) as tab:
+        tab.goto(report.resolve().as_uri())
+        tab.locator(".bk-Figure canvas").first.wait_for(state="attached")
+        tab.wait_for_timeout(2000)
+        for section in tab.locator("section:has(h2)").all():
+            if section.locator(".bk-Figure").count():
+                part = section.locator("h2").inner_text().lower().replace(" ", "_")
+                section.screenshot(path=ROOT / "outputs" / "gallery" / f"{name}_{part}.png")
+
+
 if __name__ == "__main__":
-    picture()
+    gallery(Path(sys.argv[1]), sys.argv[2]) if sys.argv[1:] else picture()

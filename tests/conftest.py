@@ -14,6 +14,8 @@ import pytest
 from absl import logging as absl_logging
 from omegaconf import OmegaConf
 
+from runner.sweeps import Sweep
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # As the command line sets it before TensorFlow is imported, which a test module may do first here.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -24,6 +26,7 @@ os.environ["RUNNER_ALLOW_TARGETS"] = ":".join(OWN)
 # Hydra's logging setup closes all handlers, and this one, which TensorFlow brings, would close pytest's capture of stderr.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
+REPORT = Sweep.report
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
@@ -61,12 +64,16 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cli(
     tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Ended]:
-    """Run `python -m runner` with these words in a folder with nothing but a store, and in this process, to import once."""
+    """Run `python -m runner` with these words in a folder with nothing but a store, and in this process, to import once.
+
+    Sweeps are not reported, which takes seconds each; `reported` has them so.
+    """
     (tmp_path / "outputs").mkdir()
     shutil.copy(migrated, tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr("runner.sweeps.Sweep.report", lambda sweep: None)
 
     def run(*words: str) -> Ended:
         from runner import __main__
@@ -79,6 +86,13 @@ def cli(
         return Ended(code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def reported(cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """Run `python -m runner` as `cli` does, with sweeps reported when they end."""
+    monkeypatch.setattr("runner.sweeps.Sweep.report", REPORT)
+    return cli
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ SHORT = {"--help": (("--help",), 0), "--cfg job": (("--cfg", "job"), 0), "a miss
 # So small a rate that x is on its way to the end: equal rows would take no room in a Parquet file.
 # Pictures, which cost the same however long a run is, are left to the parts above.
 LONG = ("optimizer.learning_rate=5e-8", "tracking.every=100", "report=none")
-# A thousand starts and rates, and the same command as Hydra alone would run it, with rows sent as MLflow's client takes them.
-GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal", "sweep.reuse=false")
+# A thousand starts and rates, not reported, and the same by Hydra alone, with rows sent as MLflow's client takes them.
+GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal", "sweep.reuse=false", "report=none")
 HYDRA = """import sys
 from runner import __main__, bulk
 bulk.REVISIONS = ()
-sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "report=none", "tracking._target_=runner.tracking.mlflow"]
+sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=runner.tracking.mlflow"]
 sys.exit(__main__.main())"""
 
 

@@ -18,7 +18,7 @@ import servers
 from benchmarks import report
 from benchmarks.processes import ROOT, RUNNER, Folder, folder
 
-GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal")
+GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal", "report=none")
 RATE = "optimizer.learning_rate"
 COUNTS = (1, 2, 4, 8)
 # Through a server each run is several requests, so there are fewer of them.

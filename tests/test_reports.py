@@ -1,0 +1,308 @@
+"""A sweep's report: its statistics against formulas and by hand, and the command on real sweeps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Ended, store
+from scipy import stats
+
+from runner import report
+from runner.reports import answer, describing, facts, fairness, profiles, ranking, reading, selection, stability
+
+NAN = np.nan
+
+
+def runs_of(steps, *, optimizer=None, problem="p", rate=0.1, **columns) -> reading.Runs:
+    """Return runs of one problem and known minimum by their steps to the first targets; the others are not reached."""
+    given = np.array(steps, float).reshape(len(steps), -1)
+    reached = np.full((len(steps), len(reading.TARGETS)), NAN)
+    reached[:, : given.shape[1]] = given
+    frame = pd.DataFrame({"optimizer": optimizer or "sgd", "problem": problem, "loss": "p"}, index=range(len(steps)))
+    frame = frame.assign(learning_rate=rate, minimum=0.0, limit=NAN, ending="iteration_limit", max_iterations=100)
+    frame = frame.assign(iterations=100, evaluations=101, rows=101, dimension=1, seed=0, last_loss=0.0, best_loss=0.0)
+    frame = frame.assign(start=[f"s{i}" for i in range(len(frame))]).assign(**columns)
+    frame["configuration"] = "optimizer=" + frame["optimizer"] + " rate=" + frame["learning_rate"].astype(str)
+    gap = np.ones((len(frame), 2), np.float32)
+    to_target = {"steps": reached, "evaluations": reached + 1, "seconds": reached / 10}
+    pace = {"evaluations": np.ones(len(frame)), "seconds": np.full(len(frame), 0.1)}
+    return reading.Runs(frame, reading.TARGETS, to_target, np.array([0, 100]), gap, pace, "sweep x", reached + 1)
+
+
+def test_the_lowest_gap_and_the_first_rows_that_reach_targets():
+    best = reading.lowest(np.array([5, 3, NAN, 4, 1.0625, 1.0005, 0.5]), 1.0)
+    np.testing.assert_allclose(best, [4, 2, 2, 2, 0.0625, 0.0005, 0])
+    np.testing.assert_array_equal(reading.first(best, np.array([4, 2, 0.1, 0.0625, 1e-8])), [0, 1, 4, 4, 6])
+    np.testing.assert_array_equal(reading.first(best[:6], np.array([1e-3, 1e-4])), [5, NAN])
+    assert reading.lowest(np.array([NAN, np.inf]), 0.0).tolist() == [np.inf, np.inf]
+
+
+def test_performance_profile_of_dolan_and_more_by_hand():
+    # Three problems; ratios of a: 1, 2, never; of b: 2, 1, 1.
+    costs = pd.DataFrame({"a": [1, 4, NAN], "b": [2, 2, 3]})
+    made = profiles.profile(profiles.ratios(costs), "tau")
+    assert made[made["optimizer"] == "a"][["tau", "fraction"]].values.tolist() == [[1, 1 / 3], [2, 2 / 3]]
+    assert made[made["optimizer"] == "b"][["tau", "fraction"]].values.tolist() == [[1, 2 / 3], [2, 1]]
+
+
+def test_data_profile_of_more_and_wild_by_hand():
+    # f falls tenfold a step from 1, so that a thousandth is left at step 3, after 4 evaluations: of d = 1, 2 simplex gradients.
+    falls = reading.first(reading.lowest(10.0 ** -np.arange(8), 0.0), reading.TARGETS)
+    runs = runs_of([falls, falls + 2], optimizer=["a", "b"], start="s")
+    made = profiles.data(runs, np.array([True, True]))
+    assert made[["optimizer", "alpha", "fraction"]].values.tolist() == [["a", 2, 1], ["b", 3, 1]]
+
+
+def test_runtimes_as_coco_has_them_by_hand():
+    # Two starts and eight targets: of 16 pairs one is reached at evaluation 2, two at 4, divided by d = 2.
+    runs = runs_of([[1, 3], [3, NAN]], dimension=2)
+    made = profiles.ecdf(runs, np.array([True, True]))
+    made = made[made["measure"] == "evaluations"]
+    assert made[["budget", "fraction"]].values.tolist() == [[1, 1 / 16], [2, 3 / 16]]
+
+
+def test_an_optimizer_that_ran_elsewhere_is_not_held_against_others():
+    runs = runs_of([1, 2, 1, 1], optimizer=["a", "b", "a", "b"], start=["s", "s", "t", "u"])
+    assert profiles.performance(runs, np.full(4, True)).values.tolist() == [["a", 1.0, 1.0], ["b", 1.5, 1.0]]
+
+
+def test_the_interval_of_a_median_is_that_of_order_statistics():
+    values = np.sort(np.random.default_rng(0).lognormal(size=31))
+    low, high = ranking.interval(np.stack([values, np.where(values > values[17], np.inf, values)], axis=1))
+    exact = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+    # Each end within one place of the exact one; the bootstrap is a little narrower.
+    places = np.searchsorted(values, [low[0], high[0]]) - np.searchsorted(values, [exact.low, exact.high])
+    assert np.abs(places).max() <= 1
+    # More than a fortieth of the resamples have a median beyond place 17, which is never reached.
+    assert low[1] == low[0] and np.isinf(high[1])
+    assert np.isnan(ranking.interval(np.ones((1, 1)))).all() and np.isnan(ranking.interval(np.full((5, 1), np.inf))).all()
+
+
+def test_medians_are_finite_where_half_of_the_runs_arrive():
+    assert ranking.median(np.array([3.0, np.inf, 1.0, np.inf])) == 3 and np.isinf(ranking.median(np.array([1, np.inf, np.inf])))
+
+
+def test_ranking_says_how_sure_it_is():
+    n = 8
+    fast, slow = np.arange(1, n + 1), np.arange(1, n + 1) + 5
+    starts = [f"s{i}" for i in range(n)] * 2
+    runs = runs_of([*slow, *fast], optimizer=["b"] * n + ["a"] * n, start=starts)
+    made = ranking.tables(runs)["ranking"]
+    assert (
+        made["optimizer"].tolist() == ["a", "b"] and made["steps"].tolist() == [4, 9] and made["target"].tolist() == [0.1] * 2
+    )
+    # All n signs alike: p = 2 / 2^n.
+    assert made["words"].tolist() == ["best", f"more steps than a at 8 of 8 starts (p = {2 / 2**n:.2g})"]
+    same = ranking.tables(runs_of([*fast, *fast], optimizer=["b"] * n + ["a"] * n, start=starts))["ranking"]
+    assert same["words"][1] == "no difference from b at 8 starts (p = 1)"
+    few = ranking.tables(runs_of([1, 2, 3, 4], optimizer=["a", "a", "b", "b"], start=["s", "t"] * 2))["ranking"]
+    assert few["words"][1] == "more steps than a at 2 of 2 starts in common: too few to tell"
+
+
+def test_expected_steps_are_all_steps_over_the_runs_that_arrive():
+    runs = runs_of([10, 20, NAN])
+    assert ranking.tables(runs)["ranking"]["ert"].tolist() == [(10 + 20 + 100) / 2]
+    none = ranking.tables(runs_of([NAN, NAN]))
+    assert none["ranking"]["words"].tolist() == ["reaches no target"] and none["targets"].empty
+
+
+def test_rates_that_converge_the_edge_and_the_next_grid():
+    rates = [0.01, 0.1, 1.0, 10.0]
+    runs = runs_of([NAN, 5, 3, NAN], rate=rates, last_loss=[0.5, 0.01, 0.01, 7.0], start="s", limit=2.0)
+    row = stability.table(runs).iloc[0]
+    assert (row.low, row.high, row.decades, row.best, row.edge, row.limit, row.at_edge) == (0.1, 1, 1, 1, 10, 2, "")
+    cut = runs_of([NAN, 5, 3], rate=rates[:3], last_loss=[0.5, 0.01, 0.01], start="s")
+    row = stability.table(cut).iloc[0]
+    assert row.at_edge == "high" and row.next.endswith("optimizer=sgd optimizer.learning_rate=10,100,1000")
+    marks = fairness.table(cut, stability.table(cut))
+    assert marks["mark"].tolist() == ["edge"] and "is the highest tried; go on with: python -m runner -m" in marks["words"][0]
+
+
+def test_what_is_unfair_is_marked():
+    both = {"optimizer": ["a", "b"], "start": ["s", "t"]}
+    clip = {"p.optimizer.clipnorm": ["None", "1.0"], "max_iterations": [100, 200], "ending": ["time_limit", "converged"]}
+    runs = runs_of([1, 2], **both, **clip, evaluations=[101, 303])
+    marks = fairness.table(runs, stability.table(runs))
+    assert marks["mark"].tolist() == ["budget", "budget", "budget", "clipping", "starts"]
+    assert marks["words"][0] == "max_iterations is 100, 200" and "b evaluates 3 times a step" in marks["words"][1]
+    assert marks["words"][3] == "optimizer.clipnorm is set for b, and not for all runs"
+    tuned = runs_of([1, 2, 3], optimizer=["a", "a", "b"], rate=[1, 2, 1], start="s")
+    assert "unequally many configurations: a 2, b 1" in fairness.table(tuned, stability.table(tuned))["words"].tolist()
+    fair = runs_of([1, 2], optimizer=["a", "b"], start="s")
+    assert fairness.table(fair, stability.table(fair)).empty
+
+
+@pytest.mark.parametrize(
+    "loss, largest",
+    [
+        ("quadratic", 2.0),
+        # Hessians [[10, 8], [8, 10]] and [[0.52, -0.48], [-0.48, 0.52]], and diag(2, …, 2c).
+        ("booth", 18.0),
+        ("matyas", 1.0),
+        ("ellipsoid", 200.0),
+        ("rosenbrock", None),
+    ],
+)
+def test_the_largest_curvature_of_quadratics(loss, largest):
+    from conftest import CONF
+    from omegaconf import OmegaConf
+
+    nodes = {"loss": OmegaConf.to_container(OmegaConf.load(CONF / f"loss/{loss}.yaml"))}
+    nodes["instance"] = OmegaConf.to_container(OmegaConf.load(CONF / "instance/none.yaml"))
+    (fact,) = facts.of({"key": OmegaConf.to_yaml({**nodes, "seed": 0})}).values()
+    assert fact.minimum == 0 and (fact.curvature is None if largest is None else fact.curvature == pytest.approx(largest))
+    read = facts.Fact.read(fact.fields)
+    assert read.curvature == fact.curvature and np.array_equal(read.minimisers, fact.minimisers)
+
+
+def test_nothing_of_a_strangers_is_run():
+    assert facts.of({"key": "loss: {_target_: os.abort}\ninstance: {_target_: runner.losses.instances.none}\nseed: 0\n"}) == {}
+
+
+def test_words_are_no_formulas_in_a_spreadsheet():
+    table = pd.DataFrame({"name": ["=1+1", "+a", "@b", "adam", "-c"], "number": [-1.5, 2, 3, 4, 5]})
+    made = report.safe(table)
+    assert made["name"].tolist() == ["'=1+1", "'+a", "'@b", "adam", "'-c"] and made["number"][0] == -1.5
+
+
+@pytest.fixture
+def command(cli, monkeypatch, capfd):
+    """Run `python -m runner.report` in the folder of `cli`."""
+
+    def run(*words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["runner.report", *words])
+        try:
+            code = report.main()
+        except SystemExit as exit:
+            code = exit.code
+        return Ended(code, *capfd.readouterr())
+
+    return run
+
+
+RATES = (0.05, 0.5, 0.9, 1.1)
+# SGD on (x - 4)², in fused jobs: x - 4 shrinks by 1 - 2 rate a step.
+QUADRATIC = ["-m", "hydra/launcher=fused", "optimizer.learning_rate=0.05,0.5,0.9,1.1", "guess=uniform", "seed=0,1,2,3"]
+QUADRATIC += ["dtype=float64", "max_iterations=150"]
+
+
+def parent(folder: Path):
+    client = store(folder)
+    found = client.search_runs([each.experiment_id for each in client.search_experiments()], "tags.sweep = 'parent'")
+    return client, found[0]
+
+
+def files(client, run_id: str) -> set[str]:
+    tops = client.list_artifacts(run_id)
+    return {each.path for each in tops} | {each.path for each in client.list_artifacts(run_id, "tables")}
+
+
+def test_a_sweep_is_reported_when_it_ends(reported, command, tmp_path):
+    ended = reported(*QUADRATIC)
+    assert ended.code == 0 and ended.err == ""
+    client, run = parent(tmp_path)
+    out = tmp_path / f"outputs/reports/{run.info.run_id}"
+    assert f"report: outputs/reports/{run.info.run_id}/report.html" in ended.out
+    logged = files(client, run.info.run_id)
+    assert {
+        "report.html",
+        "ranking.png",
+        "stability.png",
+        "jobs.json",
+        "tables/ranking.csv",
+        "tables/ranking.parquet",
+    } <= logged
+    runs = pd.read_parquet(out / "tables/runs.parquet")
+    assert len(runs) == 16
+    # The gap is (1 - 2 rate)^(2 k) of the first; a step of 0.5 gets there at once, and 1.1 never.
+    for row in runs[runs["learning_rate"] != 1.1].itertuples():
+        first, shrinks = (row.x0 - 4) ** 2, max((1 - 2 * row.learning_rate) ** 2, 1e-300)
+        steps = np.ceil(np.log(reading.TARGETS / first) / np.log(shrinks)).clip(0)
+        np.testing.assert_array_equal(row[-8:], np.where(steps <= 150, steps, NAN))
+    row = pd.read_parquet(out / "tables/stability.parquet").iloc[0]
+    assert (row["low"], row["high"], row["best"], row["edge"], row["limit"], row["at_edge"]) == (0.05, 0.9, 0.5, 1.1, 1, "")
+    (row,) = pd.read_csv(out / "tables/ranking.csv").to_dict("records")
+    assert row["configuration"] == "optimizer=sgd optimizer.learning_rate=0.5" and row["steps"] == 1 and row["target"] == 1e-8
+
+    again = command(run.info.run_id[:10], "--out", "elsewhere")
+    assert again.code == 0 and again.err == "" and (tmp_path / "elsewhere/report.html").is_file()
+    assert "reaches 1e-08 in 1 steps [1, 1], 100% of 4 runs; it converges at rates 0.05 … 0.9, 2/L = 1" in again.out
+    ended = command("--filter", "params.`optimizer.learning_rate` = '0.9'", "--by", "seed")
+    assert ended.code == 0 and ": 4 runs, 1 problem, 4 optimizers" in ended.out
+    for words, told in (
+        (("--filter", "params.seed = '9'"), "runs with params.seed = '9' has no runs to report with params.seed = '9'"),
+        (("--filter", "nonsense"), "--filter 'nonsense' is no condition of MLflow's:"),
+        (("--by", "momentum"), "--by must name what differs among the runs, got 'momentum'; "),
+        (("runs[0]",), "a run is named by its id, or the beginning of it, got 'runs[0]'"),
+    ):
+        ended = command(*words)
+        assert ended.code == 2 and ended.err.startswith(f"error: {told}") and ended.err.count("\n") == 1, ended.err
+
+
+def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(reported, command, tmp_path):
+    assert "report:" not in reported(*QUADRATIC, "report=none").out
+    client, run = parent(tmp_path)
+    assert files(client, run.info.run_id) == {"jobs.json"}
+    again = reported(*QUADRATIC)
+    assert "16 reused" in again.out and ": 16 runs, 1 problem, 1 optimizer" in again.out
+    # As a sweep that runs yet: half of its jobs are there, and one of these has no rows.
+    experiment = run.info.experiment_id
+    half = client.create_run(experiment, tags={"sweep": "parent", "overrides": "x"}).info.run_id
+    ids = selection.children(client, run)
+    assert len(ids) == 16
+    for each in ids[:8]:
+        client.set_tag(each, selection.PARENT, half)
+    client.create_run(experiment, tags={selection.PARENT: half, "loss": "quadratic", "optimizer": "sgd"})
+    ended = command(half)
+    assert ended.code == 0 and ": 8 runs," in ended.out and "1 runs have no rows: they failed, or are running yet" in ended.out
+    assert "report.html" in files(client, half)
+    # The two ways to read a store.
+    by_sql = selection.records(client, ids)
+    assert by_sql == [selection.plain(client.get_run(each)) for each in ids]
+
+
+def test_a_report_that_goes_wrong_is_told_in_one_line_and_the_sweep_is_none_the_worse(reported, tmp_path):
+    (tmp_path / "outputs/reports").write_text("no folder")
+    ended = reported(*QUADRATIC[:2], "optimizer.learning_rate=0.1,0.2")
+    assert ended.code == 0 and ended.err == ""
+    _, run = parent(tmp_path)
+    told = f"; again: python -m runner.report {run.info.run_id}"
+    assert run.info.status == "FINISHED" and ended.out.splitlines()[-1].endswith(told)
+    assert ended.out.splitlines()[-1].startswith("the report cannot be made: ")
+
+
+def test_a_store_without_sweeps_is_told_of_in_one_line(command):
+    ended = command()
+    assert ended.code == 2 and ended.err.startswith("error: there is no sweep in sqlite:///") and ended.err.count("\n") == 1
+    ended = command("--tracking-uri", "sqlite:///none.db")
+    assert ended.code == 2 and ended.err == (
+        "error: there is no store sqlite:///none.db; name it with --tracking-uri or MLFLOW_TRACKING_URI\n"
+    )
+
+
+def test_problems_and_configurations_are_named_by_what_differs():
+    common = {"tracking.every": "1", "seed": "0"}
+    several = [
+        {**common, "loss.dimension": "2", "optimizer.learning_rate": "0.1", "optimizer.beta": "1", "seed": "1"},
+        {**common, "loss.dimension": "5", "optimizer.learning_rate": "0.1", "optimizer.beta": "2", "tracking.every": "9"},
+    ]
+    tags = {"loss": "sphere", "optimizer": "adam", "ending": "converged"}
+    found = [selection.Record(str(i), "FINISHED", "", params, tags, {}) for i, params in enumerate(several)]
+    frame = describing.described(found)
+    assert frame["problem"].tolist() == ["sphere loss.dimension=2", "sphere loss.dimension=5"]
+    rate = "optimizer=adam optimizer.learning_rate=0.1 optimizer.beta="
+    assert frame["configuration"].tolist() == [f"{rate}1", f"{rate}2"]
+    assert sorted(name for name in frame if name.startswith("p.")) == ["p.loss.dimension", "p.optimizer.beta", "p.seed"]
+
+
+def test_the_answer_is_short():
+    problems = [f"p{i}" for i in range(9) for _ in range(2)]
+    runs = runs_of([1, 2] * 9, optimizer=["a", "b"] * 9, problem=problems, start="s")
+    lines = answer.text(runs, report.computed(runs)).splitlines()
+    assert len(lines) <= 16 and lines[0] == "sweep x: 18 runs, 9 problems, 2 optimizers"
+    assert lines[1].startswith("overall: optimizer=a rate=0.1 reaches 12% of all targets")
+    assert "and 3 more problems: the tables have them" in lines
