@@ -27,8 +27,10 @@ PAGE = 1000
 class Heart:
     """Says of a run, while this block lasts, that it is alive: at once, and then every so many seconds."""
 
-    def __init__(self, client: Any, run_id: str, every: float) -> None:
+    def __init__(self, client: Any, run_id: str, every: float, pid: int | None = None) -> None:
+        """Speak for the process `pid`, or this one."""
         self.client, self.run_id, self.every = client, run_id, every
+        self.pid = os.getpid() if pid is None else pid
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.go_on, name=f"heart of {run_id}", daemon=True)
 
@@ -37,12 +39,15 @@ class Heart:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         """Say no more; a beat under way is left to end by itself, for a server may be gone."""
         self.over.set()
 
     def go_on(self) -> None:
         """Beat until it is over."""
-        self.tag(first_tags(self.every))
+        self.tag(first_tags(self.every, self.pid))
         while not self.over.wait(self.every):
             self.tag({BEAT: repr(time.time())})
 
@@ -54,9 +59,9 @@ class Heart:
             self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def first_tags(every: float) -> dict[str, str]:
-    """Return what a run is known by while it is alive; these can be among the tags that it is created with."""
-    process = f"{os.getpid()}:{start_of(os.getpid())}"
+def first_tags(every: float, pid: int) -> dict[str, str]:
+    """Return what a run of a process of this host is known by while it is alive, from its creation on."""
+    process = f"{pid}:{start_of(pid)}"
     return {BEAT: repr(time.time()), EVERY: repr(float(every)), HOST: socket.gethostname(), PID: process}
 
 

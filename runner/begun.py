@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import spool, store, tracking
+from runner import alive, spool, store, tracking
 from runner.retry import Retry
 
 # MLflow's word for runs, deleted or not.
@@ -59,6 +60,8 @@ class Begin(NamedTuple):
             if attempts > 1 and (there := found(client, experiment_id, self.run_key)):
                 return there
             marks = {"run_key": self.run_key, "folder": str(self.about.folder), "host": self.host}
+            # The process that this one records for.
+            marks |= alive.first_tags(self.keys["heartbeat"], os.getppid())
             name = self.keys["name"] or self.about.name
             return client.create_run(experiment_id, at, {**self.about.tags, **marks}, name).info.run_id
 

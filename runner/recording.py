@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner import begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, wire
+from runner import alive, begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, wire
 from runner.errors import UserError, first_line
 from runner.retry import GaveUp, Policy
 
@@ -95,10 +95,12 @@ def serve(connection: Connection) -> None:
 
 
 def prepare(connection: Connection, uri: str, draws: bool) -> None:
-    """Open the store, and import what draws."""
+    """Open the store, end what has fallen silent in it, and import what draws."""
     # What goes wrong here does so again at `begin`, which is asked to answer.
     with suppress(Exception):
         store.prepare(uri)
+        if store.exists(uri):
+            alive.reap(store.client_of(uri))
         if draws:
             pictures.get_ready(connection.poll)
 
@@ -136,11 +138,12 @@ def record(connection: Connection, fields: Mapping[str, Any]) -> None:
     run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
     threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder), daemon=True).start()
     player = playing.Player(folder, run.retry, run)
-    left = playing.play(player, written(folder, inbox))
-    if left and inbox.ended() is None:
-        LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
-    while inbox.ended() is None:
-        inbox.wait(1.0)
+    with alive.Heart(client, run.run_id, said.keys["heartbeat"], os.getppid()):
+        left = playing.play(player, written(folder, inbox))
+        if left and inbox.ended() is None:
+            LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
+        while inbox.ended() is None:
+            inbox.wait(1.0)
     if inbox.gone:
         raise EOFError
     wire.send(connection, "answer", {"left": left}, {})

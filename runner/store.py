@@ -131,6 +131,12 @@ def alone(uri: str) -> Iterator[None]:
         yield
 
 
+def exists(uri: str) -> bool:
+    """Tell whether a store is there, as far as that can be told without asking a server."""
+    file = sqlite_file(uri)
+    return file is None or file.exists()
+
+
 def discard() -> None:
     """Remove what was prepared and never opened."""
     while PREPARED:

@@ -24,8 +24,8 @@ AHEAD = 2
 class SweepRecorder:
     """Records a sweep by asking the recorder process; the keys are those of the tracking group."""
 
-    def __init__(self, process: Any, *, uri: str, experiment: str, **settings: Any) -> None:
-        self.process, self.settings = process, settings
+    def __init__(self, process: Any, *, uri: str, experiment: str, heartbeat: float, **settings: Any) -> None:
+        self.process, self.heartbeat, self.settings = process, heartbeat, settings
         self.where = {"uri": uri, "experiment": experiment}
         self.uri, self.run_id, self.experiment_id = uri, None, None
 
@@ -35,7 +35,7 @@ class SweepRecorder:
 
     def begin(self, name: str, tags: Mapping[str, str]) -> dict[str, Fields]:
         """Begin a sweep with its parent run, and return by identity the runs that were there before."""
-        begun = self.process.ask("sweep_begin", {**self.where, "name": name, "tags": dict(tags)})
+        begun = self.process.ask("sweep_begin", {**self.where, "name": name, "tags": dict(tags), "heartbeat": self.heartbeat})
         self.run_id, self.experiment_id = begun["run_id"], begun["experiment_id"]
         return begun["known"]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runner import many, store, tracking
+from runner import alive, many, store, tracking
 
 # What is read back of a run, so that a sweep need not run it again.
 TAGS = ("ending", "stopped_by")
@@ -17,16 +18,19 @@ PAGE = 10_000
 Marks = Mapping[str, str]
 # The tags of a run whose process is gone.
 GONE = {"ending": "interrupted", "stopped_by": "death", "mlflow.note.content": "**interrupted**: the run's process has died"}
-# Parent runs that have not ended yet, and the stores that they are in.
-OPEN: dict[str, str] = {}
+# Parent runs that have not ended yet: the stores that they are in, and what says that they are alive.
+OPEN: dict[str, tuple[str, alive.Heart]] = {}
 
 
-def begin(uri: str, experiment: str, name: str, tags: Marks) -> dict[str, Any]:
+def begin(uri: str, experiment: str, name: str, tags: Marks, heartbeat: float) -> dict[str, Any]:
     """Create a sweep's parent run, and return its ids and, by identity, the runs of this experiment that may be reused."""
     client, experiment_id = store.opened(uri, experiment)
     before = known(client, experiment_id)
-    run_id = client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-    OPEN[run_id] = uri
+    # The process that this one records for.
+    pid = os.getppid()
+    said = {**tags, **alive.first_tags(heartbeat, pid)}
+    run_id = client.create_run(experiment_id, run_name=name, tags=said).info.run_id
+    OPEN[run_id] = uri, alive.Heart(client, run_id, heartbeat, pid).__enter__()
     return {"run_id": run_id, "experiment_id": experiment_id, "known": before}
 
 
@@ -121,7 +125,8 @@ def end(
     client.log_text(run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
     client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
     client.set_terminated(run_id, status)
-    OPEN.pop(run_id, None)
+    if run_id in OPEN:
+        OPEN.pop(run_id)[1].stop()
     return {}
 
 
@@ -136,7 +141,8 @@ def close_children(client: Any, run_id: str) -> None:
 def abandon(tags: Marks) -> None:
     """End what is open, for the process that launched it is gone."""
     while OPEN:
-        run_id, uri = OPEN.popitem()
+        run_id, (uri, heart) = OPEN.popitem()
+        heart.stop()
         client = store.client_of(uri)
         close_children(client, run_id)
         tracking.log_tags(client, run_id, tags)

@@ -76,7 +76,7 @@ def test_only_the_dead_are_ended_and_each_once(client):
 
 
 def test_a_heart_beats_until_its_block_ends(client):
-    run_id = client.create_run("0", tags=alive.first_tags(0.2)).info.run_id
+    run_id = client.create_run("0", tags=alive.first_tags(0.2, os.getpid())).info.run_id
 
     def beat() -> float:
         return float(client.get_run(run_id).data.tags["heartbeat"])

@@ -30,7 +30,6 @@ ONLY = {
         "alive",
         "naming",
         "selection",
-        "report",
     },
     "rich": {"__main__", "job", "console", "experiment"},
 }
