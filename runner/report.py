@@ -76,15 +76,15 @@ def made(
     runs = runs if by is None else compared_by(runs, by)
     tables = computed(runs)
     text = answer.text(runs, tables)
-    out = out or FOLDER / (selected.parent or re.sub(r"[^\w.-]+", "-", runs.title))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / PAGE).write_text(page.page(runs, tables, text))
-    paths = [out / PAGE, *pictures(out, tables), *written(out / "tables", tables | {"runs": listed(runs)})]
+    folder = out or FOLDER / (selected.parent or re.sub(r"[^\w.-]+", "-", runs.title))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PAGE).write_text(page.page(runs, tables, text))
+    paths = [folder / PAGE, *pictures(folder, tables), *written(folder / "tables", tables | {"runs": listed(runs)})]
     if log:
         for path in paths:
-            folder = path.parent.relative_to(out).as_posix()
-            client.log_artifact(selected.parent, str(path), None if folder == "." else folder)
-    return [*text.splitlines(), f"report: {out / PAGE} (tables in {out / 'tables'})"]
+            below = path.parent.relative_to(folder).as_posix()
+            client.log_artifact(selected.parent, str(path), None if below == "." else below)
+    return [*text.splitlines(), f"report: {folder / PAGE} (tables in {folder / 'tables'})"]
 
 
 def compared_by(runs: Runs, key: str) -> Runs:
