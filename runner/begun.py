@@ -59,10 +59,10 @@ class Begin(NamedTuple):
             attempts += 1
             if attempts > 1 and (there := found(client, experiment_id, self.run_key)):
                 return there
-            marks = {"run_key": self.run_key, "folder": str(self.about.folder), "host": self.host}
-            # The process that this one records for.
-            marks |= alive.first_tags(self.keys["heartbeat"], os.getppid())
             name = self.keys["name"] or self.about.name
-            return client.create_run(experiment_id, at, {**self.about.tags, **marks}, name).info.run_id
+            # The process that this one records for.
+            life = alive.first_tags(self.keys["heartbeat"], os.getppid())
+            tags = tracking.tags_of(self.about, self.run_key, self.host) | life
+            return client.create_run(experiment_id, at, tags, name).info.run_id
 
         return client, retry(create)
