@@ -11,7 +11,6 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 
 from runner.errors import UserError, nearest
 
-
 # In one sweep: each keeps its folder and its run.
 JOBS = 100_000
 

@@ -148,7 +148,9 @@ def abandoned(error: BaseException) -> tuple[str, Mapping[str, str]]:
     """Return the status and the tags of a run that this exception ended."""
     if isinstance(error, Abandoned):
         return error.status, error.tags
-    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED", {"error": private.masked(first_line(error))[:5000]}
+    return "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED", {
+        "error": private.masked(first_line(error))[:5000]
+    }
 
 
 def status_of(tags: Mapping[str, str]) -> str:

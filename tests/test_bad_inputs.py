@@ -64,7 +64,12 @@ TABLE = {
         "stopping=gradient_norm",
         ("stopping.gradient_norm.tolerance", "0 or more", "-1.0"),
     ),
-    "target_forbidden": ("loss._target_", "os.system", "", ("loss._target_", "'os.system'", "is not allowed", "--allow-target os")),
+    "target_forbidden": (
+        "loss._target_",
+        "os.system",
+        "",
+        ("loss._target_", "'os.system'", "is not allowed", "--allow-target os"),
+    ),
     "target_absent": ("loss._target_", "runner.losses.rosenbrok", "", ("loss._target_", "rosenbrok")),
     "target_no_function": ("loss._target_", "ways.number", "", ("loss._target_", "'ways.number'", "int")),
     "target_broken": ("loss._target_", "bad.loss", "", ("loss._target_", "'bad.loss'", "SyntaxError")),
@@ -143,7 +148,9 @@ def test_a_bad_value_is_told_in_one_line_and_leaves_no_run(cli, runs, losses, tm
     lines = ended.err.splitlines() + [line for line in ended.out.splitlines() if "failed" in line]
     assert any(is_told(line, parts) for line in lines), lines
     assert "Traceback" not in ended.out
-    assert [run.data.params["max_iterations"] for run in runs()] == (["1"] if way == "sweep" and key == "max_iterations" else [])
+    assert [run.data.params["max_iterations"] for run in runs()] == (
+        ["1"] if way == "sweep" and key == "max_iterations" else []
+    )
 
 
 @pytest.mark.parametrize("words", CHOICES)
