@@ -24,9 +24,9 @@ CHOICES = st.one_of(
 )
 KEYS = """optimizer.learning_rate optimizer.momentum +optimizer.beta_1 optimizer.clipnorm optimizer.nesterov optimizer.use_ema
     optimizer._target_ loss.dimension +loss.dimension loss._target_ guess.x +guess.x +guess.low strategy.persistent
-    strategy.watch execution.chunk stopping.time_limit +stopping.plateau.patience +stopping.gradient_norm.tolerance tracking.every
-    tracking.max_coordinates tracking.name tracking.full_loss_every report.points seed dtype +noise.gradient max_iterations
-    +mine hydra.job.name optimizer loss stopping"""
+    strategy.watch execution.chunk stopping.time_limit +stopping.plateau.patience +stopping.gradient_norm.tolerance
+    tracking.every tracking.max_coordinates tracking.name tracking.full_loss_every report.points seed dtype +noise.gradient
+    max_iterations +mine hydra.job.name optimizer loss stopping"""
 WORDS = """null true false [] {} [1,2] [1.5] {a:1} {_target_:os.system} ${seed} ${nowhere} ??? '' word float64
     runner.losses.sphere keras.optimizers.Adam os.system 1e400"""
 VALUES = st.one_of(
