@@ -77,7 +77,7 @@ def mlflow(
         if value < 1:
             raise UserError(f"tracking.{key} must be 1 or more, got {value}; set it with tracking.{key}={usual}")
     client, experiment_id = store.opened(uri, experiment)
-    run_id = client.create_run(experiment_id, run_name=name or about.name, tags=dict(about.tags)).info.run_id
+    run_id = client.create_run(experiment_id, run_name=private.masked(name or about.name), tags=dict(about.tags)).info.run_id
     status, trajectory = "FAILED", artifacts.Trajectory(about.folder / "trajectory.parquet")
 
     def finish(tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
