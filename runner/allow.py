@@ -198,7 +198,7 @@ def of_hydra(cfg: Any) -> Iterator[str]:
             yield f"hydra.job.env_set.{key} is not allowed; set the variable where you start the command"
     for key in node.job.env_copy:
         if key not in {*READABLE, *listed(ENVIRONMENT)}:
-            yield f"hydra.job.env_copy names {key!r}, which would be written to files; if it is no secret, set {ENVIRONMENT}={key}"
+            yield f"hydra.job.env_copy names {key!r}, which files would hold; if it is no secret, set {ENVIRONMENT}={key}"
 
 
 def of_part(path: str, node: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import alive, spool, store, tracking
+from runner import alive, private, spool, store, tracking
 from runner.retry import Retry
 
 # MLflow's word for runs, deleted or not.
@@ -59,7 +59,7 @@ class Begin(NamedTuple):
             attempts += 1
             if attempts > 1 and (there := found(client, experiment_id, self.run_key)):
                 return there
-            name = self.keys["name"] or self.about.name
+            name = private.masked(self.keys["name"] or self.about.name)
             # The process that this one records for.
             life = alive.first_tags(self.keys["heartbeat"], os.getppid())
             tags = tracking.tags_of(self.about, self.run_key, self.host) | life

@@ -43,7 +43,7 @@ def faults(plain: Mapping[str, Any], dtype: str) -> Iterator[str]:
     if isinstance(optimizer := plain.get("optimizer"), dict):
         yield from of_optimizer("optimizer", optimizer)
     for name, rule in (plain.get("stopping") or {}).items():
-        value = rule.get("tolerance") if isinstance(rule, dict) else None
+        value: Any = rule.get("tolerance") if isinstance(rule, dict) else None
         if is_number(value) and 0 < value < RESOLUTION[dtype]:
             yield (
                 f"stopping.{name}.tolerance must be 0, or {RESOLUTION[dtype]:.2g} or more, which is what {dtype} resolves, "

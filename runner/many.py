@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runner import artifacts, bulk, tracking
+from runner import artifacts, bulk, private, tracking
 from runner.trace import Trace
 
 # KiB of an SQLite database that are kept at hand; its own 2,000 make it write the indexes' pages and read them again, over and
@@ -50,9 +50,11 @@ def record(
     now = time.time_ns() // 1_000_000
     runs, params, tags = [], [], []
     for run_id, job in zip(ids, jobs, strict=True):
-        runs.append(run_row(run_id, name or job.about.name, experiment_id, f"{location}/{run_id}/artifacts", job, now))
+        runs.append(
+            run_row(run_id, private.masked(name or job.about.name), experiment_id, f"{location}/{run_id}/artifacts", job, now)
+        )
         params += [{"run_uuid": run_id, "key": key, "value": value} for key, value in tracking.cut(job.about.params).items()]
-        said = {"mlflow.runName": name or job.about.name, **tracking.tags_of(job.about, run_id), **job.tags}
+        said = {"mlflow.runName": private.masked(name or job.about.name), **tracking.tags_of(job.about, run_id), **job.tags}
         tags += [{"run_uuid": run_id, "key": key, "value": value} for key, value in said.items()]
     # Files on one core, tables on the other; whoever sees a run finds its files.
     with ThreadPoolExecutor(1) as pool, store.ManagedSessionMaker(read_only=False) as session:

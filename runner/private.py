@@ -26,7 +26,7 @@ def hidden(plain: Any) -> Any:
     """Return plain data with each secret in them replaced."""
     if isinstance(plain, dict):
         return {key: MASK if each is not None and NAMED.match(str(key)) else hidden(each) for key, each in plain.items()}
-    if isinstance(plain, list):
+    if isinstance(plain, list | tuple):
         return [hidden(each) for each in plain]
     return masked(plain) if isinstance(plain, str) else plain
 

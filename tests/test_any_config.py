@@ -22,22 +22,21 @@ CHOICES = st.one_of(
         for group in GROUPS
     )
 )
-KEYS = st.sampled_from(
-    """optimizer.learning_rate optimizer.momentum +optimizer.beta_1 optimizer.clipnorm optimizer.nesterov optimizer.use_ema
+KEYS = """optimizer.learning_rate optimizer.momentum +optimizer.beta_1 optimizer.clipnorm optimizer.nesterov optimizer.use_ema
     optimizer._target_ loss.dimension +loss.dimension loss._target_ guess.x +guess.x +guess.low strategy.persistent
-    strategy.watch execution.chunk stopping.time_limit +stopping.plateau.patience +stopping.gradient_norm.tolerance tracking.every
-    tracking.max_coordinates tracking.name tracking.full_loss_every report.points seed dtype +noise.gradient max_iterations
-    +mine hydra.job.name optimizer loss stopping""".split()
-)
+    strategy.watch execution.chunk stopping.time_limit +stopping.plateau.patience +stopping.gradient_norm.tolerance
+    tracking.every tracking.max_coordinates tracking.name tracking.full_loss_every report.points seed dtype +noise.gradient
+    max_iterations +mine hydra.job.name optimizer loss stopping"""
+WORDS = """null true false [] {} [1,2] [1.5] {a:1} {_target_:os.system} ${seed} ${nowhere} ??? '' word float64
+    runner.losses.sphere keras.optimizers.Adam os.system 1e400"""
 VALUES = st.one_of(
     st.integers(-3, 50).map(str),
     st.floats(width=32).map(str),
-    st.sampled_from(
-        "null true false [] {} [1,2] [1.5] {a:1} {_target_:os.system} ${seed} ${nowhere} ??? '' word float64 runner.losses.sphere "
-        "keras.optimizers.Adam os.system 1e400".split()
-    ),
+    st.sampled_from(WORDS.split()),
 )
-OVERRIDES = st.lists(st.one_of(CHOICES, st.builds("{}={}".format, KEYS, VALUES)), min_size=1, max_size=4)
+OVERRIDES = st.lists(
+    st.one_of(CHOICES, st.builds("{}={}".format, st.sampled_from(KEYS.split()), VALUES)), min_size=1, max_size=4
+)
 
 
 @pytest.mark.parametrize("examples", [12, pytest.param(400, marks=pytest.mark.long)])

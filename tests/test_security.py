@@ -184,8 +184,7 @@ def test_a_file_that_names_one_is_refused_and_cannot_let_itself_in(cli, runs, tm
     own_loss(tmp_path, "evil", f"open({CANARY!r}, 'w')\n\ndef loss(x, *, way):\n    return x**2\n")
     (tmp_path / "conf/experiment").mkdir()
     (tmp_path / "conf/experiment/own.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /loss: evil\n"
-        "hydra:\n  job:\n    env_set: {RUNNER_ALLOW_TARGETS: evil}\n"
+        "# @package _global_\ndefaults:\n  - override /loss: evil\nhydra:\n  job:\n    env_set: {RUNNER_ALLOW_TARGETS: evil}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     for words in (["loss=evil"], ["experiment=own"], ["-m", "loss=evil,sphere", "max_iterations=1", "hydra/launcher=fused"]):
@@ -321,14 +320,20 @@ def test_a_secret_is_in_nothing_that_is_written_or_printed(cli, runs, tmp_path, 
 
 
 @pytest.mark.long
-def test_the_password_of_a_server_works_and_is_in_nothing_that_is_written_or_printed(cli, tmp_path, tmp_path_factory, monkeypatch):
+def test_the_password_of_a_server_works_and_is_in_nothing_that_is_written_or_printed(
+    cli, tmp_path, tmp_path_factory, monkeypatch
+):
     from servers import mlflow
 
     folder = tmp_path_factory.mktemp("server")
     with mlflow(f"sqlite:///{folder}/server.db", folder) as address:
         uri = address.replace("://", "://user:SECRETPW@")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        told = [cli("max_iterations=2"), cli(f"tracking.uri={uri}", "max_iterations=3"), cli("-m", "seed=1,2", f"tracking.uri={uri}")]
+        told = [
+            cli("max_iterations=2"),
+            cli(f"tracking.uri={uri}", "max_iterations=3"),
+            cli("-m", "seed=1,2", f"tracking.uri={uri}"),
+        ]
     assert [ended.code for ended in told] == [0, 0, 0], told
     assert not [ended for ended in told if "SECRETPW" in ended.out + ended.err]
     assert seen(tmp_path, "SECRETPW") == [] == seen(folder, "SECRETPW")
@@ -365,4 +370,9 @@ def test_what_is_masked(text, shown):
 
 def test_plain_data_are_masked_by_key_and_by_value():
     plain = {"password": "x", "n": [1, {"api_key": 7, "u": "x://a:b@c"}], "token": None, "kind": "y"}
-    assert private.hidden(plain) == {"password": "***", "n": [1, {"api_key": "***", "u": "x://a:***@c"}], "token": None, "kind": "y"}
+    assert private.hidden(plain) == {
+        "password": "***",
+        "n": [1, {"api_key": "***", "u": "x://a:***@c"}],
+        "token": None,
+        "kind": "y",
+    }
