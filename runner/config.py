@@ -17,13 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from runner import __version__, allow, bounds, grammar, private, sizes
+from runner import __version__, allow, allow_hydra, bounds, grammar, private, sizes
 from runner.errors import UserError, first_line, nearest
 
 # What else may stand where a value of this kind stands.
@@ -78,7 +77,7 @@ def register() -> None:
     # Our launchers bear the names of the published ones, and are to be checked against those: Hydra warns each time.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
     grammar.extend()
-    allow.guard()
+    allow_hydra.guard()
     sizes.guard()
     private.guard()
     if not OmegaConf.has_resolver("pid"):
@@ -186,27 +185,6 @@ def flat(plain: Mapping[str, Any]) -> dict[str, str]:
             yield path, str(value)
 
     return dict(walk("", plain))
-
-
-class Dumper(yaml.CSafeDumper):
-    """Writes YAML in C, six times as fast as OmegaConf does."""
-
-
-def text(plain: Mapping[str, Any]) -> str:
-    """Return a resolved configuration as the YAML that OmegaConf would write."""
-    return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True)
-
-
-def word(dumper: Dumper, value: str) -> yaml.Node:
-    """Return a string's node, in quotes where OmegaConf would read a number (1e-3, which YAML itself reads as a word)."""
-    try:
-        float(value)
-    except ValueError:
-        return dumper.represent_str(value)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="'")
-
-
-Dumper.add_representer(str, word)
 
 
 def choices(chosen: Mapping[str, Any], cfg: DictConfig) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import allow, config, orphans, private, quick, quiet
+from runner import allow, config, dumping, orphans, private, quick, quiet
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
@@ -83,7 +83,7 @@ def about(
     plain, overrides = private.hidden(plain), private.hidden(list(overrides))
     tags = config.tags(chosen, overrides) | {"identity": identity} | dict(marks)
     name = " ".join(chosen[group] for group in ("loss", "optimizer", "strategy", "execution"))
-    return About(folder, name, config.flat(plain), tags, config.text(plain), bool(plain["resume"]))
+    return About(folder, name, config.flat(plain), tags, dumping.text(plain), bool(plain["resume"]))
 
 
 def prepare(tracking: DictConfig, *, draws: bool = False) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -181,69 +180,3 @@ def place(made: Path, file: Path) -> None:
     with suppress(OSError):
         os.link(made, file)
     made.unlink()
-
-
-def create_run(client: Any, experiment_id: str, name: str, tags: Mapping[str, str], key: str) -> str:
-    """Return the id of the run with this key, which is created once however often a reply is lost.
-
-    Raises MlflowException where the store refuses it, or does not answer in time.
-    """
-    from mlflow.exceptions import MlflowException
-
-    end, lost = time.monotonic() + CREATION, False
-    while True:
-        try:
-            found = find_run(client, [experiment_id], key) if lost else None
-            if found is not None:
-                return found
-            with single_attempts():
-                run_id = client.create_run(experiment_id, run_name=name, tags={**tags, RUN_KEY: key}).info.run_id
-            return only(client, experiment_id, key) if lost else run_id
-        except MlflowException as error:
-            if not passing(error) or time.monotonic() + PAUSE > end:
-                raise
-        lost = True
-        time.sleep(PAUSE)
-
-
-def find_run(client: Any, experiment_ids: Sequence[str], key: str) -> str | None:
-    """Return the id of the run with this key, the first that was created, or None."""
-    found = keyed(client, experiment_ids, key)
-    return found[0] if found else None
-
-
-def keyed(client: Any, experiment_ids: Sequence[str], key: str) -> list[str]:
-    """Return the ids of the runs with this key, the oldest first."""
-    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-    with single_attempts():
-        found = client.search_runs(list(experiment_ids), f"tags.{RUN_KEY} = '{key}'", order_by=order)
-    return [run.info.run_id for run in found]
-
-
-def only(client: Any, experiment_id: str, key: str) -> str:
-    """Return the id of the run with this key; a second one, of a request that was answered too late, is deleted."""
-    first, *others = keyed(client, [experiment_id], key)
-    for run_id in others:
-        client.delete_run(run_id)
-    return first
-
-
-def passing(error: Any) -> bool:
-    """Tell whether what went wrong may be gone at the next attempt: a server's own errors, too many requests, no answer."""
-    return error.get_http_status_code() in (408, 429) or error.get_http_status_code() >= 500
-
-
-@contextmanager
-def single_attempts() -> Iterator[None]:
-    """Keep MLflow from repeating what is asked of a server, for it creates a run each time, and from waiting for minutes."""
-    own = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER)}
-    before = {key: os.environ.get(key) for key in own}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value

@@ -111,7 +111,9 @@ def mlflow(
     check(every, full_loss_every)
     client, experiment_id = store.opened(uri, experiment)
     tags = tags_of(about, uuid.uuid4().hex)
-    run = playing.Run(client, client.create_run(experiment_id, run_name=name or about.name, tags=tags).info.run_id)
+    run = playing.Run(
+        client, client.create_run(experiment_id, run_name=private.masked(name or about.name), tags=tags).info.run_id
+    )
     try:
         run.begin(about, playing.Settings(every, max_coordinates))
         yield Recorder(

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner import config
 from runner.errors import UserError, first_line
 from runner.job import SIGNALS, Outcome
 from runner.spaces import Axis
@@ -167,7 +166,7 @@ class Trials:
             result = {"best_params": found[0], "best_value": best[0].value}
         else:
             result = {"solutions": [{"params": p, "values": each.values} for p, each in zip(found, best, strict=True)]}
-        (folder / "optimization_results.yaml").write_text(config.text({"name": "optuna", **result}))
+        (folder / "optimization_results.yaml").write_text(dumping.text({"name": "optuna", **result}))
 
 
 def mark(trial: Any) -> str:

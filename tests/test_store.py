@@ -8,14 +8,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 import servers
@@ -235,67 +231,3 @@ def test_a_run_ends_before_its_first_step_where_the_store_is_not_there(tmp_path,
     ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1 and "no answer within" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1 and "SECRETPW" not in ended.stderr + ended.stdout
-
-
-class Losing(BaseHTTPRequestHandler):
-    """A proxy which forwards what creates a run, and twice keeps the answer to itself: once for an error, once for nothing."""
-
-    origin = ""
-    lost: list[str]
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.forward(None)
-
-    def do_POST(self) -> None:
-        self.forward(self.rfile.read(int(self.headers["Content-Length"])))
-
-    def forward(self, body: bytes | None) -> None:
-        request = Request(self.origin + self.path, body, {"Content-Type": "application/json"})
-        try:
-            reply = urlopen(request, timeout=30)
-        except HTTPError as refusal:
-            reply = refusal
-        with reply:
-            status, answer = reply.status, reply.read()
-        if self.path.endswith("runs/create") and len(self.lost) < 2:
-            self.lost.append(self.path)
-            if len(self.lost) == 2:
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            self.send_response(500)
-            answer = b"{}"
-        else:
-            self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-
-@contextmanager
-def losing(origin: str) -> Iterator[str]:
-    handler = type("Handler", (Losing,), {"origin": origin, "lost": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_a_run_whose_creation_is_not_answered_is_created_once(tmp_path, migrated):
-    with servers.mlflow(f"sqlite:///{shutil.copy(migrated, tmp_path)}", tmp_path) as origin, losing(origin) as uri:
-        client, experiment_id = store.opened(uri, "runner")
-        assert store.find_run(client, [experiment_id], "k1") is None
-        made = [store.create_run(client, experiment_id, "name", {"a": "b"}, key) for key in ("k1", "k2", "k3")]
-        assert made == [store.find_run(client, [experiment_id], key) for key in ("k1", "k2", "k3")]
-        runs = client.search_runs([experiment_id])
-        assert {run.info.run_id for run in runs} == set(made) and len(runs) == 3
-        assert all(run.data.tags["a"] == "b" and run.info.run_name == "name" for run in runs)
-        # What the server refuses is not tried again.
-        began = time.monotonic()
-        with pytest.raises(Exception, match="999"):
-            store.create_run(client, "999", "name", {}, "k4")
-        assert time.monotonic() - began < 5
