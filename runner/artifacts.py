@@ -23,7 +23,12 @@ def log_file(client: Any, run_id: str, path: Path) -> None:
         if folder is None:
             raise OSError
         folder.mkdir(parents=True, exist_ok=True)
-        os.link(path, folder / path.name)
+        # In place of one that was logged before.
+        new = folder / f"{path.name}.{os.getpid()}"
+        os.link(path, new)
+        new.replace(folder / path.name)
+        # Renaming does nothing between links of one file.
+        new.unlink(missing_ok=True)
     except OSError:
         client.log_artifact(run_id, str(path))
 
@@ -46,6 +51,8 @@ class Trajectory:
         table = pa.table({**columns, **rows.measured})
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # One that was logged before stays whole where it is linked.
+            self.path.unlink(missing_ok=True)
             # Numbers hardly repeat, but their high bytes do: four times as fast as Parquet's defaults, and smaller.
             numbers = dict.fromkeys(table.column_names, "BYTE_STREAM_SPLIT") | {"step": "DELTA_BINARY_PACKED"}
             options = {"use_dictionary": False, "column_encoding": numbers, "compression": "zstd"}

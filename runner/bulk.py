@@ -6,7 +6,6 @@ which costs a hundred times as much.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -44,22 +43,21 @@ def inserter(client: Any) -> Insert | None:
     return insert
 
 
-def write(store: Any, insert: Insert, run_id: str, columns: Columns) -> None:
-    """Add columns to a run in one transaction, the latest values with them.
+def write(store: Any, insert: Insert, run_id: str, columns: Columns, at: int) -> None:
+    """Add columns of this time (ms since 1970) to a run in one transaction, the latest values with them.
 
     Raises MlflowException where the run was deleted meanwhile, as log_batch does.
     """
     from mlflow.store.tracking.dbmodels.models import SqlMetric
 
-    now = time.time_ns() // 1_000_000
     full = {key: column for key, column in columns.items() if len(column[0])}
     with store.ManagedSessionMaker(read_only=False) as session:
         store._check_run_is_active(store._get_run(run_uuid=run_id, session=session))
         if full:
             connection = session.connection()
             for key, (steps, values) in full.items():
-                insert(connection, (key, now, run_id), steps.tolist(), values.tolist())
-            latest = [SqlMetric(**newest(key, *column, now, run_id)) for key, column in full.items()]
+                insert(connection, (key, at, run_id), steps.tolist(), values.tolist())
+            latest = [SqlMetric(**newest(key, *column, at, run_id)) for key, column in full.items()]
             store._update_latest_metrics_if_necessary(latest, session)
 
 
@@ -87,8 +85,8 @@ def into_postgresql(connection: Any, row: tuple[str, int, str], steps: list[int]
 INSERTS = {"sqlite": into_sqlite, "postgresql": into_postgresql}
 
 
-def newest(key: str, steps: np.ndarray, values: np.ndarray, now: int, run_id: str) -> dict[str, Any]:
+def newest(key: str, steps: np.ndarray, values: np.ndarray, at: int, run_id: str) -> dict[str, Any]:
     """Return the row that MLflow takes for the latest: the highest step and, there, the highest value."""
     last = np.lexsort((values, steps))[-1]
     step, value = int(steps[last]), float(values[last])
-    return {"key": key, "value": value, "timestamp": now, "step": step, "is_nan": False, "run_uuid": run_id}
+    return {"key": key, "value": value, "timestamp": at, "step": step, "is_nan": False, "run_uuid": run_id}

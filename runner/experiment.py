@@ -154,6 +154,8 @@ def tags(result: Result) -> dict[str, str]:
 
 def where(recorder: Recorder) -> str:
     """Say where the run can be seen, and by which command."""
+    if recorder.run_id is None and recorder.folder is not None:
+        return f"recorded in {recorder.folder}\nsend it with:  python -m runner.sync {recorder.folder}"
     if recorder.run_id is None:
         return "nothing was recorded (tracking=none)"
     remote = str(recorder.uri).startswith("http")

@@ -87,6 +87,8 @@ def about(
 
 def prepare(tracking: DictConfig, *, draws: bool = False) -> None:
     """Let a recorder that takes long to open begin before TensorFlow is imported."""
+    if tracking.get("offline"):
+        return
     # What is wrong with it is told where it is built.
     with suppress(Exception):
         resolve_name(tracking._target_).prepare(uri=tracking.uri, draws=draws)

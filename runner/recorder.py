@@ -1,56 +1,46 @@
-"""The recorder in a process of its own: what a run calls, the process as it is seen from there, and what runs in it.
+"""The recorder as a run calls it: rows go to the spool in the run's folder, and another process plays that to the store.
 
-It imports MLflow and opens the store on another core while TensorFlow is imported here, and records rows while the next are
-computed. By the end of the pipe it sees at once that the run's process has died, and ends the run in the store.
+That process imports MLflow and opens the store on another core while TensorFlow is imported here, and records rows while the
+next are computed. The run never waits for it between its first step and its last.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
-import signal
-import subprocess
-import sys
-import traceback
+import socket
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import wraps
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner import pictures, quick, store, sweep_recorder, sweep_store, tracking, wire
-from runner.drawing import Drawing
+from runner import spool, store, sweep_recorder, tracking
 from runner.errors import UserError, first_line
+from runner.recorder_process import Process
 from runner.trace import Trace
-from runner.tracking import Abandoned, About, Recorder
+from runner.tracking import About, Recorder
 
 
 @wraps(tracking.mlflow)
 @contextmanager
 def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
-    """Record as `tracking.mlflow` does, which is what runs in the process."""
-    process = Process.of_this_process()
-    process.say("begin", {"about": sweep_recorder.fields_of(about), "keys": keys, "cwd": os.getcwd()})
-    begun = process.answer()
+    """Record as `tracking.mlflow` does, by way of a spool; with `offline`, into that alone."""
+    tracking.check(keys["every"], keys["full_loss_every"])
+    session = Session(about, keys)
+    session.begin()
     try:
-        yield Recorder(
-            process.record,
-            lambda tags, metrics: process.say("finish", {"tags": tags, "metrics": metrics}),
-            report=lambda drawing: process.say("report", drawing.fields, drawing.arrays),
-            **begun,
-        )
+        yield session.recorder()
     except BaseException as error:
-        # What went wrong matters more than a process that cannot be told of it.
+        # What went wrong matters more than a recorder that cannot be told of it.
         with suppress(UserError):
             status, tags = tracking.abandoned(error)
-            process.say("fail", {"status": status, "tags": tags})
-            process.answer()
+            session.spool.say("fail", {"status": status, "tags": tags})
+            session.end()
         raise
-    process.say("end")
-    process.answer()
+    session.end()
 
 
 def prepare(*, uri: str, draws: bool) -> None:
@@ -58,180 +48,148 @@ def prepare(*, uri: str, draws: bool) -> None:
     Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": os.getcwd()})
 
 
-def sweep(**keys: Any) -> sweep_recorder.SweepRecorder:
-    """Return what records a sweep as a whole; the keys are those of the tracking group."""
-    return sweep_recorder.SweepRecorder(Process.of_this_process(), **keys)
+def sweep(*, offline: bool, pending: str, flush_timeout: float, **keys: Any) -> sweep_recorder.SweepRecorder | None:
+    """Return what records a sweep as a whole, or None where runs are only spooled; the keys are those of the tracking group."""
+    return None if offline else sweep_recorder.SweepRecorder(Process.of_this_process(), **keys)
 
 
 setattr(mlflow, "prepare", prepare)
 setattr(mlflow, "sweep", sweep)
 
 
-class Process:
-    """The recorder process: it answers `begin`, `end` and `fail`, and speaks unasked where something goes wrong."""
+class Session:
+    """One run of this process: its spool, and the recorder process that plays it."""
 
-    current: Process | None = None
+    def __init__(self, about: About, keys: Mapping[str, Any]) -> None:
+        self.about = replace(about, folder=about.folder.absolute())
+        self.uri, self.offline, self.timeout = keys["uri"], keys["offline"], keys["flush_timeout"]
+        where = {"uri": store.absolute(self.uri), "pending": str(Path(keys["pending"]).absolute())}
+        said = {"about": tracking.fields_of(self.about), "keys": {**keys, **where}}
+        self.said: dict[str, Any] = said | {"run_key": uuid.uuid4().hex, "host": socket.gethostname()}
+        self.pointer = spool.Pointer(Path(where["pending"]), self.said["run_key"])
+        self.ids: dict[str, Any] = {"run_id": None, "experiment_id": None}
+        self.process: Process | None = None
 
-    @classmethod
-    def of_this_process(cls) -> Process:
-        """Return the one that all runs of this process share, one after another; started where there is none."""
-        if cls.current is None:
-            cls.current = cls()
-            quick.at_end.append(cls.current.stop)
-        return cls.current
+    def begin(self) -> None:
+        """Begin the run, or go on with an interrupted one; raises UserError where the store cannot be used."""
+        self.process = None if self.offline else Process.of_this_process()
+        interrupted = self.interrupted()
+        if interrupted is None:
+            self.lock = own_lock(self.about.folder)
+            spool.set_aside(self.about.folder, self.pointer.path.parent)
+            self.open(self.about.folder)
+            run_id = None
+        else:
+            run, self.lock = interrupted
+            run_id = run["run_id"]
+            self.said["run_key"] = run["run_key"]
+            self.pointer = spool.Pointer(self.pointer.path.parent, run["run_key"])
+            self.open(Path(run["folder"]))
+        if self.process is not None:
+            where = {"at": self.spool.at, "folder": str(self.folder), "run_id": run_id}
+            try:
+                self.ids = self.process.ask("begin", {**self.said, **where})
+            except BaseException:
+                self.discard()
+                raise
 
-    def __init__(self) -> None:
-        self.connection, theirs = Pipe()
-        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])]))
-        # In a session of its own: Ctrl-C ends the run, and the recorder hears of it from there.
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-
-    def say(self, word: str, fields: Mapping[str, Any] | None = None, arrays: Mapping[str, Any] | None = None) -> None:
-        """Send a message."""
-        try:
-            wire.send(self.connection, word, fields or {}, arrays or {})
-        except OSError:
-            # It has gone, and said why.
-            self.answer()
-
-    def ask(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send a message and return its answer."""
-        self.say(word, {**fields, "cwd": os.getcwd()}, arrays)
-        return self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        """Return the next answer; raises UserError where it is an error, or never comes."""
-        while (fields := self.hear()) is None:
-            pass
-        return fields
-
-    def hear(self) -> dict[str, Any] | None:
-        """Take the next message: an answer, an error, which is raised, or a line for the log, which is None."""
-        try:
-            word, fields, _ = wire.receive(self.connection)
-        except (EOFError, OSError):
-            raise UserError(f"tracking: the recorder process ended by itself, with exit code {self.stop()}") from None
-        if word == "log":
-            logging.getLogger(fields["name"]).log(fields["level"], fields["text"])
+    def interrupted(self) -> tuple[dict[str, Any], spool.Lock] | None:
+        """Return the interrupted run that is to be continued, with its lock, or None."""
+        if self.process is None or not self.about.resume or "identity" not in self.about.tags:
             return None
-        if word == "error":
-            self.stop()
-            error = UserError(fields["error"])
-            error.add_note(fields["traceback"])
-            raise error
-        return fields
+        return first_free(self.process.ask("find", self.said)["runs"])
+
+    def open(self, folder: Path) -> None:
+        """Begin, or go on with, the spool of a folder."""
+        self.folder, self.recorded = folder, spool.recorded(folder)
+        self.spool = spool.Spool(folder)
+        self.spool.say("begin", self.said)
+        self.pointer.write(folder)
+
+    def discard(self) -> None:
+        """Leave nothing of a run that did not begin; the spool of an interrupted one stays."""
+        self.spool.close()
+        new = self.folder == self.about.folder
+        if new:
+            self.pointer.remove()
+            self.spool.path.unlink()
+        self.lock.release(remove=new)
+
+    def recorder(self) -> Recorder:
+        """Return what the run calls."""
+        return Recorder(
+            self.record,
+            lambda tags, metrics: self.spool.say("finish", {"tags": tags, "metrics": metrics}),
+            self.ids["run_id"],
+            self.ids["experiment_id"],
+            self.uri,
+            lambda drawing: self.spool.say("report", drawing.fields, drawing.arrays),
+            self.folder,
+            self.recorded,
+            lambda: spool.rows(self.folder),
+        )
 
     def record(self, rows: Trace) -> None:
-        """Send rows."""
-        fields = {"start": rows.start, "measured": list(rows.measured)}
-        own = {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient}
-        self.say("record", fields, {**own, **rows.named, **rows.measured})
-        while self.connection.poll():
-            self.hear()
+        """Spool the rows that are not there yet."""
+        rows = rows[max(0, self.recorded - rows.start) :]
+        if len(rows):
+            self.spool.say("record", *spool.row_fields(rows))
+            self.ring()
 
-    def stop(self) -> int:
-        """End the process, in which no run is open, and return its exit code."""
-        Process.current = None
-        self.connection.close()
-        self.child.terminate()
-        return self.child.wait()
-
-
-def main(connection: Connection) -> None:
-    """Be the recorder process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, leave)
-    logging.getLogger("runner").addHandler(Forward(connection))
-    try:
-        serve(connection)
-    except (EOFError, BrokenPipeError):
-        sweep_store.abandon(sweep_store.GONE)
-    except Exception as error:
-        with suppress(OSError):
-            wire.send(connection, "error", {"error": first_line(error), "traceback": traceback.format_exc()}, {})
-    leave()
-
-
-class Forward(logging.Handler):
-    """What the recorder logs, to the log of the run."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self.connection = connection
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send a line, unless so much lies unread that both processes would wait for each other."""
-        if select.select([], [self.connection], [], 0)[1]:
-            fields = {"name": record.name, "level": record.levelno, "text": record.getMessage()}
-            wire.send(self.connection, "log", fields, {})
-
-
-def leave(*_: Any) -> None:
-    """End the process."""
-    store.discard()
-    quick.leave(0)
-
-
-def rest() -> Any:
-    """Return what SIGTERM does between runs: a batch system sends it to every process, and a sweep has to be ended yet."""
-    return signal.SIG_IGN if sweep_store.OPEN else leave
-
-
-def serve(connection: Connection) -> None:
-    """Record one run after another, until the run's process is gone."""
-    while True:
-        word, fields, arrays = wire.receive(connection)
-        os.chdir(fields.pop("cwd"))
-        if word in sweep_recorder.ANSWERS:
-            wire.send(connection, "answer", sweep_recorder.ANSWERS[word](fields, arrays), {})
-            signal.signal(signal.SIGTERM, rest())
-            continue
-        if word == "prepare":
-            # What goes wrong here does so again at `begin`, which is asked to answer.
-            with suppress(Exception):
-                store.prepare(fields["uri"])
-                if fields["draws"]:
-                    pictures.get_ready(connection.poll)
-            continue
-        about = sweep_recorder.about_of(fields["about"])
-        # A batch system sends SIGTERM to every process of a job; this one has to outlive the run.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        with suppress(Abandoned), tracking.mlflow(about, **fields["keys"]) as recorder:
-            begun = {"run_id": recorder.run_id, "experiment_id": recorder.experiment_id, "uri": recorder.uri}
-            wire.send(connection, "begun", begun, {})
-            follow(connection, recorder)
-        signal.signal(signal.SIGTERM, rest())
-        wire.send(connection, "ended", {}, {})
-
-
-def follow(connection: Connection, recorder: Recorder) -> None:
-    """Record what comes until the run ends; raises Abandoned where it fails, or its process dies."""
-    while True:
-        try:
-            word, fields, arrays = wire.receive(connection)
-        except EOFError:
-            raise Abandoned("KILLED", sweep_store.GONE) from None
-        if word == "record":
-            row = {name: arrays.pop(name) for name in ("x", "loss", "gradient")}
-            measured = {name: arrays.pop(name) for name in fields["measured"]}
-            recorder.record(Trace(fields["start"], **row, named=arrays, measured=measured))
-        elif word == "report":
-            recorder.report(Drawing(**{**fields, "labels": tuple(fields["labels"])}, arrays=arrays))
-        elif word == "finish":
-            recorder.finish(fields["tags"], fields["metrics"])
-        elif word == "fail":
-            raise Abandoned(fields["status"], fields["tags"])
-        else:
+    def ring(self) -> None:
+        """Tell the recorder process that there is more, and hear what it has to say; without it the run goes on."""
+        if self.process is None:
             return
+        try:
+            self.process.ring()
+        except UserError as error:
+            self.process = None
+            logging.getLogger(__name__).warning("%s; the run goes on, and is sent at its end", first_line(error))
+
+    def end(self) -> None:
+        """End the run, and say what could not be sent."""
+        self.spool.say("end", {})
+        left = None if self.offline else self.sent()
+        if left:
+            text = "run %s could not be sent as a whole, %s; send it with: python -m runner.sync %s"
+            logging.getLogger(__name__).warning(text, self.ids["run_id"], left, self.folder)
+        self.spool.close()
+        self.lock.release(remove=not self.spool.path.exists())
+
+    def sent(self) -> str | None:
+        """Wait until all was sent; returns None, or in one line what is left, and why."""
+        try:
+            if self.process is not None:
+                self.process.say("end")
+                return self.process.answer()["left"]
+        except UserError:
+            pass
+        try:
+            return Process.of_this_process().ask("send", {"folder": str(self.folder), "timeout": self.timeout})["left"]
+        except UserError as error:
+            return first_line(error)
 
 
-if __name__ == "__main__":
-    main(Connection(int(sys.argv[1])))
+def own_lock(folder: Path) -> spool.Lock:
+    """Return the lock of a new run's folder; raises UserError where another run is in it."""
+    try:
+        return spool.Lock(folder, "run", patience=spool.PATIENCE)
+    except spool.Held as held:
+        holder = f"process {held.holder.get('pid')} on {held.holder.get('host')}"
+        raise UserError(f"{folder} is the folder of a run of {holder}; wait for it, or set hydra.run.dir=another") from held
+
+
+def first_free(runs: list[dict[str, Any]]) -> tuple[dict[str, Any], spool.Lock] | None:
+    """Return the first of these interrupted runs that nobody is at, with its lock.
+
+    Raises UserError where one is being continued.
+    """
+    for run in runs:
+        try:
+            return run, spool.Lock(Path(run["folder"]), "continued", patience=spool.PATIENCE)
+        except spool.Held as held:
+            if held.holder.get("role") == "continued":
+                holder = f"process {held.holder['pid']} on {held.holder['host']}"
+                run_id = run["run_id"]
+                raise UserError(f"run {run_id} is being continued by {holder}; wait for it, or set resume=false") from held
+    return None

@@ -92,6 +92,14 @@ def imported() -> Any:
     return mlflow
 
 
+def quieten() -> None:
+    """Keep quiet what libraries say of a store that fails, and do not let them ask it again for minutes."""
+    for noisy in ("mlflow", "sqlalchemy", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+
 def sqlite_file(uri: str) -> Path | None:
     """Return the file of an SQLite store, or None for another store."""
     return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner import many, sweep_store
+from runner import many, sweep_store, tracking
 from runner.trace import Trace
-from runner.tracking import About
 
 Fields = dict[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -50,7 +48,9 @@ class SweepRecorder:
                 ids += self.process.answer()["run_ids"]
                 waiting -= 1
             arrays = {f"{i}/{name}": array for i, job in enumerate(part) for name, array in arrays_of(job.rows).items()}
-            said = [{"about": fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics)} for job in part]
+            said = [
+                {"about": tracking.fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics)} for job in part
+            ]
             fields = {**self.where, "jobs": said, "settings": self.settings, "cwd": os.getcwd()}
             self.process.say("sweep_record", fields, arrays)
             waiting += 1
@@ -84,17 +84,6 @@ def arrays_of(rows: Trace) -> dict[str, np.ndarray]:
     return {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient, **measured}
 
 
-def fields_of(about: About) -> Fields:
-    """Return what is said of a run as a message's fields."""
-    return {**vars(about), "folder": str(about.folder)}
-
-
-def about_of(fields: Fields) -> About:
-    """Return what a message's fields say of a run."""
-    values: Fields = {**fields, "folder": Path(fields["folder"])}
-    return About(**values)
-
-
 def record(fields: Fields, arrays: Arrays) -> Fields:
     """Record the runs of a message."""
     jobs, measured = [], defaultdict(dict)
@@ -104,7 +93,7 @@ def record(fields: Fields, arrays: Arrays) -> Fields:
             measured[int(i)][name[0]] = values
     for i, said in enumerate(fields["jobs"]):
         rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"], measured=measured[i])
-        jobs.append(many.Job(about_of(said["about"]), rows, said["tags"], said["metrics"]))
+        jobs.append(many.Job(tracking.about_of(said["about"]), rows, said["tags"], said["metrics"]))
     return sweep_store.record(fields["uri"], fields["experiment"], jobs, fields["settings"])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from runner import artifacts, batches, bulk, pictures, store
+from runner import batches, bulk, store
 from runner.drawing import Drawing
 from runner.errors import UserError, first_line
 from runner.loop import Ending
-from runner.trace import Trace, join
+from runner.retry import Retry
+from runner.retry import once as once_only
+from runner.trace import Trace
 
 # What one of MLflow's parameters holds.
 PARAM_LENGTH = 6000
-# Rows wait to be written for so long, or until their x take so much.
-SECONDS, BYTES = 0.5, 2**23
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class About:
     params: Mapping[str, str]
     tags: Mapping[str, str]
     config: str  # resolved, YAML
+    resume: bool = True  # an interrupted run of the same identity is continued
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,20 @@ class Recorder:
     experiment_id: str | None = None
     uri: str | None = None
     report: Callable[[Drawing], None] = lambda drawing: None  # draws it, and keeps the pictures with the run
+    folder: Path | None = None  # where the run's files are: of the interrupted run where that is continued
+    recorded: int = 0  # rows of the steps before this one are there already, and are not recorded again
+    rows: Callable[[], Iterator[Trace]] = lambda: iter(())  # those that were recorded
+
+
+def fields_of(about: About) -> dict[str, Any]:
+    """Return what is said of a run as a message's fields."""
+    return {**vars(about), "folder": str(about.folder)}
+
+
+def about_of(fields: Mapping[str, Any]) -> About:
+    """Return what a message's fields say of a run."""
+    values: dict[str, Any] = {**fields, "folder": Path(fields["folder"])}
+    return About(**values)
 
 
 class Abandoned(Exception):
@@ -65,83 +79,57 @@ def none(about: About) -> Iterator[Recorder]:
 
 @contextmanager
 def mlflow(
-    about: About, *, uri: str, experiment: str, name: str | None, every: int, max_coordinates: int, full_loss_every: int
+    about: About,
+    *,
+    uri: str,
+    experiment: str,
+    name: str | None,
+    every: int,
+    max_coordinates: int,
+    full_loss_every: int,
+    offline: bool = False,
+    pending: str = "",
+    flush_timeout: float = 0,
 ) -> Iterator[Recorder]:
     """Record every row in MLflow: one run, its rows as metrics, and all of them in `trajectory.parquet`.
 
-    What a loss measures comes with the rows, those of every `full_loss_every`-th step, and is not thinned again.
+    What a loss measures comes with the rows, those of every `full_loss_every`-th step, and is not thinned again. The last three
+    keys are those of the recorder that has a spool.
 
     Raises UserError where the tracking store cannot be used. An exception within ends the run as FAILED.
     """
+    from runner import playing
+
+    check(every, full_loss_every)
+    client, experiment_id = store.opened(uri, experiment)
+    run = playing.Run(client, client.create_run(experiment_id, run_name=name or about.name, tags=dict(about.tags)).info.run_id)
+    try:
+        run.begin(about, playing.Settings(every, max_coordinates))
+        yield Recorder(
+            lambda rows: run.record(rows, clock()),
+            lambda tags, metrics: run.finish(tags, metrics, clock()),
+            run.run_id,
+            experiment_id,
+            uri,
+            run.report,
+        )
+    except BaseException as error:
+        run.fail(*abandoned(error))
+        raise
+    finally:
+        run.end(clock())
+
+
+def check(every: int, full_loss_every: int) -> None:
+    """Raise UserError where a key is out of its range."""
     for key, value, usual in (("every", every, 1), ("full_loss_every", full_loss_every, 100)):
         if value < 1:
             raise UserError(f"tracking.{key} must be 1 or more, got {value}; set it with tracking.{key}={usual}")
-    client, experiment_id = store.opened(uri, experiment)
-    run_id = client.create_run(experiment_id, run_name=name or about.name, tags=dict(about.tags)).info.run_id
-    status, trajectory = "FAILED", artifacts.Trajectory(about.folder / "trajectory.parquet")
-
-    def finish(tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        nonlocal status
-        gathered.flush()
-        write(once(metrics))
-        log_tags(client, run_id, tags)
-        status = status_of(tags)
-
-    def report(drawing: Drawing) -> None:
-        # A run is not worth less for want of its pictures.
-        try:
-            for path in pictures.report(about.folder, drawing):
-                artifacts.log_file(client, run_id, path)
-        except Exception as error:
-            logging.getLogger(__name__).warning("the report cannot be drawn: %s", first_line(error))
-
-    def write_rows(rows: Trace) -> None:
-        # Both wait for a library most of the time, so each has a core.
-        filed = pool.submit(trajectory.write, rows)
-        write(columns_of(rows, every, max_coordinates))
-        filed.result()
-
-    try:
-        log_params(client, run_id, about.params)
-        client.log_text(run_id, about.config, "config.yaml")
-        with ThreadPoolExecutor(1) as pool, writer(client, run_id) as write, Gathered(write_rows) as gathered:
-            yield Recorder(gathered.add, finish, run_id, experiment_id, uri, report)
-    except BaseException as error:
-        status, tags = abandoned(error)
-        log_tags(client, run_id, tags)
-        raise
-    finally:
-        if trajectory.close():
-            artifacts.log_file(client, run_id, trajectory.path)
-        client.set_terminated(run_id, status)
 
 
-class Gathered:
-    """Rows on their way to be written, many at a time: a store wants few large transactions, a file few large row groups."""
-
-    def __init__(self, write: Callable[[Trace], None]) -> None:
-        self.write = write
-        self.waiting: list[Trace] = []
-        self.written = 0.0
-
-    def __enter__(self) -> Gathered:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.flush()
-
-    def add(self, rows: Trace) -> None:
-        """Take rows, and write those that are waiting where that is due."""
-        self.waiting.append(rows)
-        if time.monotonic() - self.written > SECONDS or sum(each.x.nbytes for each in self.waiting) > BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is waiting."""
-        if self.waiting:
-            rows, self.waiting = join(self.waiting), []
-            self.write(rows)
-        self.written = time.monotonic()
+def clock() -> int:
+    """Return the time, in ms since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def abandoned(error: BaseException) -> tuple[str, Mapping[str, str]]:
@@ -184,16 +172,17 @@ def direct(client: Any) -> bulk.Insert | None:
 
 
 @contextmanager
-def writer(client: Any, run_id: str) -> Iterator[Callable[[bulk.Columns], None]]:
-    """Give the fastest way to add metrics to a run that its store offers; all are there at the end of this block."""
+def writer(client: Any, run_id: str, retry: Retry = once_only) -> Iterator[Callable[[bulk.Columns, int], None]]:
+    """Give the fastest way to add metrics of a time to a run that its store offers; all are there at the end of this block."""
     insert = direct(client)
     if insert is not None:
-        yield partial(bulk.write, client._tracking_client.store, insert, run_id)
+        into = client._tracking_client.store
+        yield lambda columns, at: retry(partial(bulk.write, into, insert, run_id, columns, at))
     elif hasattr(client._tracking_client.store, "get_host_creds"):
-        with batches.at_once(client, run_id) as write:
+        with batches.at_once(client, run_id, retry) as write:
             yield write
     else:
-        yield batches.one_by_one(client, run_id)
+        yield batches.one_by_one(client, run_id, retry)
 
 
 def cut(params: Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,10 @@
-"""Messages between two processes: a word, fields as JSON, and arrays as their bytes; no pickle."""
+"""Messages between two processes, or in a file: a word, fields as JSON, and arrays as their bytes; no pickle."""
 
 from __future__ import annotations
 
 import json
+import math
+import struct
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -32,4 +34,28 @@ def receive(of: Connection) -> Message:
     arrays = {}
     for name, dtype, shape in shapes:
         arrays[name] = np.frombuffer(of.recv_bytes(), dtype).reshape(shape)
+    return Message(word, fields, arrays)
+
+
+# Bytes of the JSON that a packed message begins with.
+LENGTH = struct.Struct("<I")
+
+
+def packed(word: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return a message as bytes."""
+    shapes = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    head = json.dumps([word, fields, shapes]).encode()
+    parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays.values()]
+    return b"".join([LENGTH.pack(len(head)), head, *parts])
+
+
+def unpacked(data: bytes) -> Message:
+    """Return the message that was packed so."""
+    at = LENGTH.size + LENGTH.unpack_from(data)[0]
+    word, fields, shapes = json.loads(data[LENGTH.size : at])
+    arrays = {}
+    for name, dtype, shape in shapes:
+        kind, count = np.dtype(dtype), math.prod(shape)
+        arrays[name] = np.frombuffer(data, kind, count, at).reshape(shape)
+        at += kind.itemsize * count
     return Message(word, fields, arrays)

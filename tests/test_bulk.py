@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from runner import bulk
+from runner import bulk, tracking
 
 # One database server for all of them.
 pytestmark = pytest.mark.xdist_group("bulk")
@@ -49,7 +49,7 @@ def run(client: MlflowClient) -> str:
 
 
 def writer(client: MlflowClient, run_id: str):
-    return partial(bulk.write, client._tracking_client.store, bulk.inserter(client), run_id)
+    return partial(bulk.write, client._tracking_client.store, bulk.inserter(client), run_id, at=tracking.clock())
 
 
 def log_batch(client: MlflowClient, run_id: str, columns: bulk.Columns) -> None:

@@ -79,20 +79,37 @@ def test_a_signal_to_both_processes_ends_the_run_as_one_to_the_run_does(tmp_path
     assert only_run(tmp_path).data.tags["stopped_by"] == "SIGTERM" and gone(recorder)
 
 
-def test_a_recorder_that_is_killed_ends_the_run_in_one_line(tmp_path):
+def steps_of(folder: Path) -> list[int]:
+    """Return the steps of the only run, in the order of the store."""
+    return [row.step for row in store(folder).get_metric_history(only_run(folder).info.run_id, "loss")]
+
+
+def test_a_run_goes_on_without_its_recorder_and_is_sent_at_its_end(tmp_path):
     with started(tmp_path, *LONG) as (process, recorder):
         os.kill(recorder, signal.SIGKILL)
+        time.sleep(0.5)
+        process.terminate()
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert err == "error: tracking: the recorder process ended by itself, with exit code -9\n"
+    assert process.returncode == 143
+    text = (
+        "WARNING: tracking: the recorder process ended by itself, with exit code -9; the run goes on, and is sent at its end\n"
+    )
+    assert err == text
+    run, steps = only_run(tmp_path), steps_of(tmp_path)
+    assert run.info.status == "KILLED" and steps == list(range(int(run.data.metrics["system/iterations"]) + 1))
 
 
-def test_a_run_deleted_meanwhile_ends_in_one_line(tmp_path):
+def test_a_run_deleted_meanwhile_goes_on_and_keeps_its_spool(tmp_path):
     with started(tmp_path, *LONG) as (process, recorder):
         store(tmp_path).delete_run(only_run(tmp_path).info.run_id)
+        time.sleep(1.5)
+        process.terminate()
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and gone(recorder)
-    assert err.startswith("error: MlflowException: ") and "must be in the 'active' state" in err and err.count("\n") == 1
+    assert process.returncode == 143 and gone(recorder)
+    (spool,) = tmp_path.glob("outputs/runs/*/*/spool")
+    at_once, at_end = err.splitlines()
+    assert "must be in the 'active' state" in at_once and "is not recorded further, and goes on" in at_once
+    assert at_end.endswith(f"send it with: python -m runner.sync {spool.parent}")
 
 
 def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(tmp_path):

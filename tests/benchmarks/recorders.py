@@ -118,7 +118,7 @@ def by_runner(store: Store, of: Columns) -> None:
     """Write as our recorder does, straight into a database or by requests to a server."""
     with tracking.writer(store.client, store.run_id) as write:
         for part in parts(of, GATHERED):
-            write(part)
+            write(part, tracking.clock())
 
 
 def by_executemany(store: Store, of: Columns) -> None:

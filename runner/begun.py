@@ -1,0 +1,65 @@
+"""What a run's first message says, and the run of that message in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner import spool, store, tracking
+from runner.retry import Retry
+
+# MLflow's word for runs, deleted or not.
+ALL = 3
+
+
+def found(client: Any, experiment_id: str, run_key: str) -> str | None:
+    """Return the id of the run with this key, deleted or not."""
+    for run in client.search_runs([experiment_id], f"tags.run_key = '{run_key}'", run_view_type=ALL, max_results=1):
+        return run.info.run_id
+    return None
+
+
+def interrupted(client: Any, experiment_id: str, identity: str, host: str) -> list[dict[str, Any]]:
+    """Return the runs of this identity that did not end of themselves and have a spool here, the newest first."""
+    words = f"tags.identity = '{identity}' and tags.host = '{host}' and attributes.status != 'FINISHED'"
+    runs = []
+    for run in client.search_runs([experiment_id], words, order_by=["attributes.start_time DESC"], max_results=100):
+        tags = run.data.tags
+        if run.info.status in ("KILLED", "RUNNING") and (Path(tags.get("folder", "")) / spool.FILE).is_file():
+            runs.append({"run_id": run.info.run_id, "folder": tags["folder"], "run_key": tags["run_key"]})
+    return runs
+
+
+class Begin(NamedTuple):
+    """What a spool's first message says: of the run, and where it is to be recorded."""
+
+    about: tracking.About
+    run_key: str
+    host: str
+    keys: Mapping[str, Any]  # of the tracking group, `uri` that of any folder
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Begin:
+        """Return a message's fields as what they say."""
+        return cls(tracking.about_of(fields["about"]), fields["run_key"], fields["host"], fields["keys"])
+
+    def opened(self) -> tuple[Any, str]:
+        """Return a client of the store, and the experiment's id; raises UserError."""
+        return store.opened(self.keys["uri"], self.keys["experiment"])
+
+    def run(self, retry: Retry, at: int, *, new: bool) -> tuple[Any, str]:
+        """Return a client and the run's id, made where it is not there; for a `new` one only a second attempt looks."""
+        client, experiment_id = self.opened()
+        attempts = int(not new)
+
+        def create() -> str:
+            nonlocal attempts
+            attempts += 1
+            if attempts > 1 and (there := found(client, experiment_id, self.run_key)):
+                return there
+            marks = {"run_key": self.run_key, "folder": str(self.about.folder), "host": self.host}
+            name = self.keys["name"] or self.about.name
+            return client.create_run(experiment_id, at, {**self.about.tags, **marks}, name).info.run_id
+
+        return client, retry(create)

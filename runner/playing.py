@@ -1,0 +1,204 @@
+"""A run's messages on their way into the tracking store: each is applied in such a way that it may be applied again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner import artifacts, begun, pictures, spool, sweep_store, tracking
+from runner.drawing import Drawing
+from runner.errors import first_line
+from runner.retry import GaveUp, Retry, once
+from runner.trace import Trace, join
+
+# Rows wait to be written for so long, or until their x take so much.
+SECONDS, BYTES = 0.5, 2**23
+
+
+# Tags of a run's end.
+ENDING = ("ending", "stopped_by", "first_nonfinite_step", "error", "end_reason")
+
+
+class Settings(NamedTuple):
+    """Which rows and coordinates become metrics."""
+
+    every: int
+    max_coordinates: int
+
+
+class Run:
+    """A run in the store, and what is done to it; raises GaveUp where the store does not take it in time."""
+
+    def __init__(self, client: Any, run_id: str, retry: Retry = once) -> None:
+        self.client, self.run_id, self.retry = client, run_id, retry
+        self.status, self.recorded, self.continued = "FAILED", 0, 0
+        self.tags: Mapping[str, str] = {}
+        self.open = ExitStack()
+        self.trajectory: artifacts.Trajectory | None = None
+
+    def go_on(self) -> None:
+        """Take back that the run has ended."""
+        run = self.client.get_run(self.run_id)
+        for name in {*ENDING} & {*run.data.tags}:
+            self.client.delete_tag(self.run_id, name)
+        self.client.set_tag(self.run_id, "resumed", int(run.data.tags.get("resumed", 0)) + 1)
+        self.client.update_run(self.run_id, "RUNNING")
+
+    def begin(self, about: tracking.About, settings: Settings) -> None:
+        """Say what is said of a run once."""
+        self.about, self.settings = about, settings
+        self.retry(partial(tracking.log_params, self.client, self.run_id, about.params))
+        self.retry(partial(self.client.log_text, self.run_id, about.config, "config.yaml"))
+        self.trajectory = artifacts.Trajectory(about.folder / "trajectory.parquet")
+        self.file = self.trajectory.write
+        self.write = self.open.enter_context(tracking.writer(self.client, self.run_id, self.retry))
+        self.pool = self.open.enter_context(ThreadPoolExecutor(1))
+        self.gathered = Gathered(self.write_rows)
+        self.record = self.gathered.add
+
+    def write_rows(self, rows: Trace, at: int) -> None:
+        """Write rows to the store and into a file."""
+        # Both wait for a library most of the time, so each has a core.
+        filed = self.pool.submit(self.file, rows)
+        self.write(tracking.columns_of(rows, *self.settings), at)
+        filed.result()
+        self.recorded = rows.start + len(rows)
+
+    def report(self, drawing: Drawing) -> None:
+        """Draw a report, and keep the pictures with the run."""
+        # A run is not worth less for want of its pictures.
+        try:
+            for path in pictures.report(self.about.folder, drawing):
+                self.retry(partial(artifacts.log_file, self.client, self.run_id, path))
+        except GaveUp:
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).warning("the report cannot be drawn: %s", first_line(error))
+
+    def finish(self, tags: Mapping[str, str], metrics: Mapping[str, float], at: int) -> None:
+        """Say how the run ended and what it came to."""
+        self.gathered.flush()
+        self.write(tracking.once(metrics), at)
+        self.status, self.tags = tracking.status_of(tags), tags
+
+    def fail(self, status: str, tags: Mapping[str, str]) -> None:
+        """Say that the run ended without a result."""
+        self.status, self.tags = status, tags
+
+    def end(self, at: int) -> None:
+        """Complete the run's file and end the run, when all that was said of it has arrived."""
+        self.gathered.flush()
+        self.open.close()
+        if self.trajectory is not None and self.trajectory.close():
+            self.retry(partial(artifacts.log_file, self.client, self.run_id, self.trajectory.path))
+        self.retry(partial(tracking.log_tags, self.client, self.run_id, self.tags))
+        if self.continued:
+            self.retry(partial(drop_tags, self.client, self.run_id, set(ENDING) - set(self.tags)))
+        self.retry(partial(self.client.set_terminated, self.run_id, self.status, at))
+
+    def discard(self) -> None:
+        """Let go of what is open, without a word to the store."""
+        with suppress(Exception):
+            self.open.close()
+        if self.trajectory is not None:
+            self.trajectory.close()
+
+
+class Gathered:
+    """Rows of one time on their way to be written: a store wants few large transactions, a file few large row groups."""
+
+    def __init__(self, write: Callable[[Trace, int], None]) -> None:
+        self.write = write
+        self.waiting: list[Trace] = []
+        self.written, self.at = 0.0, 0
+
+    def add(self, rows: Trace, at: int) -> None:
+        """Take rows, and write those that are waiting where that is due."""
+        if at != self.at:
+            self.flush()
+        self.waiting.append(rows)
+        self.at = at
+        if time.monotonic() - self.written > SECONDS or sum(each.x.nbytes for each in self.waiting) > BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        if self.waiting:
+            rows, self.waiting = join(self.waiting), []
+            self.write(rows, self.at)
+        self.written = time.monotonic()
+
+
+def drop_tags(client: Any, run_id: str, names: Collection[str]) -> None:
+    """Remove those of these tags that a run has."""
+    for name in set(names) & set(client.get_run(run_id).data.tags):
+        client.delete_tag(run_id, name)
+
+
+class Player:
+    """Plays a folder's spool to the store."""
+
+    def __init__(self, folder: Path, retry: Retry, run: Run | None = None) -> None:
+        self.folder, self.retry, self.run = folder, retry, run
+        self.begun: begun.Begin | None = None
+        self.at, self.ended = 0, False
+
+    def take(self, frame: spool.Frame) -> None:
+        """Do what a message says."""
+        (word, fields, arrays), self.at = frame.message, frame.at
+        self.ended = word == "end"
+        if word == "begin":
+            self.begin(fields)
+            return
+        assert self.run is not None
+        if word == "record":
+            self.run.record(spool.rows_of(frame.message), frame.at)
+        elif word == "report":
+            self.run.report(Drawing(**{**fields, "labels": tuple(fields["labels"])}, arrays=arrays))
+        elif word == "finish":
+            self.run.finish(fields["tags"], fields["metrics"], frame.at)
+        elif word == "fail":
+            self.run.fail(fields["status"], fields["tags"])
+
+    def begin(self, fields: Mapping[str, Any]) -> None:
+        """begun.Begin the run, or go on with it where it was interrupted."""
+        if self.begun is not None:
+            assert self.run is not None
+            self.run.continued += 1
+            return
+        self.begun = begun.Begin.of(fields)
+        if self.run is None:
+            self.run = Run(*self.begun.run(self.retry, self.at, new=False), self.retry)
+        settings = Settings(self.begun.keys["every"], self.begun.keys["max_coordinates"])
+        # Wherever the folder has been moved.
+        self.run.begin(replace(self.begun.about, folder=self.folder), settings)
+
+    def end(self) -> None:
+        """End the run in the store, and remove what is needed no longer: of an interrupted run, the spool stays."""
+        assert self.run is not None and self.begun is not None
+        if not self.ended:
+            self.run.fail("KILLED", sweep_store.GONE)
+        self.run.end(self.at)
+        if self.run.status != "KILLED":
+            (self.folder / spool.FILE).unlink()
+        spool.Pointer(Path(self.begun.keys["pending"]), self.begun.run_key).remove()
+
+
+def play(player: Player, frames: Iterable[spool.Frame]) -> str | None:
+    """Play these frames and end the run; returns None, or in one line why that could not be done."""
+    try:
+        for frame in frames:
+            player.take(frame)
+        player.end()
+    except Exception as error:
+        if player.run is not None:
+            player.run.discard()
+        return first_line(error)
+    return None

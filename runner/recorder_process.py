@@ -1,0 +1,93 @@
+"""The recorder process as it is seen from the run's: started, spoken to, and heard."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Mapping
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+from runner import quick, wire
+from runner.errors import UserError
+
+
+class Process:
+    """The recorder process: it answers all but `prepare` and `more`, and speaks unasked where something goes wrong."""
+
+    current: Process | None = None
+
+    @classmethod
+    def of_this_process(cls) -> Process:
+        """Return the one that all runs of this process share, one after another; started where there is none."""
+        if cls.current is None:
+            cls.current = cls()
+            quick.at_end.append(cls.current.stop)
+        return cls.current
+
+    def __init__(self) -> None:
+        self.connection, theirs = Pipe()
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])]))
+        # In a session of its own: Ctrl-C ends the run, and the recorder hears of it from there.
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "runner.recording", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+
+    def say(self, word: str, fields: Mapping[str, Any] | None = None, arrays: Mapping[str, Any] | None = None) -> None:
+        """Send a message."""
+        try:
+            wire.send(self.connection, word, fields or {}, arrays or {})
+        except OSError:
+            # It has gone, and said why.
+            self.answer()
+
+    def ask(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Send a message and return its answer."""
+        self.say(word, {**fields, "cwd": os.getcwd()}, arrays)
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """Return the next answer; raises UserError where it is an error, or never comes."""
+        while (fields := self.hear()) is None:
+            pass
+        return fields
+
+    def hear(self) -> dict[str, Any] | None:
+        """Take the next message: an answer, an error, which is raised, or a line for the log, which is None."""
+        try:
+            word, fields, _ = wire.receive(self.connection)
+        except (EOFError, OSError):
+            raise UserError(f"tracking: the recorder process ended by itself, with exit code {self.stop()}") from None
+        if word == "log":
+            logging.getLogger(fields["name"]).log(fields["level"], fields["text"])
+            return None
+        if word == "error":
+            self.stop()
+            error = UserError(fields["error"])
+            error.add_note(fields["traceback"])
+            raise error
+        return fields
+
+    def ring(self) -> None:
+        """Say that a spool has more, unless so much lies unread that it is known, and hear what there is to hear."""
+        if select.select([], [self.connection], [], 0)[1]:
+            self.say("more")
+        while self.connection.poll():
+            self.hear()
+
+    def stop(self) -> int:
+        """End the process, in which no run is open, and return its exit code."""
+        Process.current = None
+        self.connection.close()
+        self.child.terminate()
+        return self.child.wait()

@@ -1,0 +1,192 @@
+"""What runs in the recorder process: it plays the spool of one run after another to the store, while that is written.
+
+By the end of the pipe it sees at once that the run's process has died, and ends the run in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from runner import begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, wire
+from runner.errors import UserError, first_line
+from runner.retry import GaveUp, Policy
+
+# This module is __main__ in its process.
+LOG = logging.getLogger("runner.recording")
+# Seconds that a store has at a run's beginning.
+START = 5.0
+
+
+def main(connection: Connection) -> None:
+    """Be the recorder process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)
+    logging.getLogger("runner").addHandler(Forward(connection))
+    store.quieten()
+    try:
+        serve(connection)
+    except (EOFError, BrokenPipeError):
+        sweep_store.abandon(sweep_store.GONE)
+    except Exception as error:
+        with suppress(OSError):
+            wire.send(connection, "error", {"error": first_line(error), "traceback": traceback.format_exc()}, {})
+    leave()
+
+
+class Forward(logging.Handler):
+    """What the recorder logs, to the log of the run."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self.connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a line, unless so much lies unread that both processes would wait for each other."""
+        if select.select([], [self.connection], [], 0)[1]:
+            fields = {"name": record.name, "level": record.levelno, "text": record.getMessage()}
+            wire.send(self.connection, "log", fields, {})
+
+
+def leave(*_: Any) -> None:
+    """End the process."""
+    store.discard()
+    quick.leave(0)
+
+
+def rest() -> Any:
+    """Return what SIGTERM does between runs: a batch system sends it to every process, and a sweep has to be ended yet."""
+    return signal.SIG_IGN if sweep_store.OPEN else leave
+
+
+def serve(connection: Connection) -> None:
+    """Record one run after another, until the run's process is gone."""
+    while True:
+        word, fields, arrays = wire.receive(connection)
+        if word == "more":
+            continue
+        os.chdir(fields.pop("cwd"))
+        # A batch system sends SIGTERM to every process of a job; this one has to outlive the run.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if word in sweep_recorder.ANSWERS:
+            wire.send(connection, "answer", sweep_recorder.ANSWERS[word](fields, arrays), {})
+        elif word == "prepare":
+            signal.signal(signal.SIGTERM, rest())
+            prepare(connection, **fields)
+        elif word == "send":
+            sent = sync.send(Path(fields["folder"]), fields["timeout"], LOG.warning)
+            wire.send(connection, "answer", {"left": sent.left}, {})
+        elif word == "find":
+            wire.send(connection, "answer", {"runs": interrupted(fields)}, {})
+        else:
+            record(connection, fields)
+        signal.signal(signal.SIGTERM, rest())
+
+
+def prepare(connection: Connection, uri: str, draws: bool) -> None:
+    """Open the store, and import what draws."""
+    # What goes wrong here does so again at `begin`, which is asked to answer.
+    with suppress(Exception):
+        store.prepare(uri)
+        if draws:
+            pictures.get_ready(connection.poll)
+
+
+def interrupted(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the interrupted runs that this one would be again."""
+    said = begun.Begin.of(fields)
+    return begun.interrupted(*said.opened(), said.about.tags["identity"], said.host)
+
+
+def record(connection: Connection, fields: Mapping[str, Any]) -> None:
+    """Begin a run or go on with it, answer, and play its spool until it has ended."""
+    said = begun.Begin.of(fields)
+    client, experiment_id = said.opened()
+    began = time.monotonic()
+    retry, folder = Policy(START, lambda: began), Path(fields["folder"])
+    try:
+        if fields["run_id"] is None:
+            run = playing.Run(*said.run(retry, fields["at"], new=True), retry)
+        else:
+            run = playing.Run(client, fields["run_id"], retry)
+            retry(run.go_on)
+    except GaveUp as error:
+        raise UserError(f"tracking.uri {said.keys['uri']!r} cannot be used: {error}") from error
+    wire.send(connection, "answer", {"run_id": run.run_id, "experiment_id": experiment_id}, {})
+    inbox = Inbox(connection)
+    run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
+    threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder), daemon=True).start()
+    player = playing.Player(folder, run.retry, run)
+    left = playing.play(player, written(folder, inbox))
+    if left and inbox.ended() is None:
+        LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
+    while inbox.ended() is None:
+        inbox.wait(1.0)
+    if inbox.gone:
+        raise EOFError
+    wire.send(connection, "answer", {"left": left}, {})
+
+
+class Inbox:
+    """What the run's process says while it runs: that there is more, and that it has ended."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.lock = connection, threading.Lock()
+        self.at: float | None = None
+        self.gone = False
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until something is said."""
+        if self.at is not None:
+            time.sleep(seconds)
+            return
+        with self.lock:
+            while self.at is None and self.connection.poll(seconds):
+                seconds = 0
+                try:
+                    ended = wire.receive(self.connection).word == "end"
+                except (EOFError, OSError):
+                    ended = self.gone = True
+                if ended:
+                    self.at = time.monotonic()
+
+    def ended(self) -> float | None:
+        """Return when the run ended, by the monotonic clock, or None."""
+        self.wait(0)
+        return self.at
+
+
+def written(folder: Path, inbox: Inbox) -> Iterator[spool.Frame]:
+    """Yield the frames of a spool while it is written, which is brought to the disk about each second."""
+    end, synced = 0, time.monotonic()
+    lock = None
+    with (folder / spool.FILE).open("rb") as file:
+        while True:
+            last = inbox.ended() is not None
+            if inbox.gone and lock is None:
+                # Unless the run is continued already.
+                lock = spool.Lock(folder, "sending")
+            for frame in spool.frames(file, end):
+                yield frame
+                end = frame.end
+            if last:
+                break
+            inbox.wait(1.0)
+            if time.monotonic() - synced > 1:
+                os.fdatasync(file.fileno())
+                synced = time.monotonic()
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])))

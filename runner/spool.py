@@ -1,0 +1,227 @@
+"""The spool: what a run says of itself, in a file of its folder, from where it is played to the tracking store.
+
+The file holds frames: length, CRC-32, time in ms since 1970, and a packed message. A frame that is cut or changed ends what can
+be read, and what is appended takes its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from runner import wire
+from runner.errors import UserError
+from runner.trace import Trace
+
+FILE, LOCK = "spool", "lock"
+HEAD = struct.Struct("<QIq")
+# Seconds that a run waits for what sends an interrupted one.
+PATIENCE = 30.0
+# Rows of so many ms share a time, which lets a store take them together.
+TICK = 500
+
+
+class Frame(NamedTuple):
+    """A message, when it was said, and where the next one begins."""
+
+    message: wire.Message
+    at: int
+    end: int
+
+
+class Spool:
+    """The spool of a folder, open to be appended to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise UserError(unwritable(self.path, error)) from error
+        self.end, self.at = 0, 0
+        self.rows_at = 0  # of the rows that were appended last
+        with self.path.open("rb") as file:
+            for frame in frames(file):
+                self.end, self.at = frame.end, frame.at
+        os.ftruncate(self.file, self.end)
+
+    def say(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        """Append a message; raises UserError, with the file as it was before, where there is no room for it."""
+        # Times never decrease, whatever the clock does.
+        self.at = max(self.at, time.time_ns() // 1_000_000)
+        if word != "record" or self.at > self.rows_at + TICK:
+            self.rows_at = self.at
+        message = wire.packed(word, fields, arrays or {})
+        rest = memoryview(HEAD.pack(len(message), zlib.crc32(message), self.rows_at) + message)
+        try:
+            while rest:
+                rest = rest[os.write(self.file, rest) :]
+        except BaseException as error:
+            os.ftruncate(self.file, self.end)
+            raise UserError(unwritable(self.path, error)) if isinstance(error, OSError) else error from error
+        self.end += HEAD.size + len(message)
+
+    def close(self) -> None:
+        """Bring the file to the disk."""
+        os.fdatasync(self.file)
+        os.close(self.file)
+
+
+def unwritable(path: Path, error: OSError) -> str:
+    """Return in one line why a file cannot be written."""
+    room = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        room = f" ({shutil.disk_usage(path.parent).free} bytes are free)"
+    return f"{path} cannot be written: {error.strerror}{room}; make room there, or set hydra.run.dir=another folder"
+
+
+def frames(file: BinaryIO, start: int = 0) -> Iterator[Frame]:
+    """Yield the frames of an open file from this position on, up to the first that is not whole."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(start)
+    while len(head := file.read(HEAD.size)) == HEAD.size:
+        length, check, at = HEAD.unpack(head)
+        start += HEAD.size + length
+        if start > size:
+            # What is told of its length may be wrong, and there may be more of the file by now.
+            size = os.fstat(file.fileno()).st_size
+            if start > size:
+                return
+        data = file.read(length)
+        if zlib.crc32(data) != check:
+            return
+        yield Frame(wire.unpacked(data), at, start)
+
+
+def tail(path: Path) -> tuple[int, int]:
+    """Return how many bytes of a spool can be read, and how many there are."""
+    end = 0
+    with path.open("rb") as file:
+        for frame in frames(file):
+            end = frame.end
+    return end, path.stat().st_size
+
+
+def row_fields(rows: Trace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return rows as a message's fields and arrays."""
+    own = {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient}
+    return {"start": rows.start, "measured": list(rows.measured)}, {**own, **rows.named, **rows.measured}
+
+
+def rows_of(message: wire.Message) -> Trace:
+    """Return the rows of a message."""
+    arrays = dict(message.arrays)
+    row = {name: arrays.pop(name) for name in ("x", "loss", "gradient")}
+    measured = {name: arrays.pop(name) for name in message.fields["measured"]}
+    return Trace(message.fields["start"], **row, named=arrays, measured=measured)
+
+
+def rows(folder: Path) -> Iterator[Trace]:
+    """Yield the rows in a folder's spool, if it has one."""
+    if not (folder / FILE).exists():
+        return
+    with (folder / FILE).open("rb") as file:
+        yield from (rows_of(frame.message) for frame in frames(file) if frame.message.word == "record")
+
+
+def recorded(folder: Path) -> int:
+    """Return the step after the last one in a folder's spool."""
+    return max((each.start + len(each) for each in rows(folder)), default=0)
+
+
+class Held(Exception):
+    """A lock that another process holds; `holder` is what it says of itself."""
+
+    def __init__(self, holder: Mapping[str, Any]) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+class Lock:
+    """A folder's lock, held until this process releases it or ends."""
+
+    def __init__(self, folder: Path, role: str, patience: float = 0) -> None:
+        """Take the lock to be a `run`, a `continued` one, or one `sending`; raises Held where another process has it.
+
+        One that is sending is waited for, so many seconds at the most.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, until = folder / LOCK, time.monotonic() + patience
+        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        while (holder := self.taken()) is not None:
+            if holder.get("role") != "sending" or time.monotonic() > until:
+                os.close(self.file)
+                raise Held(holder)
+            time.sleep(0.05)
+        os.ftruncate(self.file, 0)
+        os.write(self.file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "role": role}).encode())
+
+    def taken(self) -> dict[str, Any] | None:
+        """Take the lock and return None, or return what its holder says of itself."""
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            text = os.pread(self.file, 4096, 0).decode()
+            return json.loads(text) if text.endswith("}") else {}
+        return None
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let others have it, or remove it where nobody will need it."""
+        if remove:
+            self.path.unlink(missing_ok=True)
+        os.close(self.file)
+
+
+class Pointer:
+    """A file that names a folder, for as long as its spool has something to be sent."""
+
+    def __init__(self, pending: Path, run_key: str) -> None:
+        self.path = pending / run_key
+
+    def write(self, folder: Path) -> None:
+        """Name the folder."""
+        for _ in range(3):
+            # Another run that ends may remove the empty folder in between.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.write_text(f"{folder}\n")
+                return
+            except FileNotFoundError:
+                continue
+
+    def remove(self) -> None:
+        """Name nothing any longer, and leave no empty folder."""
+        self.path.unlink(missing_ok=True)
+        try:
+            self.path.parent.rmdir()
+        except OSError:
+            return
+
+
+def set_aside(folder: Path, pending: Path) -> None:
+    """Move the spool that an earlier run has left in a folder into one of its own, from where it can be sent yet."""
+    path = folder / FILE
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        first = next(frames(file), None)
+    run_key = first.message.fields["run_key"] if first else "unreadable"
+    aside = folder / f"{FILE}-{run_key}"
+    aside.mkdir(exist_ok=True)
+    path.replace(aside / FILE)
+    pointer = Pointer(pending, run_key)
+    if pointer.path.exists():
+        pointer.write(aside)

@@ -1,0 +1,111 @@
+"""Send to the tracking store what could not be sent of runs that have ended; without a folder, of all that are pending."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from runner import playing, quick, spool, store
+from runner.errors import first_line
+from runner.retry import Policy
+
+PENDING = Path("outputs/pending")
+TIMEOUT = 20.0
+
+
+class Sent(NamedTuple):
+    """What became of a folder: the run's id, and in one line what is left and why, or None."""
+
+    run_id: str | None
+    left: str | None
+
+
+def send(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
+    """Play the spool of a folder whose lock is held to the store, which has so many seconds to take something."""
+    path = folder / spool.FILE
+    if not path.exists():
+        return Sent(None, f"{path} is not there: all was sent, or nothing was recorded here")
+    whole, size = spool.tail(path)
+    if whole == 0:
+        return Sent(None, f"{path} cannot be read from its beginning on")
+    if whole < size:
+        warn(f"{path} is cut or damaged after {whole} of {size} bytes; what follows is dropped")
+    began = time.monotonic()
+    player = playing.Player(folder, Policy(timeout, lambda: began))
+    with path.open("rb") as file:
+        left = playing.play(player, spool.frames(file))
+    return Sent(player.run and player.run.run_id, left)
+
+
+def one(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent | None:
+    """Send a folder's spool; returns None where a process is at it."""
+    try:
+        lock = spool.Lock(folder, "sending")
+    except spool.Held:
+        return None
+    try:
+        return send(folder, timeout, warn)
+    except Exception as error:
+        return Sent(None, first_line(error))
+    finally:
+        lock.release(remove=not (folder / spool.FILE).exists())
+
+
+def pointed(pending: Path) -> Iterator[Path]:
+    """Yield the folders that have something to be sent; a pointer to none is removed."""
+    for pointer in sorted(pending.glob("*")) if pending.is_dir() else ():
+        folder = Path(pointer.read_text().strip())
+        if (folder / spool.FILE).exists():
+            yield folder
+        else:
+            spool.Pointer(pending, pointer.name).remove()
+
+
+def quietly(pending: Path, own: Path) -> None:
+    """Send what earlier runs have left, beside the run of one's own folder."""
+    log = logging.getLogger(__name__)
+    try:
+        for folder in pointed(pending):
+            sent = one(folder, 0, log.info) if folder != own else None
+            if sent and sent.left is None:
+                log.info("sent run %s, which was pending in %s", sent.run_id, folder)
+    except Exception as error:
+        log.info("what is pending is not sent: %s", first_line(error))
+
+
+def main(words: list[str] | None = None) -> int:
+    """Send, and return the exit code: 1 where something is left."""
+    parser = argparse.ArgumentParser(prog="python -m runner.sync", description=__doc__)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a run's folder; default: all that are pending")
+    parser.add_argument("--pending", type=Path, default=PENDING, help="where those are listed (tracking.pending)")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds that a store has to take something")
+    given = parser.parse_args(words)
+    store.quieten()
+    code = 0
+    folders = [folder.absolute() for folder in given.folders] or list(pointed(given.pending))
+    for folder in folders:
+        sent = one(folder, given.timeout, complain)
+        if sent is None:
+            print(f"{folder}: its run is still going on")
+        elif sent.left is None:
+            print(f"{folder}: sent as run {sent.run_id}")
+        else:
+            complain(f"{folder}: {sent.left}")
+            code = 1
+    if not folders:
+        print("nothing is pending")
+    return code
+
+
+def complain(text: str) -> None:
+    """Print a line to the errors."""
+    print(f"error: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    quick.leave(main())

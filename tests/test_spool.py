@@ -1,0 +1,320 @@
+"""No row is lost: the spool as a file, and what comes of it in a store that fails, in whichever order it is sent."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+import proxy
+import pyarrow.parquet as pq
+import pytest
+import servers
+from conftest import environment, store
+from mlflow import MlflowClient
+
+from runner import retry, spool, sync
+from runner.errors import UserError
+from runner.trace import Trace
+
+LONG = ("execution=eager", "max_iterations=1000000", "report=none")
+
+
+def rows(start: int, count: int) -> Trace:
+    """Return rows of two coordinates, no two of which are alike."""
+    steps = np.arange(start, start + count, dtype=np.float32)
+    x = np.stack([steps, -steps], axis=1)
+    return Trace(start, x, steps**2, 2 * x, named={"rate": steps / 2}, measured={"error": np.full(count, np.nan)})
+
+
+def written(folder: Path, *counts: int) -> list[int]:
+    """Write a spool with messages of so many rows each, and return where each ends."""
+    made, ends, start = spool.Spool(folder), [], 0
+    for count in counts:
+        made.say("record", *spool.row_fields(rows(start, count)))
+        start += count
+        ends.append(made.end)
+    made.close()
+    return ends
+
+
+def read(folder: Path) -> list[Trace]:
+    return list(spool.rows(folder))
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    written(tmp_path, 1, 5)
+    for found, wanted in zip(read(tmp_path), (rows(0, 1), rows(1, 5)), strict=True):
+        assert found.start == wanted.start
+        for part in ("x", "loss", "gradient"):
+            np.testing.assert_array_equal(getattr(found, part), getattr(wanted, part), strict=True)
+        np.testing.assert_array_equal(found.named["rate"], wanted.named["rate"], strict=True)
+        np.testing.assert_array_equal(found.measured["error"], wanted.measured["error"], strict=True)
+    assert spool.recorded(tmp_path) == 6
+
+
+def test_a_spool_cut_at_any_byte_of_its_last_message_keeps_those_before_and_can_be_gone_on_with(tmp_path):
+    first, whole = written(tmp_path, 2, 1)
+    data = (tmp_path / spool.FILE).read_bytes()
+    for size in range(first, whole):
+        (tmp_path / spool.FILE).write_bytes(data[:size])
+        assert [len(each) for each in read(tmp_path)] == [2] and spool.tail(tmp_path / spool.FILE) == (first, size)
+        again = spool.Spool(tmp_path)
+        again.say("record", *spool.row_fields(rows(2, 3)))
+        again.close()
+        assert [len(each) for each in read(tmp_path)] == [2, 3]
+
+
+def test_a_changed_byte_anywhere_in_a_message_ends_what_is_read(tmp_path):
+    first, whole = written(tmp_path, 2, 1)
+    data = bytearray((tmp_path / spool.FILE).read_bytes())
+    # But for the time, 8 bytes after length and checksum.
+    for at in (*range(first, first + 12), *range(first + 20, whole)):
+        data[at] ^= 1 << at % 8
+        (tmp_path / spool.FILE).write_bytes(data)
+        assert [len(each) for each in read(tmp_path)] == [2], at
+        data[at] ^= 1 << at % 8
+
+
+def test_times_never_decrease_where_the_clock_jumps_back(tmp_path, monkeypatch):
+    made, hours = spool.Spool(tmp_path), iter([3, 4, 1, 2, 5])
+    monkeypatch.setattr(time, "time_ns", lambda: next(hours) * 3600 * 10**9)
+    for start in range(5):
+        made.say("record", *spool.row_fields(rows(start, 1)))
+    with (tmp_path / spool.FILE).open("rb") as file:
+        times = [frame.at for frame in spool.frames(file)]
+    assert times == [hour * 3_600_000 for hour in (3, 4, 4, 4, 5)]
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_spool_whole(tmp_path, monkeypatch):
+    written(tmp_path, 2)
+    made, write, room = spool.Spool(tmp_path), os.write, [10]
+
+    def full(file: int, data: memoryview) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data[: room.pop()])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(UserError, match=r"spool cannot be written: No space left on device \(\d+ bytes are free\); make room"):
+        made.say("record", *spool.row_fields(rows(2, 1)))
+    monkeypatch.undo()
+    made.say("record", *spool.row_fields(rows(2, 3)))
+    assert [len(each) for each in read(tmp_path)] == [2, 3]
+
+
+def test_a_lock_names_its_holder_and_goes_with_its_process(tmp_path):
+    code = (
+        f"from runner.spool import Lock; from pathlib import Path; lock = Lock(Path({str(tmp_path)!r}), 'continued'); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment(), **pipes) as holder:
+        assert processes.wait(lambda: (tmp_path / spool.LOCK).exists() and (tmp_path / spool.LOCK).read_text(), 20)
+        with pytest.raises(spool.Held) as held:
+            spool.Lock(tmp_path, "run")
+        assert held.value.holder["pid"] == holder.pid and held.value.holder["role"] == "continued"
+        holder.kill()
+        holder.wait()
+        spool.Lock(tmp_path, "run").release()
+
+
+class Code(Exception):
+    """As MLflow's exceptions, with a code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.error_code = code
+
+
+def test_a_store_is_asked_again_while_the_run_goes_on_and_given_up_after_its_end():
+    calls, waits = [], []
+
+    def call() -> str:
+        calls.append(1)
+        if len(calls) < 9:
+            raise Code("TEMPORARILY_UNAVAILABLE")
+        return "there"
+
+    assert retry.Policy(0, lambda: None, waits.append)(call) == "there"
+    # Each wait is between a half and the whole of 0.2 s, 0.4 s …, 5 s.
+    for i, wait in enumerate(waits):
+        assert 0.5 * min(0.2 * 2**i, 5) <= wait <= min(0.2 * 2**i, 5)
+    calls.clear()
+    with pytest.raises(retry.GaveUp, match="TEMPORARILY_UNAVAILABLE"):
+        retry.Policy(0, lambda: 0.0, waits.append)(call)
+    calls.clear()
+
+    def refused() -> None:
+        calls.append(1)
+        raise Code("RESOURCE_DOES_NOT_EXIST")
+
+    with pytest.raises(Code):
+        retry.Policy(60, lambda: None, waits.append)(refused)
+    assert len(calls) == 1
+
+
+def contents(client: MlflowClient, run) -> dict:
+    """Return what a store has of a run, without what differs from one run to the next."""
+    run_id = run.info.run_id
+    metrics = {}
+    for key in run.data.metrics:
+        history = [(row.step, row.value) for row in client.get_metric_history(run_id, key)]
+        assert len({step for step, _ in history}) == len(history), key
+        metrics[key] = sorted(history) if "seconds" not in key else None
+    tags = {
+        key: value for key, value in run.data.tags.items() if key not in ("run_key", "folder", "overrides", "mlflow.runName")
+    }
+    params = {key: value for key, value in run.data.params.items() if not key.startswith("tracking.")}
+    files = sorted(each.path for each in client.list_artifacts(run_id))
+    return {"metrics": metrics, "tags": tags, "params": params, "files": files, "status": run.info.status}
+
+
+def rows_in(path: Path) -> int:
+    """Return how many metrics there are in an SQLite store, doubled ones too."""
+    with sqlite3.connect(path) as database:
+        return database.execute("SELECT count(*) FROM metrics").fetchone()[0]
+
+
+def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(cli, runs, tmp_path):
+    words = ("max_iterations=20", "loss=rosenbrock")
+    assert cli(*words).code == 0
+    alone = rows_in(tmp_path / "outputs/mlflow.db")
+    ended = cli(*words, "tracking.offline=true")
+    (path,) = tmp_path.glob("outputs/runs/*/*/spool")
+    folder = path.parent
+    assert ended.code == 0 and ended.err == "" and f"python -m runner.sync {folder}" in ended.out
+    assert len(runs()) == 1 and [each.read_text().strip() for each in tmp_path.glob("outputs/pending/*")] == [str(folder)]
+    shutil.copy(path, tmp_path / "kept")
+    for _ in range(3):
+        assert sync.main([str(folder)]) == 0
+        assert not path.exists() and not (tmp_path / "outputs/pending").exists()
+        shutil.copy(tmp_path / "kept", path)
+    online, later = runs()
+    assert contents(store(tmp_path), later) == contents(store(tmp_path), online)
+    assert rows_in(tmp_path / "outputs/mlflow.db") == 2 * alone
+
+
+def test_a_damaged_folder_does_not_keep_the_others_from_being_sent(cli, runs, tmp_path, capfd):
+    for seed in (1, 2, 3):
+        assert cli("max_iterations=5", "tracking.offline=true", "report=none", f"seed={seed}").code == 0
+    cut, damaged, whole = sorted(tmp_path.glob("outputs/runs/*/*/spool"))
+    cut.write_bytes(cut.read_bytes()[:-3])
+    damaged.write_bytes(b"\0" + damaged.read_bytes()[1:])
+    assert sync.main([str(each.parent) for each in (whole, damaged, cut)]) == 1
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.startswith(f"error: {damaged.parent}: ") and "cannot be read" in first
+    assert str(cut) in second and "what follows is dropped" in second
+    # The last message says that the run has ended.
+    assert sorted((run.data.params["seed"], run.info.status) for run in runs()) == [("1", "KILLED"), ("3", "FINISHED")]
+
+
+def test_the_next_run_sends_what_is_pending(cli, runs, tmp_path):
+    assert cli("max_iterations=5", "tracking.offline=true", "report=none", "seed=1").code == 0
+    assert cli("max_iterations=5", "report=none").code == 0
+    assert processes.wait(lambda: not (tmp_path / "outputs/pending").exists(), 20)
+    assert [run.info.status for run in runs()] == ["FINISHED"] * 2
+
+
+def test_an_interrupted_run_is_continued_in_its_folder_with_each_step_once(tmp_path):
+    words = ("execution=eager", "max_iterations=1500", "report=none")
+    first = processes.started(tmp_path, *words)
+    for line in first.stdout:
+        if line.split()[:1] == ["200"]:
+            break
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    ended = processes.started(tmp_path, *words)
+    _, err = ended.communicate(timeout=120)
+    assert ended.returncode == 0 and err == ""
+    client = store(tmp_path)
+    (run,) = client.search_runs([client.get_experiment_by_name("runner").experiment_id])
+    assert run.info.status == "FINISHED" and run.data.tags["resumed"] == "1" and "stopped_by" not in run.data.tags
+    steps = [row.step for row in client.get_metric_history(run.info.run_id, "loss")]
+    assert sorted(steps) == list(range(1501))
+    (table,) = tmp_path.glob("outputs/runs/*/*/trajectory.parquet")
+    assert pq.read_table(table)["step"].to_pylist() == list(range(1501))
+    assert not list(tmp_path.glob("outputs/runs/*/*/spool"))
+
+
+def test_a_locked_database_loses_nothing_and_says_nothing(tmp_path):
+    ended = processes.started(tmp_path, "execution=eager", "max_iterations=600", "report=none")
+    for line in ended.stdout:
+        if line.split()[:1] == ["50"]:
+            break
+    database = sqlite3.connect(tmp_path / "outputs/mlflow.db", timeout=20)
+    database.execute("BEGIN EXCLUSIVE")
+    time.sleep(5)
+    database.rollback()
+    database.close()
+    _, err = ended.communicate(timeout=120)
+    assert ended.returncode == 0 and err == ""
+    client = store(tmp_path)
+    (run,) = client.search_runs([client.get_experiment_by_name("runner").experiment_id])
+    assert [row.step for row in client.get_metric_history(run.info.run_id, "loss")] == list(range(601))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Give an MLflow server's address and the file of its store."""
+    folder = tmp_path_factory.mktemp("server")
+    with servers.mlflow(f"sqlite:///{folder}/mlflow.db", folder) as uri:
+        yield uri, folder / "mlflow.db"
+
+
+def first_two(word: str) -> proxy.Fault:
+    """Spoil the first two requests of each path that change something."""
+    return lambda method, path, before: word if method != "GET" and before < 2 and "experiments" not in path else None
+
+
+@pytest.mark.parametrize("word", [proxy.AFTER, proxy.DROP, proxy.BUSY, proxy.SLOW])
+def test_a_server_behind_faults_gets_one_run_and_no_row_twice(server, tmp_path, word):
+    uri, path = server
+    client = MlflowClient(tracking_uri=uri)
+    with proxy.faulty(uri, first_two(word)) as address:
+        keys = (f"tracking.uri={address}", f"tracking.experiment={word}", "report=none")
+        ended = processes.started(tmp_path, "max_iterations=1500", *keys)
+        _, err = ended.communicate(timeout=120)
+    assert ended.returncode == 0 and err == ""
+    (run,) = client.search_runs([client.get_experiment_by_name(word).experiment_id])
+    assert run.info.status == "FINISHED" and not (tmp_path / "outputs/pending").exists()
+    with sqlite3.connect(path) as database:
+        counts = database.execute(
+            "SELECT key, count(*), count(DISTINCT step) FROM metrics WHERE run_uuid = ? GROUP BY key", [run.info.run_id]
+        )
+        assert {key: (rows, steps) for key, rows, steps in counts if "/" not in key} == dict.fromkeys(
+            ("loss", "x", "gradient"), (1501, 1501)
+        )
+
+
+def test_a_server_that_goes_away_costs_the_run_nothing_and_gets_all_of_it_later(server, tmp_path):
+    uri, _ = server
+    gone = threading.Event()
+    with proxy.faulty(uri, lambda method, path, before: proxy.BUSY if gone.is_set() else None) as address:
+        keys = (f"tracking.uri={address}", "tracking.experiment=away", "tracking.flush_timeout=1", "report=none")
+        ended = processes.started(tmp_path, "execution=eager", "max_iterations=400", *keys)
+        for line in ended.stdout:
+            if line.split()[:1] == ["50"]:
+                break
+        gone.set()
+        _, err = ended.communicate(timeout=120)
+        (path,) = tmp_path.glob("outputs/runs/*/*/spool")
+        assert ended.returncode == 0 and err.count("\n") == 1
+        assert "could not be sent as a whole" in err and err.endswith(f"send it with: python -m runner.sync {path.parent}\n")
+        gone.clear()
+        again = subprocess.run(
+            [sys.executable, "-m", "runner.sync"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+        )
+    assert again.returncode == 0 and again.stderr == "" and not path.exists()
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("away").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert sorted(row.step for row in client.get_metric_history(run.info.run_id, "loss")) == list(range(401))
