@@ -71,7 +71,7 @@ def scipy(loss: Loss, optimizer: Any, x: tf.Variable, *, method: str, options: M
         run.compile(decorator)
         return step
 
-    step = Step(run.take, run.evaluate, run.restart, compiled, run.ended, run.close)
+    step = Step(run.take, run.evaluate, run.restart, compiled, run.ended, run.close, variables=None)
     return step
 
 

@@ -26,6 +26,8 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 from runner import __version__, grammar
 from runner.errors import UserError, first_line, nearest
 
+# Keys that no result depends on.
+ASIDE = ("tracking", "report", "sweep", "checkpoint", "resume")
 # What else may stand where a value of this kind stands.
 WIDER = {"a number": ("a whole number",)}
 Dtype = Enum("Dtype", ["float32", "float64"])
@@ -43,6 +45,13 @@ class Sweep:
 
 
 @dataclass
+class Checkpoint:
+    """When a run is saved, to be continued; the value is in conf/config.yaml."""
+
+    every_seconds: float | None = MISSING
+
+
+@dataclass
 class Config:
     """The keys that a user may set; the values are in conf/config.yaml, and a group's keys in its own files."""
 
@@ -57,8 +66,11 @@ class Config:
     tracking: Any = MISSING
     report: Any = MISSING
     sweep: Sweep = MISSING
+    checkpoint: Checkpoint = MISSING
+    resume: bool = MISSING
     max_iterations: int = MISSING
     seed: int = MISSING
+    deterministic: bool = MISSING
     dtype: Dtype = MISSING
 
 
@@ -81,8 +93,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def identity(plain: Mapping[str, Any]) -> str:
-    """Return a digest of all that a run's result depends on: not how it is recorded and drawn, nor the sweep that it is of."""
-    decisive = {key: value for key, value in plain.items() if key not in ("tracking", "report", "sweep")}
+    """Return a digest of all that a run's result depends on: not how it is recorded or saved, nor its sweep."""
+    decisive = {key: value for key, value in plain.items() if key not in ASIDE}
     release = ".".join(__version__.split(".")[:2])
     return hashlib.sha256(json.dumps([release, decisive], sort_keys=True).encode()).hexdigest()[:32]
 
@@ -136,6 +148,9 @@ def ranges(given: Mapping[Any, Any]) -> Iterator[str]:
         yield f"max_iterations must be 1 or more, got {limit}; set it with max_iterations=100"
     if isinstance(seed, int) and not 0 <= seed < 2**32:
         yield f"seed must be in 0 … {2**32 - 1}, got {seed}; set it with seed=0"
+    seconds = given["checkpoint"]["every_seconds"]
+    if isinstance(seconds, int | float) and not seconds >= 0:
+        yield f"checkpoint.every_seconds must be 0 or more, got {seconds}; set it with checkpoint.every_seconds=60"
 
 
 def mistyped(path: str, declared: Any, given: Any) -> Iterator[str]:

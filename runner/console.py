@@ -40,6 +40,11 @@ def head(say: Say, chosen: Mapping[str, str], target: str, facts: Mapping[str, o
     say(f"at most {limits}; stopping rules: {', '.join(on) or 'none'}\n")
 
 
+def continues(say: Say, run_id: str, step: int) -> None:
+    """Print that an interrupted run goes on."""
+    say(f"continues run {escape(run_id)} from step {step}; resume=false starts anew\n")
+
+
 def settings(rule: object) -> dict[str, float]:
     """Return the numbers that a rule was built with."""
     return {key: value for key, value in getattr(rule, "keywords", {}).items() if value is not None}

@@ -44,12 +44,12 @@ def eager(step: Step, *, chunk: int) -> Execution:
     def last() -> Trace:
         return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], step.evaluate()))
 
-    def restart() -> None:
+    def restart(at: int = 0) -> None:
         nonlocal taken
-        taken = 0
+        taken = at
         step.restart()
 
-    return Execution(advance, last, restart, chunk, step.ended, step.close)
+    return Execution(advance, last, restart, chunk, step.ended, step.close, step.variables)
 
 
 def graph(step: Step, *, chunk: int) -> Execution:
@@ -107,12 +107,12 @@ def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
                 _, reached = program(tf.constant(0))
         return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], reached))
 
-    def restart() -> None:
+    def restart(at: int = 0) -> None:
         nonlocal reached, taken
-        taken, reached = 0, None
+        taken, reached = at, None
         step.restart()
 
-    return Execution(advance, last, restart, capacity)
+    return Execution(advance, last, restart, capacity, variables=step.variables)
 
 
 def traced(start: int, rows: Any) -> Trace:

@@ -14,7 +14,8 @@ import tensorflow as tf
 from rich.console import Console
 
 from runner import build, config, console, loop, measures, optimizers, signals
-from runner.loop import Result, Rules
+from runner.checkpoints import Checkpoints
+from runner.loop import Ending, Result, Rules, State
 from runner.losses import Loss
 from runner.programs import Program, Programs
 from runner.report import Report
@@ -42,6 +43,8 @@ def built(cfg: Any) -> Built:
     Raises UserError for what does not fit together.
     """
     dtype = cfg.dtype.name
+    if cfg.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.config.set_floatx(dtype)
     keras.utils.set_random_seed(cfg.seed)
 
@@ -77,17 +80,42 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": cfg.dtype.name, "seed": cfg.seed}
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
         console.head(say, chosen, cfg.optimizer._target_, shown, ready.rules, ready.x0)
+        checkpoints = Checkpoints((recorder.folder or about.folder) / "checkpoint", ready.program, cfg.checkpoint.every_seconds)
+        afterwards.push(checkpoints.failed)
+        # A run that is not recorded is not found again.
+        save = checkpoints.save if recorder.run_id else keep_nothing
+        start = continued(checkpoints, recorder, report, say)
         with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
             watchers = [recorder.record, show, *([report.watch] if report else [])]
-            result = steps(ready, watchers, signal, cfg.tracking.get("full_loss_every"))
+            result = steps(ready, watchers, signal, cfg.tracking.get("full_loss_every"), start, save)
         seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds, run_id=recorder.run_id)
         metrics = summary(result, ready.loss)
         if report:
             recorder.report(report.drawing(result, ready.loss if ready.loss.seed is None else build.noiseless(cfg)))
         recorder.finish(tags(result), metrics)
+    if result.ending is not Ending.INTERRUPTED:
+        checkpoints.remove()
     console.tail(say, result, metrics, where(recorder))
     return result
+
+
+def continued(checkpoints: Checkpoints, recorder: Recorder, report: Report | None, say: console.Say) -> State | None:
+    """Return where an interrupted run is taken up, and say so; None where all steps are to be taken."""
+    if not recorder.recorded:
+        return None
+    start = checkpoints.restore(recorder.recorded)
+    step = start.step if start else 0
+    console.continues(say, str(recorder.run_id), step)
+    if report and start:
+        for rows in recorder.rows():
+            if rows.start < step:
+                report.watch(rows[: step - rows.start])
+    return start
+
+
+def keep_nothing(state: State, now: bool) -> None:
+    """Save nothing."""
 
 
 def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
@@ -107,12 +135,17 @@ def steps(
     watchers: Sequence[Callable[[Trace], None]],
     signal: Callable[[], str | None] = lambda: None,
     full_loss_every: int | None = None,
+    start: State | None = None,
+    save: Callable[[State, bool], None] = lambda state, now: None,
 ) -> Result:
-    """Take the steps of what was built; each watcher gets every row."""
+    """Take the steps of what was built, from where it is; each watcher gets every row."""
     program = ready.program
     taken = lambda: int(optimizers.steps(program.optimizer))  # noqa: E731
     measure = measures.measuring(ready.loss, full_loss_every)
-    return loop.run(program.execution, taken, ready.rules, watchers, signal, measure)
+    result = loop.run(program.execution, taken, ready.rules, watchers, signal, measure, start, save)
+    # The loop may have gone further: past a gradient that is not finite, or a rule that held.
+    program.x.assign(result.x)
+    return result
 
 
 def summary(result: Result, loss: Loss) -> dict[str, float]:

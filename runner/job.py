@@ -82,7 +82,7 @@ def about(
     """Return what is said of a run once, from its resolved configuration."""
     tags = config.tags(chosen, overrides) | {"identity": config.identity(plain)} | dict(marks)
     name = " ".join(chosen[group] for group in ("loss", "optimizer", "strategy", "execution"))
-    return About(folder, name, config.flat(plain), tags, config.text(plain))
+    return About(folder, name, config.flat(plain), tags, config.text(plain), bool(plain["resume"]))
 
 
 def prepare(tracking: DictConfig, *, draws: bool = False) -> None:

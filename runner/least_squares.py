@@ -104,7 +104,7 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
             each.assign(tf.zeros_like(each))
         tried.assign(tf.ones_like(tried))
 
-    return Step(take, evaluate, restart)
+    return Step(take, evaluate, restart, variables=[*state, tried])
 
 
 def residuals_of(loss: Loss, x: tf.Variable) -> Function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +16,6 @@ Rule = Callable[[Trace, int], int | None]
 
 # A chunk should last long enough to cost nothing and end soon enough to be seen, stopped and timed: seconds.
 SHORT, LONG = 0.1, 1.0
-FIRST_CHUNK = 100
 # What a strategy records that evaluates otherwise than once a row: how often so far, by what is evaluated.
 EVALUATIONS = "evaluations/"
 
@@ -61,6 +60,13 @@ class Result:
     run_id: str | None = None  # by which it is found where it is recorded
     says: str | None = None  # what the strategy that ended it has to say
     pace: tuple[tuple[int, float], ...] = ()  # steps, and the seconds in the loop after which they were taken
+    before: Trace | None = None  # the row before the last one, if there is any
+
+    @property
+    def x(self) -> np.ndarray:
+        """The last finite x: where the run ended, or the x before where that one is not finite."""
+        x = self.last.x[0]
+        return x if self.before is None or np.isfinite(x).all() else self.before.x[0]
 
     @property
     def sentence(self) -> str:
@@ -112,6 +118,18 @@ class Rules:
         return None
 
 
+@dataclass
+class State:
+    """Where a run is between two chunks, besides what its variables hold."""
+
+    step: int = 0
+    best: Trace | None = None
+    before: Trace | None = None  # the row before this step
+    earlier: Trace | None = None  # the rows that the rules look back at
+    clock: dict[str, float] = field(default_factory=lambda: {"loop": 0.0, "record": 0.0})
+    pace: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])
+
+
 def run(
     execution: Execution,
     iterations: Callable[[], int],
@@ -119,40 +137,61 @@ def run(
     watchers: Sequence[Callable[[Trace], None]],
     signal: Callable[[], str | None] = lambda: None,
     measure: Callable[[Trace, bool], Trace] = lambda rows, ended: rows,
+    start: State | None = None,
+    save: Callable[[State, bool], None] = lambda state, now: None,
 ) -> Result:
     """Take steps until a rule, a non-finite row, a limit or a signal ends them.
 
     `measure` adds to rows what the loss measures, told whether the run ends with them; rules do not see it. Each watcher gets
-    every row once and in order, up to the one that the run ends at.
+    every row once and in order, up to the one that the run ends at. `start` is where a run goes on; `save` is offered the state
+    before each chunk, and told whether a signal makes it the last one.
     """
-    clock = {"loop": 0.0, "record": 0.0}
-    size, earlier, best = FIRST_CHUNK, [], None
-    pace = [(0, 0.0)]
+    at, size = start or State(), 1
     while True:
-        taken = iterations()
+        at.step, came, saving = iterations(), signal(), time.perf_counter()
+        save(at, came is not None)
         began = time.perf_counter()
-        over: tuple[Any, ...] | None = rules.over(taken, clock["loop"], signal()) or execution.ended()
-        new = execution.last() if over else execution.advance(min(size, execution.chunk, rules.max_iterations - taken))
+        over: tuple[Any, ...] | None = rules.over(at.step, at.clock["loop"], came) or execution.ended()
+        if not over:
+            new = execution.advance(min(size, execution.chunk, rules.max_iterations - at.step))
+        else:
+            new = interrupted(execution) if came and at.step < rules.max_iterations else execution.last()
         stepped = time.perf_counter()
 
-        reached, trace = new.start + len(new), join([*earlier, new])
+        reached, trace = new.start + len(new), join([*([at.earlier] if at.earlier else []), new])
         stop = rules.stop(trace, len(trace) - len(new)) or (Stop(new.start, *over) if over else None)
         new = new if stop is None else new[: stop.step + 1 - new.start]
-        earlier = [trace[max(0, len(trace) - rules.look_back) :]] if rules.look_back else []
-        best = lower(best, new)
-        new = measure(new, stop is not None)
+        at.earlier = trace[max(0, len(trace) - rules.look_back) :] if rules.look_back else None
+        at.best = lower(at.best, new)
+        new = measure(new, stop is not None and stop.ending is not Ending.INTERRUPTED)
         for watch in watchers:
             watch(new)
         recorded = time.perf_counter()
 
-        clock["loop"] += stepped - began
+        at.clock["loop"] += stepped - began
         # Not of each step that is a chunk of its own.
-        if reached > 1.01 * pace[-1][0]:
-            pace.append((reached, clock["loop"]))
-        clock["record"] += recorded - stepped
-        size = size * 4 if recorded - began < SHORT else max(size // 2, 1) if recorded - began > LONG else size
+        if reached > 1.01 * at.pace[-1][0]:
+            at.pace.append((reached, at.clock["loop"]))
+        at.clock["record"] += recorded - stepped + began - saving
+        size = resized(size, recorded - began)
+        before, at.before = new[-2:-1] if len(new) > 1 else at.before, new[len(new) - 1 :]
         if stop is not None:
-            return Result(stop.ending, stop.by, new[len(new) - 1 :], best, clock, says=stop.sentence, pace=tuple(pace))
+            return Result(stop.ending, stop.by, at.before, at.best, at.clock, None, stop.sentence, tuple(at.pace), before)
+
+
+def interrupted(execution: Execution) -> Trace:
+    """Return the row of the point reached, computed as in the run that this one may be continued by: within a step.
+
+    The compiled program evaluates the point it ends at by other instructions, which may round otherwise.
+    """
+    return execution.advance(1)
+
+
+def resized(size: int, seconds: float) -> int:
+    """Return how many steps to take after so many took so long; the first is alone, for it may take a second."""
+    if seconds < SHORT:
+        return size * (100 if seconds < SHORT / 100 else 4)
+    return max(size // 2, 1) if seconds > LONG else size
 
 
 def nonfinite(trace: Trace, start: int) -> Stop | None:

@@ -108,7 +108,7 @@ def newton(loss: Loss, optimizer: Any, x: tf.Variable, *, shift: float, sufficie
         optimizer.iterations.assign_add(1)
         return row
 
-    return Step(take, evaluate, lambda: tried.assign(tf.ones_like(tried)))
+    return Step(take, evaluate, lambda: tried.assign(tf.ones_like(tried)), variables=[tried])
 
 
 def direction(h: tf.Tensor, gradient: tf.Tensor, shift: float) -> tf.Tensor:

@@ -1,30 +1,79 @@
-"""SIGINT and SIGTERM end a run after the chunk under way; a second one ends the process at once."""
+"""SIGINT and SIGTERM end a run after the chunk under way; the process ends at once with a second one, or where one waits."""
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# How long a chunk may go on after a signal: seconds. What follows it has one more.
+GRACE = 4.0
+HEARD = b"\0"
+
 
 @contextmanager
 def caught() -> Iterator[Callable[[], str | None]]:
-    """Give a function that returns the name of the signal that came in this block, or None."""
+    """Give a function that returns the name of the signal that came in this block, or None.
+
+    It is to be asked soon: the process ends by itself, with the signal's exit code, where a signal is not heard of in time.
+    """
+    # Python lets only the main thread set handlers; elsewhere the process's own stay.
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
     came: list[int] = []
+    heard = False
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
-    # Python lets only the main thread set handlers; elsewhere the process's own stay.
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    def name() -> str | None:
+        nonlocal heard
+        if not came:
+            return None
+        if not heard:
+            heard = True
+            os.write(theirs, HEARD)
+        return signal.Signals(came[0]).name
+
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    # Python calls a handler between two of its own instructions, and a chunk is one; the pipe it writes to at once.
+    wakeup = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+    before = {each: signal.signal(each, note) for each in SIGNALS}
+    watch = threading.Thread(target=watched, args=(ours,), daemon=True)
+    watch.start()
     try:
-        yield lambda: signal.Signals(came[0]).name if came else None
+        yield name
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+        signal.set_wakeup_fd(wakeup)
+        os.close(theirs)
+        watch.join()
+        os.close(ours)
+
+
+def watched(pipe: int) -> None:
+    """End the process where one signal follows another, or is not heard of in time; return when one is, or none can come."""
+    first = None
+    while select.select([pipe], [], [], GRACE if first else None)[0]:
+        said = os.read(pipe, 1)
+        if said in (b"", HEARD):
+            return
+        if said[0] in SIGNALS:
+            if first:
+                os._exit(128 + said[0])
+            first = said[0]
+    print(
+        f"the step under way takes more than {GRACE:g} s: it was given up, and its run is as it was saved last", file=sys.stderr
+    )
+    os._exit(128 + (first or 0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -36,9 +36,10 @@ class Row(NamedTuple):
 class Step(NamedTuple):
     """`take()` returns the row at x and then updates x with its gradient; `evaluate()` returns the row and changes nothing.
 
-    `restart()` follows a change of x from outside: what the strategy carries from step to step is as before step 0. The others
-    are of a strategy that Python drives: `compiled(decorator)` is the same Step, whose evaluations are decorated; `ended()` is
-    why no further step can be taken, with the sentence that says so; `close()` ends what has not.
+    `restart()` follows a change of x from outside: what the strategy carries from step to step is as before step 0. `variables`
+    hold that, and None says that none do, so that a run can only be continued by taking its steps again. The others are of a
+    strategy that Python drives: `compiled(decorator)` is the same Step, whose evaluations are decorated; `ended()` is why no
+    further step can be taken, with the sentence that says so; `close()` ends what has not.
     """
 
     take: Callable[[], Row]
@@ -47,6 +48,7 @@ class Step(NamedTuple):
     compiled: Callable[[Callable[[Any], Any]], Step] | None = None
     ended: Callable[[], tuple[Ending, str, str] | None] = lambda: None
     close: Callable[[], None] = lambda: None
+    variables: Sequence[Any] | None = ()
 
 
 def own_steps(strategy: Any) -> Any:

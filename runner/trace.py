@@ -59,8 +59,9 @@ class Execution(NamedTuple):
     """Steps of one strategy from where x is now.
 
     `advance(n)` takes n ≤ `chunk` steps and returns their n rows; `last()` is the row where that left x, which no step has been
-    taken from yet. The first `last()` compiles, evaluates the first point and takes no step. `restart()` follows a change of x
-    and the optimizer's state from outside: the next row is row 0 again, and nothing is compiled again.
+    taken from yet. The first `last()` compiles, evaluates the first point and takes no step. `restart(at)` follows a change of
+    x and the optimizer's state from outside: the next row is that of step `at`, 0 where it is left out, what the strategy
+    carries is as before step 0, and nothing is compiled again. `variables` hold what it carries; None: there are none that do.
 
     A strategy may come to an end of its own: `ended()` is why, an ending with its finer word and its sentence, and `advance`
     returns fewer rows where that shows on the way. `close()` follows the last row that is asked for.
@@ -68,10 +69,11 @@ class Execution(NamedTuple):
 
     advance: Callable[[int], Trace]
     last: Callable[[], Trace]
-    restart: Callable[[], None]
+    restart: Callable[..., None]
     chunk: int
     ended: Callable[[], tuple[Any, str, str] | None] = lambda: None
     close: Callable[[], None] = lambda: None
+    variables: Sequence[Any] | None = ()
 
 
 def split(name: str, values: np.ndarray, coordinates: int | None = None) -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ def report(words: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(words)
     run = recorded.read(recorded.client(chosen.tracking_uri), chosen.run)
     cfg = configuration(run)
-    again = Recorded("", "now", run.params, config.provenance(), run.config, rows(cfg))
+    again = Recorded("", "now", run.params, config.provenance(), run.config, rows(cfg)[: len(run.rows)])
     print(f"A  {run.run_id}  {run.name}, as it was recorded")
     print("B  run again from its record\n")
     print(versions(run, again))
@@ -60,7 +60,9 @@ def configuration(run: Recorded) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     cfg.tracking = {"_target_": "runner.tracking.none"}
     if run.tags["ending"] in FROM_OUTSIDE:
-        cfg.stopping.time_limit, cfg.max_iterations = None, max(len(run.rows) - 1, 1)
+        # The last row of an interrupted run is that of a step, not of an end.
+        ends = len(run.rows) - (run.tags["ending"] != Ending.INTERRUPTED)
+        cfg.stopping.time_limit, cfg.max_iterations = None, max(ends, 1)
     config.check(cfg, {}, ())
     return cfg
 

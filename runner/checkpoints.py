@@ -1,0 +1,212 @@
+"""What an interrupted run is continued from: its variables, saved by TensorFlow, and the loop's own state beside them.
+
+A checkpoint is a folder named after its step, which gets that name when all in it is written; the one before is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from runner.errors import UserError, first_line
+from runner.loop import State
+from runner.optimizers import NoOptimizer
+from runner.programs import Program
+from runner.trace import Trace
+
+KEPT = 2
+VARIABLES, ROWS, STATE, SUMS = "variables", "rows.npz", "state.json", "sums.json"
+FILES = {f"{VARIABLES}.index", f"{VARIABLES}.data-00000-of-00001", ROWS, STATE}
+# The rows that a state holds.
+TRACES = ("best", "before", "earlier")
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was saved; the message names the file."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of their own.
+
+    What `program` holds is saved each time that so many seconds have passed (None: only when told).
+    """
+
+    def __init__(self, folder: Path, program: Program, every_seconds: float | None) -> None:
+        self.folder, self.program, self.every = folder, program, every_seconds
+        self.parts = parts(program)
+        self.saved, self.step = time.monotonic(), 0
+
+    def save(self, state: State, now: bool) -> None:
+        """Save where a run is, if that is due, or `now`; nothing that has been saved already, nor what cannot be."""
+        due = now or (self.every is not None and time.monotonic() - self.saved >= self.every)
+        if self.parts is None or not due or state.step == self.step:
+            return
+        new = self.folder / f"{state.step}.tmp"
+        shutil.rmtree(new, ignore_errors=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new.mkdir(mode=0o700)
+        tf.train.Checkpoint(**self.parts).write(str(new / VARIABLES))
+        write(state, new)
+        (new / SUMS).write_text(json.dumps({name: digest(new / name) for name in sorted(FILES)}))
+        for path in (*new.iterdir(), new):
+            flush(path)
+        new.rename(self.folder / str(state.step))
+        flush(self.folder)
+        for step in self.steps()[KEPT:]:
+            shutil.rmtree(self.folder / str(step))
+        self.saved, self.step = time.monotonic(), state.step
+
+    def restore(self, recorded: int) -> State | None:
+        """Give the program the newest state that is whole, no later than the rows recorded, and return the loop's part.
+
+        None where there is none to be had, and the run is to take its steps again. Raises UserError where there were
+        checkpoints and none is whole, or where another user may have written them.
+        """
+        if self.parts is None or not self.folder.is_dir():
+            return None
+        own(self.folder)
+        for unfinished in self.folder.glob("*.tmp"):
+            shutil.rmtree(unfinished)
+        self.forget(recorded)
+        found = self.steps()
+        for step in found:
+            folder = self.folder / str(step)
+            try:
+                verify(folder)
+                state = read(folder)
+            except Damaged as damage:
+                logging.getLogger(__name__).warning("checkpoint: %s; the one before is looked for", damage)
+                continue
+            self.forget(state.step)
+            self.program.execution.restart(state.step)
+            tf.train.Checkpoint(**self.parts).read(str(folder / VARIABLES)).assert_existing_objects_matched()
+            self.step = state.step
+            return state
+        if found:
+            raise UserError(
+                f"checkpoint: none of the interrupted run's in {self.folder} is whole; set resume=false, which starts anew"
+            )
+        return None
+
+    def forget(self, step: int) -> None:
+        """Remove those of later steps than this one."""
+        for each in self.steps():
+            if each > step:
+                shutil.rmtree(self.folder / str(each))
+
+    def remove(self) -> None:
+        """Remove all: the run has its result."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def failed(self, error: type[BaseException] | None, *_: Any) -> None:
+        """Remove all where a run has ended by an error, after which it is not continued; called as a block's exit is."""
+        if error is not None and issubclass(error, Exception):
+            self.remove()
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, the latest first."""
+        folders = (path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted((int(path.name) for path in folders if path.name.isdecimal()), reverse=True)
+
+
+def parts(program: Program) -> dict[str, Any] | None:
+    """Return what of a program is saved, or None where it has state that no variable holds."""
+    optimizer, own = program.optimizer, program.execution.variables
+    if own is None:
+        return None
+    found = {"x": program.x, "strategy": list(own)}
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        return found | {"optimizer": [variable.value for variable in optimizer.variables]}
+    if isinstance(optimizer, NoOptimizer):
+        return found | {"optimizer": optimizer.variables}
+    if isinstance(optimizer, tf.__internal__.tracking.Trackable):
+        return found | {"optimizer": optimizer, "iterations": optimizer.iterations}
+    return None
+
+
+def write(state: State, folder: Path) -> None:
+    """Write the loop's part of a checkpoint."""
+    rows = {name: trace for name in TRACES if (trace := getattr(state, name)) is not None}
+    with (folder / ROWS).open("wb") as file:
+        parts = {f"{name}/{key}": part for name, trace in rows.items() for key, part in arrays(trace).items()}
+        np.savez(file, allow_pickle=False, **parts)
+    starts = {name: trace.start for name, trace in rows.items()}
+    fields = {"step": state.step, "clock": state.clock, "pace": state.pace, "starts": starts}
+    (folder / STATE).write_text(json.dumps(fields))
+
+
+def read(folder: Path) -> State:
+    """Return the loop's part of a checkpoint."""
+    fields = json.loads((folder / STATE).read_text())
+    with np.load(folder / ROWS, allow_pickle=False) as file:
+        parts = {key: file[key] for key in file.files}
+    rows = {name: trace(start, name, parts) for name, start in fields["starts"].items()}
+    pace = [(step, seconds) for step, seconds in fields["pace"]]
+    return State(fields["step"], **rows, clock=fields["clock"], pace=pace)
+
+
+def arrays(rows: Trace) -> dict[str, np.ndarray]:
+    """Return the arrays of rows by name."""
+    own = {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient}
+    named, measured = ({f"{of}/{name}": part for name, part in getattr(rows, of).items()} for of in ("named", "measured"))
+    return own | named | measured
+
+
+def trace(start: int, name: str, parts: Mapping[str, np.ndarray]) -> Trace:
+    """Return rows from the arrays that `arrays` gave."""
+    mine = {key.removeprefix(f"{name}/"): part for key, part in parts.items() if key.startswith(f"{name}/")}
+    named, measured = (
+        {key.removeprefix(of): part for key, part in mine.items() if key.startswith(of)} for of in ("named/", "measured/")
+    )
+    return Trace(start, mine["x"], mine["loss"], mine["gradient"], named, measured)
+
+
+def verify(folder: Path) -> None:
+    """Raise Damaged unless a checkpoint's files are those that were written, byte for byte, and no others."""
+    try:
+        own(folder)
+        sums = json.loads((folder / SUMS).read_text())
+        names = {path.name for path in folder.iterdir()}
+        if unlike := sorted(names ^ (FILES | {SUMS})):
+            raise Damaged(f"{folder / unlike[0]} is {'missing' if unlike[0] not in names else 'no file of a checkpoint'}")
+        for name in sorted(FILES):
+            if not stat.S_ISREG((folder / name).lstat().st_mode) or digest(folder / name) != sums.get(name):
+                raise Damaged(f"{folder / name} is not what was written")
+    except (OSError, ValueError, AttributeError) as error:
+        raise Damaged(f"{folder / SUMS} cannot be read ({first_line(error)[:100]})") from error
+
+
+def own(folder: Path) -> None:
+    """Raise UserError for a folder in which another user may have written."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+        raise UserError(
+            f"checkpoint: {folder} must be a folder that is yours and that not everyone may write to; set resume=false"
+        )
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Have a file, or a folder's list of names, on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
