@@ -11,7 +11,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from runner import config, quick
+from runner import allow, config, quick
 from runner.errors import UserError, first_line
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
@@ -64,8 +64,10 @@ def main(task: Callable[[], None] = task) -> int:
         sys.path.append(str(PLUGINS))
     # Hydra then raises what it would else print over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    mask = os.umask(0o077)
     try:
-        task()
+        with allow.named(sys.argv):
+            task()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
@@ -74,6 +76,7 @@ def main(task: Callable[[], None] = task) -> int:
         complain(UserError(config.explain(error)))
         return 1
     finally:
+        os.umask(mask)
         if not full_error:
             del os.environ["HYDRA_FULL_ERROR"]
     return exit_code

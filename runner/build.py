@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import cache, partial
-from pkgutil import resolve_name
 from typing import Any
 
 import keras
@@ -16,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from runner import optimizers, strategies
+from runner import allow, optimizers, strategies
 from runner.errors import UserError, first_line, nearest
 from runner.loop import Rules
 from runner.losses import Loss
@@ -82,7 +81,7 @@ def parts(cfg: DictConfig) -> dict[str, Any]:
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(cfg.dtype.name)
         try:
-            found[key] = instantiate(floats(each), _convert_="all")
+            found[key] = made(f"loss.{key}", each)
         except InstantiationException as error:
             cause = error.__cause__ or error
             raise cause if isinstance(cause, UserError) else UserError(f"loss.{key}: {first_line(cause)[:300]}") from error
@@ -105,9 +104,9 @@ def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] =
     if faults:
         raise UserError("; ".join(faults))
     try:
-        made = instantiate(floats(node), _convert_="all")
-        prepare(made)
-        return optimizers.ready(made, x)
+        new = made("optimizer", node)
+        prepare(new)
+        return optimizers.ready(new, x)
     except UserError:
         raise
     except Exception as error:
@@ -137,7 +136,7 @@ def depends_on(cfg: DictConfig, loss: Loss) -> Hashable:
         parts[name] = OmegaConf.to_container(cfg[name], resolve=True)
     if not isinstance(parts["optimizer"].get("learning_rate"), dict):
         parts["optimizer"].pop("learning_rate", None)
-    return json.dumps(parts), *(resolve_name(cfg[name]._target_) for name in OF_LOSS), cfg.dtype, loss.seed
+    return json.dumps(parts), *(locate(name, cfg[name]) for name in OF_LOSS), cfg.dtype, loss.seed
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -172,10 +171,7 @@ def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
 def locate(path: str, node: DictConfig) -> Callable[..., Any]:
     """Return what a node's `_target_` names."""
     name = node.get("_target_")
-    try:
-        target = resolve_name(name)
-    except Exception as error:
-        raise UserError(f"{path}._target_ names {name!r}, which cannot be had: {first_line(error)}") from error
+    target = allow.target(f"{path}._target_", name)
     if not callable(target):
         raise UserError(f"{path}._target_ must name a function or a class, got {name!r}, which is a {type(target).__name__}")
     return target
@@ -216,6 +212,12 @@ def unfit(path: str, node: DictConfig) -> Iterator[str]:
             yield from unfit(f"{path}.{key}", each)
 
 
+def made(path: str, node: DictConfig) -> Any:
+    """Return what a node and those within it name, all of which has to be allowed."""
+    allow.checked(path, OmegaConf.to_container(node, resolve=True))
+    return instantiate(floats(node), _convert_="all")
+
+
 def floats(node: DictConfig) -> dict[str, Any]:
     """Return a node's keys with whole numbers made floats wherever the default is one; Keras refuses `learning_rate=1`."""
     defaults = float_defaults(node._target_)
@@ -231,5 +233,5 @@ def floats(node: DictConfig) -> dict[str, Any]:
 @cache
 def float_defaults(target: str) -> frozenset[str]:
     """Return which arguments of what this path names are real numbers by default."""
-    parameters = inspect.signature(resolve_name(target)).parameters.values()
+    parameters = inspect.signature(allow.target("_target_", target)).parameters.values()
     return frozenset(each.name for each in parameters if type(each.default) is float)

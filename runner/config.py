@@ -23,7 +23,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from runner import __version__, grammar
+from runner import __version__, allow, bounds, grammar
 from runner.errors import UserError, first_line, nearest
 
 # Keys that no result depends on.
@@ -80,6 +80,7 @@ def register() -> None:
     # Our launchers bear the names of the published ones, and are to be checked against those: Hydra warns each time.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
     grammar.extend()
+    allow.guard()
     if not OmegaConf.has_resolver("pid"):
         # Cached, so that all jobs of a sweep share its folder, whichever process they run in.
         OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True)
@@ -115,9 +116,13 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
     assert isinstance(given, dict)
     faults = [f"{key} is no key of the configuration; {nearest(key, known)}" for key in given if key not in known]
     faults += [*missing("", given), *ranges(given)]
+    plain: dict[str, Any] = {}
     for group, value in given.items():
         if isinstance(value, dict):
             faults += mistyped(str(group), declared(sources, str(group), choices.get(str(group), "")), value)
+            plain[str(group)] = OmegaConf.to_container(cfg[group], resolve=True) if allow.interpolated(value) else value
+            faults += allow.faults(str(group), plain[str(group)])
+    faults += bounds.faults(plain, cfg.dtype.name)
     if faults:
         raise UserError("; ".join(faults))
 
@@ -247,6 +252,7 @@ def explain(error: Exception) -> str:
     return one_line(error)
 
 
-def one_line(error: Exception) -> str:
-    """Return an exception's text without OmegaConf's trailer, on one line."""
-    return " ".join(re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", str(error)).split())
+def one_line(error: BaseException) -> str:
+    """Return an exception's text, or its cause's, without OmegaConf's trailer, on one line."""
+    text = " ".join(re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", str(error)).split())
+    return text or (one_line(error.__cause__) if error.__cause__ else type(error).__name__)

@@ -9,14 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pkgutil import resolve_name
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from runner import build, executions, separable, strategies
+from runner import allow, build, executions, separable, strategies
 from runner.errors import UserError, first_line
 from runner.lanes import program
 from runner.loop import Rules
@@ -108,15 +107,15 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
     plain = build.plain(cfg)
     if plain["stopping"].get("time_limit") is not None:
         raise UserError("stopping.time_limit is about a single run")
-    if resolve_name(plain["execution"]["_target_"]) is executions.eager:
+    if allow.target("execution._target_", plain["execution"]["_target_"]) is executions.eager:
         raise UserError("execution=eager is there to be looked at step by step")
-    if strategies.takes_own_steps(resolve_name(plain["strategy"]["_target_"])):
+    if strategies.takes_own_steps(allow.target("strategy._target_", plain["strategy"]["_target_"])):
         raise UserError("a strategy that takes its own steps takes them for one x")
     written = {name: json.dumps(plain[name], default=str) for name in plain if name != "optimizer"}
     numbers = build.numbers(plain["optimizer"])
     others = json.dumps({key: None if key in numbers else value for key, value in plain["optimizer"].items()}, default=str)
 
-    functions = tuple(resolve_name(plain[name]["_target_"]) for name in build.OF_LOSS)
+    functions = tuple(build.locate(name, cfg[name]) for name in build.OF_LOSS)
     asks = [
         "seed" in inspect.signature(each).parameters and plain[name].get("seed") is None
         for name, each in zip(build.OF_LOSS, functions, strict=True)

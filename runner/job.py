@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import config, orphans, quick, quiet
+from runner import allow, config, orphans, quick, quiet
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
@@ -91,7 +90,7 @@ def prepare(tracking: DictConfig, *, draws: bool = False) -> None:
         return
     # What is wrong with it is told where it is built.
     with suppress(Exception):
-        resolve_name(tracking._target_).prepare(uri=tracking.uri, draws=draws)
+        allow.target("tracking._target_", tracking._target_).prepare(uri=tracking.uri, draws=draws)
 
 
 class Task:
@@ -120,6 +119,7 @@ class Task:
         # Ray's workers stand where the cluster was started, and paths are relative to where the sweep was.
         os.chdir(self.cwd)
         config.register()
+        os.umask(0o077)
         # joblib, Ray and ours tell a worker its share of the processors here, and TensorFlow does not look.
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", "0"))
@@ -138,7 +138,7 @@ class Task:
 
     def record_by(self, tracking: DictConfig) -> Any:
         """Record jobs together that are tracked in this way, and return what does so; None where this way knows no sweeps."""
-        target = resolve_name(tracking._target_)
+        target = allow.target("tracking._target_", tracking._target_)
         keys = {str(key): value for key, value in tracking.items() if key != "_target_"}
         self.recorder, self.tracking = target.sweep(**keys) if hasattr(target, "sweep") else None, tracking
         return self.recorder

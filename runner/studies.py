@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from runner import launching, orphans, spaces
+from runner import allow, launching, orphans, spaces
 from runner.errors import UserError, first_line, nearest
 from runner.job import Outcome
 from runner.spaces import Axis
@@ -102,7 +101,7 @@ def sampler_of(settings: Settings, axes: Mapping[str, Axis]) -> tuple[Any, int]:
     node, path = settings.sampler, f"{PATH}.sampler"
     given: dict[str, Any] = {}
     try:
-        target = resolve_name(node["_target_"])
+        target = allow.target(f"{path}._target_", node["_target_"])
         asked = inspect.signature(target).parameters
         if unknown := [key for key in node if key not in asked and not key.startswith("_")]:
             raise UserError(f"{path}.{unknown[0]} is no argument of {target.__name__}; {nearest(unknown[0], asked)}")
@@ -110,6 +109,7 @@ def sampler_of(settings: Settings, axes: Mapping[str, Axis]) -> tuple[Any, int]:
         if "search_space" in asked and "search_space" not in node:
             given["search_space"] = {key: countable(axis) for key, axis in axes.items()}
             limit = min(limit, size(axes))
+        allow.checked(path, node)
         made = instantiate({**node, "_partial_": True}, _convert_="all")(**given)
     except UserError:
         raise

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
-from runner import compose, config, quick, quiet
+from runner import allow, compose, config, quick, quiet
 from runner.errors import UserError, first_line
 from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
@@ -213,6 +213,7 @@ def table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
 
 def command(overrides: Overrides, sources: Sequence[Any]) -> str:
-    """Return the command that runs one job alone, with the folder of configurations that the user named."""
-    given = [f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"]
+    """Return the command that runs one job alone, with the folder of configurations, and the targets, that the user named."""
+    given = [f"{allow.OPTION}={each}" for each in allow.NAMED]
+    given += [f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"]
     return shlex.join(["python", "-m", "runner", *given, *shown(overrides)])

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from runner import __main__ as runner
-from runner import config, diff, quick, quiet, recorded
+from runner import allow, config, diff, quick, quiet, recorded
 from runner.errors import UserError
 from runner.loop import Ending
 from runner.recorded import DIFFERENT, SAME, Parser, Recorded
@@ -93,7 +93,12 @@ def main() -> int:
     config.register()
     if str(runner.PLUGINS) not in sys.path and runner.PLUGINS.is_dir():
         sys.path.append(str(runner.PLUGINS))
-    return recorded.answered(report)
+    try:
+        with allow.named(sys.argv):
+            return recorded.answered(report)
+    except UserError as error:
+        runner.complain(error)
+        return recorded.TROUBLE
 
 
 if __name__ == "__main__":

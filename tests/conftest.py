@@ -17,6 +17,9 @@ from omegaconf import OmegaConf
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # As the command line sets it before TensorFlow is imported, which a test module may do first here.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# What tests write or define for themselves, and name in configurations.
+OWN = ("bad", "fails", "mine", "own_data", "stranger", "test_check", "test_fused", "ways")
+os.environ["RUNNER_ALLOW_TARGETS"] = ":".join(OWN)
 
 # Hydra's logging setup closes all handlers, and this one, which TensorFlow brings, would close pytest's capture of stderr.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__

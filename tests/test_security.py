@@ -1,0 +1,288 @@
+"""What a configuration that someone else wrote cannot do: run code of its choice, read a pickle, read or leave secrets."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from conftest import own_loss
+
+from runner import allow
+from runner.errors import UserError
+
+# Whatever of these ran would leave this file.
+CANARY = "canary"
+# Of Python, of the libraries here, and of this package by way of what it imports.
+HARMFUL = [
+    "os.system",
+    "posix.system",
+    "subprocess.run",
+    "subprocess.Popen",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.open",
+    "builtins.__import__",
+    "importlib.import_module",
+    "runpy.run_path",
+    "pickle.load",
+    "pickle.loads",
+    "shutil.rmtree",
+    "pathlib.Path",
+    "ctypes.CDLL",
+    "yaml.unsafe_load",
+    "logging.os.system",
+    "functools.partial",
+    "operator.methodcaller",
+    "unittest.mock.Mock",
+    "hydra.utils.get_method",
+    "hydra.utils.instantiate",
+    "omegaconf.OmegaConf.register_new_resolver",
+    "numpy.load",
+    "numpy.fromfile",
+    "numpy.lib.npyio.load",
+    "pandas.read_pickle",
+    "joblib.load",
+    "cloudpickle.loads",
+    "mlflow.pyfunc.load_model",
+    "tensorflow.io.read_file",
+    "tensorflow.io.write_file",
+    "tensorflow.saved_model.load",
+    "tensorflow.py_function",
+    "keras.utils.get_file",
+    "keras.saving.load_model",
+    "keras.models.load_model",
+    "keras.optimizers.deserialize",
+    "keras.optimizers.get",
+    "keras.layers.Lambda",
+    "keras.layers.TFSMLayer",
+    "keras.layers.StringLookup",
+    "keras.optimizers.Adam.from_config",
+    "tf_keras.models.load_model",
+    "runner.build.tf.io.write_file",
+    "runner.losses.__class__",
+    "runner.quick.leave",
+    "runner.artifacts.log_file",
+    "runner.tracking.Path",
+    "runner.stopping.np.load",
+    "runner.report._os",
+    "runner.losses:rosenbrock",
+    "",
+    "os",
+    "..os.system",
+    7,
+]
+
+
+@pytest.fixture
+def nothing_of_ours(monkeypatch):
+    monkeypatch.delenv(allow.VARIABLE)
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_no_other_target_is_had(nothing_of_ours, name):
+    with pytest.raises(UserError, match="_target_"):
+        allow.target("loss._target_", name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runner.losses.rosenbrock",
+        "keras.optimizers.Adam",
+        "keras.optimizers.schedules.CosineDecay",
+        "tf_keras.optimizers.SGD",
+        "tensorflow.compat.v1.train.AdamOptimizer",
+        "keras.losses.Huber",
+        "keras.layers.Dense",
+        "keras.Sequential",
+        "tensorflow.constant",
+        "numpy.linspace",
+        "optuna.samplers.TPESampler",
+        "runner.recorder.mlflow",
+    ],
+)
+def test_what_configurations_are_for_is_had(nothing_of_ours, name):
+    assert callable(allow.target("loss._target_", name))
+
+
+# Where a harmful target may stand, and what it would be called with there.
+PLACES = [
+    ("loss._target_=os.system", "+loss.command=touch canary"),
+    ("+loss.inner={_target_:os.system,command:touch canary}",),
+    ("+loss.inner=[{_target_:os.system,command:touch canary}]",),
+    ("optimizer/learning_rate=cosine_decay", "optimizer.learning_rate._target_=os.system"),
+    ("guess._target_=${optimizer.name}", "+optimizer.name=os.system"),
+    ("strategy._target_=os.system",),
+    ("execution._target_=os.system",),
+    ("tracking._target_=os.system",),
+    ("report._target_=os.system",),
+    ("noise._target_=os.system",),
+    ("stopping=plateau", "stopping.plateau._target_=os.system"),
+    ("optimizer={_target_:keras.optimizers.SGD,learning_rate:{class_name:system,module:os,config:{command:touch canary}}}",),
+    ("+hydra.callbacks.mine={_target_:os.system,command:touch canary}",),
+    ("+hydra.callbacks.mine={_target_:hydra.experimental.callbacks.PickleJobInfoCallback}",),
+    ("+hydra.callbacks.mine=${loss.callback}", "+loss.callback={_target_:os.system,command:touch canary}"),
+    ("hydra.launcher._target_=os.system",),
+    ("hydra.sweeper._target_=os.system",),
+    ("+hydra.sweeper.params.a={_target_:os.system,command:touch canary}",),
+    ("hydra.job_logging.handlers.console.class=os.system",),
+    ("hydra.job_logging.handlers.console.stream=ext://os.environ",),
+    ("hydra.hydra_logging.handlers.console.class=logging.os.system",),
+    ("+hydra.launcher.setup=[touch canary]",),
+    ("+hydra.job.env_set.RUNNER_ALLOW_TARGETS=os", "loss._target_=os.system"),
+    ("+hydra.job.env_set.LD_PRELOAD=./evil.so",),
+]
+
+
+@pytest.mark.parametrize("mode", [(), ("-m",)], ids=["run", "sweep"])
+@pytest.mark.parametrize("words", PLACES, ids=lambda words: words[0][:60])
+def test_no_place_lets_one_in(cli, runs, tmp_path, nothing_of_ours, words, mode):
+    ended = cli(*mode, *words)
+    assert ended.code == 1 and ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    told = ended.out + ended.err
+    assert "Traceback" not in told
+    assert "allow" in told or "must be" in told or "class_name" in told
+    assert not (tmp_path / CANARY).exists() and runs() == []
+
+
+# What overrides cannot say, as an experiment's file would.
+FILES = [
+    "loss: {inner: '${oc.create:{_target_: os.system, command: touch canary}}'}",
+    "loss: {inner: \"${oc.decode:'{_target_: os.system, command: touch canary}'}\"}",
+    "loss: {inner: '${oc.select:none,{_target_: os.system, command: touch canary}}'}",
+    "loss: {a: os.system, _target_: '${.a}'}",
+    "hydra: {callbacks: {mine: '${oc.create:{_target_: os.system, command: touch canary}}'}}",
+    "hydra: {callbacks: {mine: {_target_: '${loss.a}', command: touch canary}}}\nloss: {a: os.system}",
+    "hydra: {job_logging: {handlers: {console: {(): os.system, command: touch canary}}}}",
+    "hydra: {job_logging: {formatters: {short: {(): os.system, command: touch canary}}}}",
+    "hydra: {hydra_logging: {handlers: {console: {(): os.system, command: touch canary}}}}",
+    "hydra: {hydra_logging: '${oc.create:{version: 1, root: {}, filters: {a: {(): os.system}}}}'}",
+    "hydra: {job: {env_copy: [HOME, PATH]}}",
+]
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_no_file_lets_one_in(cli, runs, tmp_path, nothing_of_ours, text):
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/sent.yaml").write_text(f"# @package _global_\n{text}\n")
+    ended = cli("--config-dir", "conf", "experiment=sent")
+    assert ended.code == 1 and ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    assert "allow" in ended.err or "must be" in ended.err
+    assert not (tmp_path / CANARY).exists() and runs() == []
+
+
+def test_of_a_sweep_only_the_job_that_names_one_fails(cli, runs, tmp_path, nothing_of_ours):
+    ended = cli("-m", "loss._target_=os.system,runner.losses.quadratic", "max_iterations=2", "hydra/launcher=fused")
+    assert ended.code == 1 and "add --allow-target os" in ended.out
+    assert len(runs()) == 1
+
+
+def test_a_file_that_names_one_is_refused_and_cannot_let_itself_in(cli, runs, tmp_path, nothing_of_ours, monkeypatch):
+    own_loss(tmp_path, "evil", f"open({CANARY!r}, 'w')\n\ndef loss(x, *, way):\n    return x**2\n")
+    (tmp_path / "conf/experiment").mkdir()
+    (tmp_path / "conf/experiment/own.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /loss: evil\n"
+        "hydra:\n  job:\n    env_set: {RUNNER_ALLOW_TARGETS: evil}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for words in (["loss=evil"], ["experiment=own"], ["-m", "loss=evil,sphere", "max_iterations=1", "hydra/launcher=fused"]):
+        assert cli("--config-dir", "conf", *words).code == 1
+    assert not (tmp_path / CANARY).exists()
+    assert [run.data.params["loss._target_"] for run in runs()] == ["runner.losses.sphere"]
+
+
+GUESS = ("guess=point", "guess.x=3", "max_iterations=2")
+
+
+@pytest.mark.parametrize("given", ["--allow-target evil", "--allow-target=evil", "--allow-target evil.loss", "variable"])
+def test_the_users_own_command_lets_one_in(cli, runs, tmp_path, nothing_of_ours, monkeypatch, given):
+    own_loss(tmp_path, "evil", "def loss(x, *, way):\n    return (x - way) ** 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    refused = cli("--config-dir", "conf", "loss=evil", *GUESS)
+    assert refused.err == "error: loss._target_ 'evil.loss' is not allowed; if you trust it, add --allow-target evil\n"
+    if given == "variable":
+        monkeypatch.setenv(allow.VARIABLE, "another:evil")
+    ended = cli(*([] if given == "variable" else given.split()), "--config-dir", "conf", "loss=evil", *GUESS)
+    assert ended.code == 0 and ended.err == "" and len(runs()) == 1
+    if given != "variable":
+        assert cli("--config-dir", "conf", "loss=evil", *GUESS).code == 1
+
+
+def test_what_a_module_that_is_let_in_imports_is_not(tmp_path, nothing_of_ours, monkeypatch):
+    (tmp_path / "imports_os.py").write_text("import os\nfrom os import system\nfrom functools import partial\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(allow.VARIABLE, "imports_os")
+    for name in ("imports_os.os.system", "imports_os.system", "imports_os.partial"):
+        with pytest.raises(UserError, match="is not allowed"):
+            allow.target("loss._target_", name)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--allow-target"], "--allow-target needs a module"),
+        (["--allow-target", "-m"], "--allow-target needs a module"),
+        (["--allow-target=*"], "got '*'"),
+        (["--experimental-rerun", "config.pickle"], "would read a pickle"),
+        (["--exp=config.pickle"], "would read a pickle"),
+    ],
+)
+def test_options_that_let_in_too_much_are_refused(cli, runs, words, told):
+    ended = cli(*words)
+    assert ended.code == 1 and told in ended.err and ended.err.count("\n") == 1
+    assert runs() == []
+
+
+def test_hydras_own_way_round_its_guard_is_refused(cli, monkeypatch):
+    monkeypatch.setenv("HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE", "os.system")
+    ended = cli()
+    assert ended.code == 1 and ended.err.startswith("error: HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE is set")
+
+
+def test_a_variable_is_read_only_where_the_user_says_that_it_is_no_secret(cli, runs, monkeypatch):
+    monkeypatch.setenv("MINE", "SECRETPW")
+    words = ("tracking.name=${oc.env:MINE}", "max_iterations=1")
+    ended = cli(*words)
+    assert ended.code == 1 and ended.err.count("\n") == 1 and "RUNNER_ALLOW_ENV=MINE" in ended.err
+    assert "SECRETPW" not in ended.out + ended.err and runs() == []
+    ended = cli("+hydra.job.env_copy=[MINE]")
+    assert ended.code == 1 and "RUNNER_ALLOW_ENV=MINE" in ended.err
+    monkeypatch.setenv(allow.ENVIRONMENT, "MINE")
+    assert cli(*words).code == 0
+    assert [run.info.run_name for run in runs()] == ["SECRETPW"]
+
+
+class Canary:
+    """What, unpickled, leaves the file."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {CANARY}",)
+
+
+def test_pickles_that_lie_in_a_runs_folder_are_not_read(cli, runs, tmp_path):
+    from runner import verify
+
+    assert cli("max_iterations=3").code == 0
+    for folder in {path.parent for path in tmp_path.rglob("*") if path.is_file()}:
+        for name in ("config.pickle", "run.pkl", "checkpoint.pkl", "x.npy"):
+            (folder / name).write_bytes(pickle.dumps(Canary()))
+    assert cli("max_iterations=4").code == 0
+    assert cli("-m", "seed=1,2", "max_iterations=3").code == 0
+    assert verify.report([runs()[0].info.run_id]) == 0
+    assert not (tmp_path / CANARY).exists()
+
+
+def test_what_a_run_writes_is_for_its_user_alone(cli, tmp_path):
+    before = {path for path in tmp_path.rglob("*")}
+    mask = os.umask(0o022)
+    try:
+        assert cli("max_iterations=3").code == 0
+        assert cli("-m", "seed=1,2", "max_iterations=3").code == 0
+        assert os.umask(0o022) == 0o022, "the command left its mask behind"
+    finally:
+        os.umask(mask)
+    new: list[Path] = [path for path in tmp_path.rglob("*") if path not in before]
+    assert any(path.name == "overrides.yaml" for path in new) and any(path.name == "trajectory.parquet" for path in new)
+    assert {oct(path.stat().st_mode & 0o077) for path in new} == {"0o0"}
