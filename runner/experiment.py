@@ -17,8 +17,8 @@ from runner import build, config, console, loop, measures, optimizers, signals
 from runner.checkpoints import Checkpoints
 from runner.loop import Ending, Result, Rules, State
 from runner.losses import Loss
+from runner.portrait import Report
 from runner.programs import Program, Programs
-from runner.report import Report
 from runner.trace import Execution, Trace
 from runner.tracking import About, Recorder
 

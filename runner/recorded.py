@@ -102,11 +102,12 @@ def joined(table: Any, name: str) -> np.ndarray:
 class Parser(argparse.ArgumentParser):
     """Options of a command on recorded runs, whose errors are one line."""
 
-    def __init__(self, command: str, about: str, tolerance: str) -> None:
+    def __init__(self, command: str, about: str, tolerance: str | None = None) -> None:
         super().__init__(prog=f"python -m runner.{command}", description=about)
         uri = os.environ.get("MLFLOW_TRACKING_URI") or URI
         self.add_argument("--tracking-uri", metavar="URI", default=uri, help="where the runs are; %(default)s")
-        self.add_argument("--tolerance", type=relative, metavar="T", help=tolerance)
+        if tolerance is not None:
+            self.add_argument("--tolerance", type=relative, metavar="T", help=tolerance)
 
     def error(self, message: str) -> NoReturn:
         """End the command."""

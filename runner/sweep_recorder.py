@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -63,6 +64,17 @@ class SweepRecorder:
         said = {"status": status, "tags": dict(tags), "metrics": dict(metrics), "table": dict(table)}
         self.process.ask("sweep_end", {"uri": self.uri, "run_id": self.run_id, **said})
 
+    def report(self) -> list[str]:
+        """Have the sweep reported, and return what that comes to in lines."""
+        where: Fields = {"uri": self.uri, "run_id": self.run_id}
+        if "tensorflow" in sys.modules:
+            # Here losses are at hand, which the recorder process would have to import TensorFlow for.
+            from runner.reports import facts
+
+            known = facts.of(self.process.ask("sweep_losses", where)["configs"])
+            where["facts"] = {key: fact.fields for key, fact in known.items()}
+        return self.process.ask("sweep_report", where)["lines"]
+
 
 def pieces(jobs: Iterable[many.Job]) -> Iterator[list[many.Job]]:
     """Yield jobs in lists that a message holds."""
@@ -97,10 +109,26 @@ def record(fields: Fields, arrays: Arrays) -> Fields:
     return sweep_store.record(fields["uri"], fields["experiment"], jobs, fields["settings"])
 
 
+def losses(fields: Fields, _: Arrays) -> Fields:
+    """Return the configurations that name the losses of a sweep's runs."""
+    from runner import report
+
+    return {"configs": report.losses(fields["uri"], fields["run_id"])}
+
+
+def report(fields: Fields, _: Arrays) -> Fields:
+    """Report a sweep, and return what that comes to in lines."""
+    from runner import report
+
+    return {"lines": report.of_sweep(fields["uri"], fields["run_id"], fields.get("facts"))}
+
+
 # What the recorder process does at each of these words.
 ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
     "sweep_known": lambda fields, _: sweep_store.found(**fields),
     "sweep_begin": lambda fields, _: sweep_store.begin(**fields),
     "sweep_record": record,
     "sweep_end": lambda fields, _: sweep_store.end(**fields),
+    "sweep_losses": losses,
+    "sweep_report": report,
 }

@@ -28,6 +28,7 @@ class Sweep:
         self.composed = task.composed = compose.Composer(loader, master)
         self.settings, self.overrides = master.sweep, tuple(overrides)
         self.recorder: Any = None
+        self.reports = False
         # Of the parent run, besides those that every one has.
         self.tags: dict[str, str] = {}
         self.known: dict[str, Any] = {}
@@ -69,7 +70,9 @@ class Sweep:
         """Begin with the parent run, in the store of the first job."""
         if self.recorder is not None:
             return
-        self.recorder = self.task.record_by(self.composed(batch[0]).cfg.tracking)
+        cfg = self.composed(batch[0]).cfg
+        self.reports = cfg.report.get("sweep") is not None
+        self.recorder = self.task.record_by(cfg.tracking)
         if self.recorder is None:
             return
         if self.settings.plan:
@@ -161,6 +164,18 @@ class Sweep:
         for each in failed:
             self.say(f"  {' '.join(shown(each.overrides))}: {each.error}")
             self.say(f"    log:   {each.log}\n    again: {command(each.overrides, self.sources)}")
+        if ended is None and self.reports:
+            self.report()
+
+    def report(self) -> None:
+        """Have the runs reported where there are several to compare; a sweep is not worth less for want of its report."""
+        if self.recorder is None or sum(each.ending is not None and not each.interrupted for each in self.outcomes) < 2:
+            return
+        try:
+            for line in self.recorder.report():
+                self.say(line)
+        except Exception as error:
+            self.say(f"the report cannot be made: {first_line(error)}; again: python -m runner.report {self.recorder.run_id}")
 
     def summary(self) -> str:
         """Say in a sentence what the jobs came to."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import keras
 import numpy as np
 import pytest
 from conftest import CONF
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from test_fused import plugins  # noqa: F401 (a fixture)
 
-from runner import config, experiment
+from runner import config, experiment, grammar
 from runner.trace import Trace, join
 
 
@@ -88,6 +93,51 @@ def test_each_number_of_a_gradient_is_cut() -> None:
     trace = rows("clip_value")
     assert (np.abs(trace.gradient) > 10).sum() > 10
     np.testing.assert_allclose(np.diff(trace.x, axis=0), -0.005 * np.clip(trace.gradient[:-1], -10, 10), rtol=1e-9, atol=1e-12)
+
+
+# Enough of each study to see that its parts go together.
+SHORTENED = {
+    "study_optimizers": (
+        "loss=himmelblau,rastrigin",
+        "optimizer=adam,sgd",
+        "optimizer.learning_rate=0.01,0.1",
+        "seed=range(2)",
+    ),
+    "study_digits": ("loss=mlp", "optimizer=sgd", "optimizer.learning_rate=0.01,0.1", "seed=3"),
+    "study_himmelblau": ("optimizer=adam,lion", "guess.x.0=-5,5", "guess.x.1=-5,5"),
+}
+
+
+def test_every_study_is_tried() -> None:
+    assert SHORTENED.keys() == {path.stem for path in CONF.glob("experiment/study_*.yaml")}
+
+
+@pytest.mark.parametrize("study", SHORTENED)
+def test_a_study_is_one_sweep(cli, runs, study: str) -> None:
+    words = SHORTENED[study]
+    ended = cli("-m", f"experiment={study}", *words, "max_iterations=3")
+    assert ended.code == 0 and ended.err == "", ended.err
+    found = runs()
+    assert len(found) == {"study_optimizers": 16, "study_digits": 2, "study_himmelblau": 8}[study]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    # In the file itself, and fused.
+    assert "as one program" in ended.out
+    if study == "study_himmelblau":
+        assert {(run.data.metrics["x/0"], run.data.metrics["x/1"]) for run in found} == set(
+            itertools.product((-5, 5), repeat=2)
+        )
+    if study == "study_digits":
+        assert {run.data.params["loss.data._target_"] for run in found} == {"runner.losses.data.digits"}
+
+
+@pytest.mark.parametrize("study", SHORTENED)
+def test_a_study_has_as_many_runs_as_its_comment_says(study: str) -> None:
+    file = CONF / f"experiment/{study}.yaml"
+    grammar.extend()
+    params = OmegaConf.load(file).hydra.sweeper.params
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    told = int(re.search(r"([\d,]+)\s+(?:# )?runs", file.read_text())[1].replace(",", ""))
+    assert len(grammar.expand(parsed, [])) == told
 
 
 def loss_at(x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import store
 from scipy.optimize import rosen
 
-from runner import landscape, loop, losses, pages, pictures, report, tracking
+from runner import landscape, loop, losses, pages, pictures, portrait, tracking
 from runner.losses import Loss
 from runner.trace import Trace
 
@@ -27,9 +27,9 @@ def trace(x: np.ndarray, loss: np.ndarray, start: int = 0) -> Trace:
     return Trace(start, x, loss, np.ones_like(x))
 
 
-def drawing(loss: Loss, x: np.ndarray, title: str = "a title") -> report.Drawing:
+def drawing(loss: Loss, x: np.ndarray, title: str = "a title") -> portrait.Drawing:
     """Return what is drawn of a path."""
-    made = report.Report(title, 1000)
+    made = portrait.Report(title, 1000)
     values = np.array([float(loss(tf.constant(each))) for each in x], x.dtype)
     made.watch(trace(x, values))
     row = trace(x[-1:], values[-1:], len(x) - 1)
@@ -97,7 +97,7 @@ def test_a_long_run_is_thinned_to_its_ends_and_extremes():
     loss = rng.normal(size=100_000)
     loss[[31_234, 77_777]] = -50, 50
     loss[5] = np.nan
-    made = report.Report("", 100)
+    made = portrait.Report("", 100)
     for start in range(0, len(loss), 7_000):
         part = loss[start : start + 7_000]
         made.watch(trace(part, part, start))
@@ -114,8 +114,8 @@ def test_a_long_run_is_thinned_to_its_ends_and_extremes():
 @pytest.mark.parametrize("count", [3, 100, 1037])
 def test_consecutive_rows_are_thinned_as_others_are(start, every, count):
     loss = np.random.default_rng(0).normal(size=count).round(1)
-    thinned = report.thinned({"step": start + np.arange(count), "loss": loss}, every)
-    np.testing.assert_array_equal(start + report.picked(start, loss, every), thinned["step"])
+    thinned = portrait.thinned({"step": start + np.arange(count), "loss": loss}, every)
+    np.testing.assert_array_equal(start + portrait.picked(start, loss, every), thinned["step"])
 
 
 def test_a_run_that_goes_nowhere_or_to_infinity_is_drawn(tmp_path):

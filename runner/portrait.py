@@ -1,0 +1,99 @@
+"""What is left of a run to look at: its rows, thinned as they come, become the Drawing of its pictures when it ends."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runner import landscape
+from runner.drawing import Drawing
+from runner.loop import Result
+from runner.losses import Loss
+from runner.trace import Trace
+
+# Bytes that the x of a thinned path may take.
+BYTES = 2**24
+
+
+class Report:
+    """`watch(rows)` takes a run's rows in order, `drawing(result, loss)` is what they come to."""
+
+    def __init__(self, title: str, points: int) -> None:
+        self.title, self.points = title, points
+        self.kept: dict[str, np.ndarray] = {}
+        self.every = 1
+
+    def watch(self, rows: Trace) -> None:
+        """Keep what is shown of rows."""
+        self.points = min(self.points, max(BYTES // max(rows.x[0].nbytes, 1), 50))
+        while len(rows) > 3 * self.points * self.every:
+            self.every *= 2
+        chosen = picked(rows.start, rows.loss, self.every)
+        x, loss, gradient = (part[chosen] for part in (rows.x, rows.loss, rows.gradient))
+        norm = Trace(0, x, loss, gradient).gradient_norm
+        new = {"step": rows.start + chosen, "loss": loss, "gradient_norm": norm, "x": x}
+        self.kept = {name: np.concatenate([self.kept[name], each]) for name, each in new.items()} if self.kept else new
+        while len(self.kept["step"]) > 3 * self.points:
+            self.every *= 2
+            self.kept = thinned(self.kept, self.every)
+
+    def drawing(self, result: Result, loss: Loss) -> Drawing:
+        """Return what a run's report shows."""
+        kept = self.kept
+        finite = np.isfinite(kept["x"].reshape(len(kept["x"]), -1)).all(axis=1)
+        around = landscape.landscape(loss, kept["x"][finite])
+        steps, seconds = zip(*result.pace, strict=True) if result.pace else ((0, 1), (np.nan, np.nan))
+        by = f" ({result.stopped_by})" if result.stopped_by else ""
+        arrays = {name: kept[name] for name in ("step", "loss", "gradient_norm")} | {
+            "seconds": np.interp(kept["step"], steps, seconds),
+            "measured": np.array(seconds),
+            "shown": np.flatnonzero(finite),
+            "path": around.path,
+            "minimisers": around.minimisers,
+            **around.grid,
+        }
+        ending = f"{result.ending.value}{by} at step {result.iterations}, loss {result.last.loss[0]:.6g}"
+        return Drawing(self.title, ending, around.labels, around.note, loss.minimum, arrays)
+
+
+def run(title: str, *, points: int, sweep: bool) -> Report:
+    """Return the report of a run; `sweep` is for whoever asks whether to make one."""
+    return Report(title, points)
+
+
+def none(title: str) -> None:
+    """Make no report."""
+
+
+def picked(start: int, loss: np.ndarray, every: int) -> np.ndarray:
+    """Return what `thinned` keeps of consecutive rows, as their indices, at a hundredth of its price."""
+    if every == 1:
+        return np.arange(len(loss))
+    loss = np.nan_to_num(loss, nan=np.inf)
+    head = min(-start % every, len(loss))
+    tail = head + (len(loss) - head) // every * every
+    begins = np.arange(head, tail, every)
+    body = loss[head:tail].reshape(len(begins), every)
+    kept = [[0, len(loss) - 1], begins, begins + body.argmin(axis=1), begins + body.argmax(axis=1)]
+    for first, last in ((0, head), (tail, len(loss))):
+        if first < last:
+            kept.append([first, first + loss[first:last].argmin(), first + loss[first:last].argmax()])
+    return np.unique(np.concatenate(kept)).astype(int)
+
+
+def thinned(columns: dict[str, np.ndarray], every: int) -> dict[str, np.ndarray]:
+    """Return the first and the last row, and of every so many steps the first row and those of the least and greatest loss."""
+    step, loss = columns["step"], np.nan_to_num(columns["loss"], nan=np.inf)
+    if every == 1 or len(step) < 3:
+        return columns
+    begins = np.flatnonzero(np.diff(step // every, prepend=-1))
+    kept = [begins, [len(step) - 1], lowest(loss, begins), lowest(-loss, begins)]
+    rows = np.unique(np.concatenate(kept))
+    return {name: each[rows] for name, each in columns.items()}
+
+
+def lowest(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Return the index of the lowest value of each stretch, the first of equals."""
+    best = np.repeat(np.minimum.reduceat(values, begins), np.diff(begins, append=len(values)))
+    rows = np.flatnonzero(values == best)
+    _, first = np.unique(np.searchsorted(begins, rows, side="right"), return_index=True)
+    return rows[first]

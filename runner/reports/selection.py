@@ -1,0 +1,144 @@
+"""Which runs a report is asked for, and what the store says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner import recorded
+from runner.errors import UserError, first_line
+
+# Ids that one query names, and runs that one page of a search brings.
+IDS, PAGE = 500, 10_000
+PARENT = "mlflow.parentRunId"
+
+
+class Record(NamedTuple):
+    """What a store says of a run."""
+
+    run_id: str
+    status: str
+    artifact_uri: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]  # system/…, without that
+
+
+class Selection(NamedTuple):
+    """Runs that are asked for: their ids, what they are called, the sweep's own run where they are one, and its overrides."""
+
+    ids: list[str]
+    title: str
+    parent: str | None
+    words: str
+
+
+def select(client: Any, name: str | None, condition: str | None) -> Selection:
+    """Return the runs of a sweep (by its id or the beginning of it) or of an experiment (by name) that fulfil a condition.
+
+    Without a name: of the latest sweep, or where there is a condition of all experiments. Raises UserError where none do.
+    """
+    experiments = {each.name: each.experiment_id for each in client.search_experiments()}
+    every = list(experiments.values())
+    fulfilled = None if condition is None else matching(client, every, condition)
+    if name in experiments:
+        found = matching(client, [experiments[name]], "")
+        selected = Selection(found, f"experiment {name}", None, "")
+    elif name is None and fulfilled is not None:
+        selected = Selection(fulfilled, f"runs with {condition}", None, "")
+    else:
+        selected = sweep(client, latest(client, every) if name is None else recorded.find(client, name))
+    ids = selected.ids if fulfilled is None else [each for each in selected.ids if each in set(fulfilled)]
+    if not ids:
+        raise UserError(f"{selected.title} has no runs to report{f' with {condition}' if condition else ' yet'}")
+    return selected._replace(ids=ids)
+
+
+def latest(client: Any, experiments: Sequence[str]) -> Any:
+    """Return the run of the sweep that began last."""
+    order = {"max_results": 1, "order_by": ["attributes.start_time DESC"]}
+    found = client.search_runs(list(experiments), "tags.sweep = 'parent'", **order)
+    if not found:
+        raise UserError(f"there is no sweep in {client.tracking_uri}; name an experiment, or runs by --filter")
+    return found[0]
+
+
+def matching(client: Any, experiments: Sequence[str], condition: str) -> list[str]:
+    """Return the ids of the runs that fulfil a condition of MLflow's, without those that stand for sweeps."""
+    found, token = [], None
+    while True:
+        try:
+            page = client.search_runs(list(experiments), condition, max_results=PAGE, page_token=token)
+        except Exception as error:
+            raise UserError(f"--filter {condition!r} is no condition of MLflow's: {first_line(error)}") from error
+        found += [run.info.run_id for run in page if "sweep" not in run.data.tags]
+        token = page.token
+        if not token:
+            return found
+
+
+def sweep(client: Any, run: Any) -> Selection:
+    """Return the jobs of a sweep: those under its own run, and those that it reused, which are under another's."""
+    run_id = run.info.run_id
+    if run.data.tags.get("sweep") != "parent":
+        own = run.data.tags.get(PARENT)
+        raise UserError(f"run {run_id} is no sweep; name {f'its sweep {own}' if own else 'a sweep'}, or an experiment")
+    ids = children(client, run)
+    if any(each.path == "jobs.json" for each in client.list_artifacts(run_id)):
+        table = json.loads(Path(client.download_artifacts(run_id, "jobs.json")).read_text())
+        if table["data"]:
+            at = table["columns"].index("run_id")
+            ids += [row[at] for row in table["data"] if row[at]]
+    return Selection(list(dict.fromkeys(ids)), f"sweep {run_id}", run_id, run.data.tags.get("overrides", ""))
+
+
+def children(client: Any, run: Any) -> list[str]:
+    """Return the ids of the runs under a run."""
+    store = client._tracking_client.store
+    if not hasattr(store, "engine"):
+        return matching(client, [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
+    from mlflow.store.tracking.dbmodels.models import SqlTag
+    from sqlalchemy import select as query
+
+    with store.ManagedSessionMaker() as session:
+        of = query(SqlTag.run_uuid).where(SqlTag.key == PARENT, SqlTag.value == run.info.run_id)
+        return list(session.scalars(of.order_by(SqlTag.run_uuid)))
+
+
+def records(client: Any, ids: Sequence[str]) -> list[Record]:
+    """Return what the store says of runs, in few queries where it is a database."""
+    store = client._tracking_client.store
+    if hasattr(store, "engine"):
+        return [each for i in range(0, len(ids), IDS) for each in by_sql(store, ids[i : i + IDS])]
+    with ThreadPoolExecutor(8) as pool:
+        return [plain(run) for run in pool.map(client.get_run, ids)]
+
+
+def plain(run: Any) -> Record:
+    """Return what a run of MLflow's holds."""
+    metrics = {key.removeprefix("system/"): value for key, value in run.data.metrics.items() if key.startswith("system/")}
+    info, data = run.info, run.data
+    return Record(info.run_id, info.status, info.artifact_uri, dict(data.params), dict(data.tags), metrics)
+
+
+def by_sql(store: Any, ids: Sequence[str]) -> list[Record]:
+    """Return the same of some runs, by a query a table."""
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
+    from sqlalchemy import select as query
+
+    with store.ManagedSessionMaker() as session:
+        runs = query(SqlRun.run_uuid, SqlRun.status, SqlRun.artifact_uri).where(SqlRun.run_uuid.in_(ids))
+        runs = runs.where(SqlRun.lifecycle_stage == "active")
+        found = {run_id: Record(run_id, status, uri, {}, {}, {}) for run_id, status, uri in session.execute(runs)}
+        for model, name in ((SqlParam, "params"), (SqlTag, "tags")):
+            of = query(model.run_uuid, model.key, model.value).where(model.run_uuid.in_(found))
+            for run_id, key, value in session.execute(of):
+                getattr(found[run_id], name)[key] = value
+        metric = SqlLatestMetric
+        of = query(metric.run_uuid, metric.key, metric.value).where(metric.run_uuid.in_(found), metric.key.like("system/%"))
+        for run_id, key, value in session.execute(of):
+            found[run_id].metrics[key.removeprefix("system/")] = value
+    return [found[each] for each in ids if each in found]
