@@ -31,7 +31,7 @@ NAMESPACES |= {
 }
 # The recorder's functions bear the names of those that they wrap.
 NAMESPACES |= {f"runner.{name}": ("runner.tracking", "runner.recorder") for name in ("tracking", "recorder")}
-NAMESPACES |= {"runner.report": ("runner.report",), "optuna.samplers": ("optuna.samplers", "optuna._experimental")}
+NAMESPACES |= {"runner.portrait": ("runner.portrait",), "optuna.samplers": ("optuna.samplers", "optuna._experimental")}
 NAMESPACES |= {
     f"{keras}.{name}": (f"{root}.{name.split('.')[0]}",)
     for keras, root in (("keras", "keras.src"), ("tensorflow.keras", "keras.src"), ("tf_keras", "tf_keras.src"))
