@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -103,26 +103,34 @@ def prepare(connection: Connection, uri: str, draws: bool) -> None:
             pictures.get_ready(connection.poll)
 
 
+@contextmanager
+def starting(uri: str) -> Iterator[Policy]:
+    """Give the policy of a run's beginning; a store that is given up is a UserError."""
+    began = time.monotonic()
+    try:
+        yield Policy(START, lambda: began)
+    except GaveUp as error:
+        raise UserError(f"tracking.uri {uri!r} cannot be used: {error}; set it with tracking.uri=sqlite:///…") from error
+
+
 def interrupted(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the interrupted runs that this one would be again."""
     said = begun.Begin.of(fields)
-    return begun.interrupted(*said.opened(), said.about.tags["identity"], said.host)
+    client, experiment_id = said.opened()
+    with starting(said.keys["uri"]) as retry:
+        return retry(lambda: begun.interrupted(client, experiment_id, said.about.tags["identity"], said.host))
 
 
 def record(connection: Connection, fields: Mapping[str, Any]) -> None:
     """Begin a run or go on with it, answer, and play its spool until it has ended."""
-    said = begun.Begin.of(fields)
+    said, folder = begun.Begin.of(fields), Path(fields["folder"])
     client, experiment_id = said.opened()
-    began = time.monotonic()
-    retry, folder = Policy(START, lambda: began), Path(fields["folder"])
-    try:
+    with starting(said.keys["uri"]) as retry:
         if fields["run_id"] is None:
             run = playing.Run(*said.run(retry, fields["at"], new=True), retry)
         else:
             run = playing.Run(client, fields["run_id"], retry)
             retry(run.go_on)
-    except GaveUp as error:
-        raise UserError(f"tracking.uri {said.keys['uri']!r} cannot be used: {error}") from error
     wire.send(connection, "answer", {"run_id": run.run_id, "experiment_id": experiment_id}, {})
     inbox = Inbox(connection)
     run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
