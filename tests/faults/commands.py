@@ -34,6 +34,9 @@ class Command:
 
     def __init__(self, folder: Path, *words: str) -> None:
         self.out, self.err = folder / "out", folder / "err"
+        for file in (self.out, self.err):
+            # Of the command before.
+            file.unlink(missing_ok=True)
         self.process = WARM.Process(target=command, args=(folder, words))
         self.process.start()
 
@@ -46,7 +49,7 @@ class Command:
         """Wait until something is so, or the command has ended."""
         end = time.monotonic() + seconds
         while self.process.is_alive() and not what():
-            assert time.monotonic() < end, self.err.read_text()
+            assert time.monotonic() < end, "it takes too long"
             time.sleep(0.01)
 
     def reach(self, count: int) -> None:
