@@ -21,13 +21,14 @@ import pytest
 import servers
 from commands import Command, Ended, metrics, runs, same
 
-STEPS = 300
-SWEPT = 60
+STEPS = 200
+SWEPT = 40
 WORDS = ("loss=rosenbrock", "optimizer=adam", "execution=eager", f"max_iterations={STEPS}", "report=none")
 # Each step is saved, which makes the most of what a kill may cost.
 SAVED = (*WORDS, "checkpoint.every_seconds=0")
 SWEEP = ("-m", *SAVED, f"max_iterations={SWEPT}", "optimizer.learning_rate=0.01,0.02,0.03")
 OUTAGE = 5.0
+OUT = "the tracking store does not take rows, which are kept in the run's folder meanwhile"
 
 
 def folder_with_store(path: Path, migrated: Path) -> Path:
@@ -119,7 +120,7 @@ def test_a_database_that_stops_and_starts_again_loses_nothing(reference, folder,
         servers.pg_ctl(server, "-m", "immediate", "stop")
         time.sleep(OUTAGE)
         servers.pg_ctl(server, "start")
-        complete(command.ended(), uri, reference, ended_says(command))
+        complete(command.ended(), uri, reference, outage(command))
 
 
 def test_a_server_that_is_killed_and_started_again_loses_nothing(reference, folder, tmp_path, migrated):
@@ -129,47 +130,53 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing(reference, fold
         command.reach(50)
     time.sleep(OUTAGE)
     with servers.mlflow(database, tmp_path, port=port) as uri:
-        complete(command.ended(), uri, reference, ended_says(command))
+        complete(command.ended(), uri, reference, outage(command))
 
 
-def ended_says(command: Command) -> str | None:
-    """Return the line that tells of an outage, where the command has ended with one: it may have been too short for that."""
-    command.ended()
-    return "the tracking store does not take rows" if command.err.read_text() else None
+def outage(command: Command) -> str | None:
+    """Return what the command has to say of an outage, nothing where that was short."""
+    return OUT if command.ended().err else None
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(30, marks=pytest.mark.long)])
-def test_a_locked_database_loses_nothing(reference, folder, seconds):
+# SQLite itself waits for 20 s.
+@pytest.mark.parametrize(("seconds", "says"), [(5, None), pytest.param(30, OUT, marks=pytest.mark.long)])
+def test_a_locked_database_loses_nothing(reference, folder, seconds, says):
     command = Command(folder, *WORDS, "tracking.flush_timeout=60")
     command.reach(20)
     with closing(sqlite3.connect(folder / "outputs/mlflow.db", timeout=20)) as database:
         database.execute("BEGIN EXCLUSIVE")
         time.sleep(seconds)
         database.rollback()
-    complete(command.ended(), uri_of(folder), reference, ended_says(command))
+    complete(command.ended(), uri_of(folder), reference, says)
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder on a disk of 64 kB."""
+    """Give a folder on a disk of 56 kB."""
     path = tmp_path / "disk"
     path.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", path], check=False, capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=56k", "tmpfs", path], check=False, capture_output=True).returncode:
         pytest.skip("only root mounts a small disk")
     yield path
     subprocess.run(["umount", path], check=True)
 
 
-def test_a_disk_that_fills_ends_a_run_with_what_it_has(reference, folder, disk):
-    ended = Command(folder, *WORDS, f"hydra.run.dir={disk}/run").ended()
+def test_a_disk_that_fills_ends_a_run_with_what_it_has_and_takes_the_next_when_there_is_room(reference, folder, disk):
+    words, uri = (*WORDS, f"hydra.run.dir={disk}/run"), uri_of(folder)
+    ended = Command(folder, *words).ended()
     assert ended.code == 1 and ended.err.count("\n") == 1
     assert "cannot be written: No space left on device" in ended.err and "make room there" in ended.err
-    (run,) = runs(uri_of(folder))
+    (run,) = runs(uri)
     assert run.info.status == "FAILED"
-    found, wanted = metrics(uri_of(folder), run), metrics(*reference)
+    found, wanted = metrics(uri, run), metrics(*reference)
     assert found.keys() == wanted.keys()
     for name, rows in found.items():
         assert 20 < len(rows) < STEPS and rows == wanted[name][: len(rows)]
+    subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+    assert Command(folder, *words).ended() == Ended(0, "")
+    (again,) = [each for each in runs(uri) if each.info.run_id != run.info.run_id]
+    assert again.info.status == "FINISHED"
+    same((uri, again), reference)
 
 
 def test_a_disk_that_is_read_only_is_told_before_a_run_begins(folder, disk):
