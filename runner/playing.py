@@ -103,6 +103,11 @@ class Run:
             self.retry(partial(drop_tags, self.client, self.run_id, set(ENDING) - set(self.tags)))
         self.retry(partial(self.client.set_terminated, self.run_id, self.status, at))
 
+    def abandon(self) -> None:
+        """End a run that cannot be recorded further, for want of room perhaps, in a store that may be all right."""
+        with suppress(Exception):
+            self.client.set_terminated(self.run_id, "FAILED")
+
     def discard(self) -> None:
         """Let go of what is open, without a word to the store."""
         with suppress(Exception):
@@ -200,5 +205,7 @@ def play(player: Player, frames: Iterable[spool.Frame]) -> str | None:
     except Exception as error:
         if player.run is not None:
             player.run.discard()
+            if not isinstance(error, GaveUp):
+                player.run.abandon()
         return first_line(error)
     return None

@@ -36,9 +36,7 @@ def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
     except BaseException as error:
         # What went wrong matters more than a recorder that cannot be told of it.
         with suppress(UserError):
-            status, tags = tracking.abandoned(error)
-            session.spool.say("fail", {"status": status, "tags": tags})
-            session.end()
+            session.fail(*tracking.abandoned(error))
         raise
     session.end()
 
@@ -146,21 +144,42 @@ class Session:
             self.process = None
             logging.getLogger(__name__).warning("%s; the run goes on, and is sent at its end", first_line(error))
 
+    def fail(self, status: str, tags: Mapping[str, str]) -> None:
+        """End a run that has no result: by its spool, or, where that has no room, by word to the recorder process."""
+        said = {"status": status, "tags": tags}
+        try:
+            self.spool.say("fail", said)
+            self.spool.say("end", {})
+        except UserError:
+            self.sent(said)
+            self.close()
+            return
+        self.send()
+
     def end(self) -> None:
         """End the run, and say what could not be sent."""
         self.spool.say("end", {})
-        left = None if self.offline else self.sent()
-        if left:
+        self.send()
+
+    def send(self) -> None:
+        """Let go of the run when all was sent, or say what was not."""
+        if left := self.sent({}):
             text = "run %s could not be sent as a whole, %s; send it with: python -m runner.sync %s"
             logging.getLogger(__name__).warning(text, self.ids["run_id"], left, self.folder)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the run."""
         self.spool.close()
         self.lock.release(remove=not self.spool.path.exists())
 
-    def sent(self) -> str | None:
-        """Wait until all was sent; returns None, or in one line what is left, and why."""
+    def sent(self, failure: Mapping[str, Any]) -> str | None:
+        """Wait until all was sent; returns None, or in one line what is left, and why. `failure` is not in the spool."""
+        if self.offline:
+            return None
         try:
             if self.process is not None:
-                self.process.say("end")
+                self.process.say("end", failure)
                 return self.process.answer()["left"]
         except UserError:
             pass

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner import alive, begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, wire
+from runner import alive, begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, tracking, wire
 from runner.errors import UserError, first_line
 from runner.retry import GaveUp, Policy
 
@@ -156,6 +156,7 @@ class Inbox:
         self.connection, self.lock = connection, threading.Lock()
         self.at: float | None = None
         self.gone = False
+        self.failure: Mapping[str, Any] = {}  # that the spool had no room for
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until something is said."""
@@ -166,7 +167,8 @@ class Inbox:
             while self.at is None and self.connection.poll(seconds):
                 seconds = 0
                 try:
-                    ended = wire.receive(self.connection).word == "end"
+                    word, self.failure, _ = wire.receive(self.connection)
+                    ended = word == "end"
                 except (EOFError, OSError):
                     ended = self.gone = True
                 if ended:
@@ -197,6 +199,10 @@ def written(folder: Path, inbox: Inbox) -> Iterator[spool.Frame]:
             if time.monotonic() - synced > 1:
                 os.fdatasync(file.fileno())
                 synced = time.monotonic()
+    if inbox.failure:
+        at = tracking.clock()
+        yield spool.Frame(wire.Message("fail", dict(inbox.failure), {}), at, end)
+        yield spool.Frame(wire.Message("end", {}, {}), at, end)
 
 
 if __name__ == "__main__":

@@ -27,26 +27,34 @@ def free_port() -> int:
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
     """Start a PostgreSQL server whose data lie in this new folder, and give its SQLAlchemy URI."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    assert binaries, "the tests need PostgreSQL: apt-get install postgresql"
     data, port = folder / "data", free_port()
-    # It refuses to run as root.
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     folder.mkdir()
-    if user:
+    if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
-        open_to_all(folder.parent)
-    quiet = {"check": True, "capture_output": True}
-    subprocess.run([*user, binaries[-1] / "initdb", "-D", data, "-A", "trust", "-U", "runner"], **quiet)
-    control = [*user, binaries[-1] / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-o", f"-h 127.0.0.1 -p {port} -k {folder}", "-l", folder / "log", "start"], **quiet)
+    of_postgresql(folder, "initdb", "-D", data, "-A", "trust", "-U", "runner")
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{folder}'\n")
+    pg_ctl(folder, "start")
     try:
         yield f"postgresql+psycopg://runner@127.0.0.1:{port}/postgres"
     finally:
-        if user:
-            # Another pytest that starts meanwhile closes the folder above all of theirs again.
-            open_to_all(folder.parent)
-        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+        pg_ctl(folder, "-m", "immediate", "stop")
+
+
+def pg_ctl(folder: Path, *words: str) -> None:
+    """Start or stop the PostgreSQL server of a folder."""
+    of_postgresql(folder, "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", *words)
+
+
+def of_postgresql(folder: Path, program: str, *words: str | Path) -> None:
+    """Run one of PostgreSQL's programs on its folder; they refuse to run as root."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    assert binaries, "the tests need PostgreSQL: apt-get install postgresql"
+    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+    if user:
+        # Another pytest that starts meanwhile closes the folder above all of theirs again.
+        open_to_all(folder.parent)
+    subprocess.run([*user, binaries[-1] / program, *words], check=True, capture_output=True)
 
 
 def open_to_all(folder: Path) -> None:
@@ -57,9 +65,11 @@ def open_to_all(folder: Path) -> None:
 
 
 @contextmanager
-def mlflow(uri: str, folder: Path, workers: int | None = 1) -> Iterator[str]:
-    """Start an MLflow server on a store, and give its address; None: with as many workers as it has by default."""
-    port = free_port()
+def mlflow(
+    uri: str, folder: Path, workers: int | None = 1, port: int | None = None, by: signal.Signals = signal.SIGTERM
+) -> Iterator[str]:
+    """Start an MLflow server on a store, give its address, and end it by a signal; None: as many workers as by default."""
+    port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += [] if workers is None else ["--workers", str(workers)]
     command += ["--backend-store-uri", uri, "--artifacts-destination", str(folder / "artifacts")]
@@ -80,7 +90,7 @@ def mlflow(uri: str, folder: Path, workers: int | None = 1) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         # Its own session: the process and the workers that it started.
-        os.killpg(server.pid, signal.SIGTERM)
+        os.killpg(server.pid, by)
         server.wait()
 
 

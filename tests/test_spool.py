@@ -245,23 +245,6 @@ def test_an_interrupted_run_is_continued_in_its_folder_with_each_step_once(tmp_p
     assert not list(tmp_path.glob("outputs/runs/*/*/spool"))
 
 
-def test_a_locked_database_loses_nothing_and_says_nothing(tmp_path):
-    ended = processes.started(tmp_path, "execution=eager", "max_iterations=600", "report=none")
-    for line in ended.stdout:
-        if line.split()[:1] == ["50"]:
-            break
-    database = sqlite3.connect(tmp_path / "outputs/mlflow.db", timeout=20)
-    database.execute("BEGIN EXCLUSIVE")
-    time.sleep(5)
-    database.rollback()
-    database.close()
-    _, err = ended.communicate(timeout=120)
-    assert ended.returncode == 0 and err == ""
-    client = store(tmp_path)
-    (run,) = client.search_runs([client.get_experiment_by_name("runner").experiment_id])
-    assert [row.step for row in client.get_metric_history(run.info.run_id, "loss")] == list(range(601))
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Give an MLflow server's address and the file of its store."""

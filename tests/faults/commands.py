@@ -1,0 +1,117 @@
+"""Commands of the runner that are started warm, told by what they print, and killed; and what a store has of their runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import processes
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+
+# A process that has imported TensorFlow, and has not used it: each command is forked from that.
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(["runner.experiment"])
+
+
+class Ended(NamedTuple):
+    """What a command left: its exit code, minus the signal's number where one killed it, and its errors."""
+
+    code: int | None
+    err: str
+
+
+class Command:
+    """`python -m runner` with these words in a folder, in a process of its own."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.out, self.err = folder / "out", folder / "err"
+        for file in (self.out, self.err):
+            # Of the command before.
+            file.unlink(missing_ok=True)
+        self.process = WARM.Process(target=command, args=(folder, words))
+        self.process.start()
+
+    def rows(self) -> list[int]:
+        """Return the steps of the rows that it has printed, which a run does that is eager."""
+        lines = self.out.read_text().splitlines() if self.out.exists() else []
+        return [int(line.split()[0]) for line in lines if line.startswith(" ") and line.split()[0].isdigit()]
+
+    def wait(self, what: Callable[[], bool], seconds: float = 120) -> None:
+        """Wait until something is so, or the command has ended."""
+        end = time.monotonic() + seconds
+        while self.process.is_alive() and not what():
+            assert time.monotonic() < end, "it takes too long"
+            time.sleep(0.01)
+
+    def reach(self, count: int) -> None:
+        """Wait until it has printed so many rows; it has to do that."""
+        self.wait(lambda: len(self.rows()) >= count)
+        assert len(self.rows()) >= count, self.err.read_text()
+
+    def kill(self, everything: bool) -> None:
+        """Kill it, and at the same moment its recorder too where that is asked for."""
+        pids = [self.process.pid, *(processes.below(self.process.pid) if everything else ())]
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.join()
+
+    def ended(self, seconds: float = 120) -> Ended:
+        """Wait for its end."""
+        self.wait(lambda: False, seconds)
+        self.process.join()
+        return Ended(self.process.exitcode, self.err.read_text())
+
+
+def command(folder: Path, words: tuple[str, ...]) -> None:
+    """Become the command line."""
+    from runner import __main__
+
+    os.chdir(folder)
+    for name, number in (("out", 1), ("err", 2)):
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(file, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    sys.argv = ["runner", *words]
+    __main__.command()
+
+
+def runs(uri: str) -> list[Any]:
+    """Return all runs of a store, but for those that stand for sweeps; none of either is RUNNING."""
+    client = MlflowClient(tracking_uri=uri)
+    found = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert "RUNNING" not in [run.info.status for run in found]
+    return [run for run in found if "sweep" not in run.data.tags]
+
+
+def metrics(uri: str, run: Any) -> dict[str, list[tuple[int, float]]]:
+    """Return each metric that has steps, by step; a step that stands there twice is twice in it."""
+    client = MlflowClient(tracking_uri=uri)
+    names = [name for name in run.data.metrics if not name.startswith("system/")]
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
+    return {name: sorted((row.step, row.value) for row in history) for name, history in histories.items()}
+
+
+def trajectory(uri: str, run: Any) -> dict[str, np.ndarray]:
+    """Return the columns of a run's trajectory.parquet."""
+    path = MlflowClient(tracking_uri=uri).download_artifacts(run.info.run_id, "trajectory.parquet")
+    table = pq.read_table(path)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def same(one: tuple[str, Any], other: tuple[str, Any]) -> None:
+    """Assert that two runs, each of a store, have the same rows, bit for bit and each step once."""
+    assert metrics(*one) == metrics(*other)
+    columns, wanted = trajectory(*one), trajectory(*other)
+    assert list(columns["step"]) == list(range(len(columns["step"]))) and columns.keys() == wanted.keys()
+    for name, column in wanted.items():
+        np.testing.assert_array_equal(columns[name], column, strict=True, err_msg=name)
