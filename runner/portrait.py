@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from runner import landscape
+from runner import landscape, private
 from runner.drawing import Drawing
 from runner.loop import Result
 from runner.losses import Loss
@@ -52,7 +52,7 @@ class Report:
             **around.grid,
         }
         ending = f"{result.ending.value}{by} at step {result.iterations}, loss {result.last.loss[0]:.6g}"
-        return Drawing(self.title, ending, around.labels, around.note, loss.minimum, arrays)
+        return Drawing(self.title, ending, around.labels, private.masked(around.note), loss.minimum, arrays)
 
 
 def run(title: str, *, points: int, sweep: bool) -> Report:

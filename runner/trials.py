@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runner import dumping
 from runner.errors import UserError, first_line
 from runner.job import SIGNALS, Outcome
 from runner.spaces import Axis
