@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -87,6 +88,8 @@ def command(main: Callable[[], int] = main) -> None:
     # What a user's files name is found beside them, as it is by `python -m`, where an installed script runs.
     if not sys.flags.safe_path and not {"", os.getcwd()} & {*sys.path}:
         sys.path.append(os.getcwd())
+    # A log that cannot be written, on a disk that is full, is no reason for a traceback of its own.
+    logging.raiseExceptions = False
     try:
         code = main()
     except SystemExit as exit:

@@ -12,12 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import processes
-import pyarrow.parquet as pq
-from mlflow import MlflowClient
-
-# A process that has imported TensorFlow, and has not used it: each command is forked from that.
+# A process that has imported TensorFlow, and has not used it: each command is forked from that, and imports this module, which
+# is why that imports nothing else that takes long.
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(["runner.experiment"])
 
@@ -59,6 +55,8 @@ class Command:
 
     def kill(self, everything: bool) -> None:
         """Kill it, and at the same moment its recorder too where that is asked for."""
+        import processes
+
         pids = [self.process.pid, *(processes.below(self.process.pid) if everything else ())]
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -76,6 +74,8 @@ def command(folder: Path, words: tuple[str, ...]) -> None:
     """Become the command line."""
     from runner import __main__
 
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "HYDRA"))]:
+        del os.environ[name]
     os.chdir(folder)
     for name, number in (("out", 1), ("err", 2)):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -87,6 +87,8 @@ def command(folder: Path, words: tuple[str, ...]) -> None:
 
 def runs(uri: str) -> list[Any]:
     """Return all runs of a store, but for those that stand for sweeps; none of either is RUNNING."""
+    from mlflow import MlflowClient
+
     client = MlflowClient(tracking_uri=uri)
     found = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert "RUNNING" not in [run.info.status for run in found]
@@ -95,14 +97,19 @@ def runs(uri: str) -> list[Any]:
 
 def metrics(uri: str, run: Any) -> dict[str, list[tuple[int, float]]]:
     """Return each metric that has steps, by step; a step that stands there twice is twice in it."""
+    from mlflow import MlflowClient
+
     client = MlflowClient(tracking_uri=uri)
     names = [name for name in run.data.metrics if not name.startswith("system/")]
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
     return {name: sorted((row.step, row.value) for row in history) for name, history in histories.items()}
 
 
-def trajectory(uri: str, run: Any) -> dict[str, np.ndarray]:
+def trajectory(uri: str, run: Any) -> dict[str, Any]:
     """Return the columns of a run's trajectory.parquet."""
+    import pyarrow.parquet as pq
+    from mlflow import MlflowClient
+
     path = MlflowClient(tracking_uri=uri).download_artifacts(run.info.run_id, "trajectory.parquet")
     table = pq.read_table(path)
     return {name: table[name].to_numpy() for name in table.column_names}
@@ -111,6 +118,8 @@ def trajectory(uri: str, run: Any) -> dict[str, np.ndarray]:
 def same(one: tuple[str, Any], other: tuple[str, Any]) -> None:
     """Assert that two runs, each of a store, have the same rows, bit for bit and each step once."""
     assert metrics(*one) == metrics(*other)
+    import numpy as np
+
     columns, wanted = trajectory(*one), trajectory(*other)
     assert list(columns["step"]) == list(range(len(columns["step"]))) and columns.keys() == wanted.keys()
     for name, column in wanted.items():

@@ -152,10 +152,10 @@ def test_a_locked_database_loses_nothing(reference, folder, seconds, says):
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder on a disk of 56 kB."""
+    """Give a folder on a disk of 48 kB."""
     path = tmp_path / "disk"
     path.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=56k", "tmpfs", path], check=False, capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", path], check=False, capture_output=True).returncode:
         pytest.skip("only root mounts a small disk")
     yield path
     subprocess.run(["umount", path], check=True)
@@ -164,8 +164,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_ends_a_run_with_what_it_has_and_takes_the_next_when_there_is_room(reference, folder, disk):
     words, uri = (*WORDS, f"hydra.run.dir={disk}/run"), uri_of(folder)
     ended = Command(folder, *words).ended()
-    assert ended.code == 1 and ended.err.count("\n") == 1
-    assert "cannot be written: No space left on device" in ended.err and "make room there" in ended.err
+    # The recorder, whose file is there too, may be the first to find it full.
+    *warned, error = ended.err.splitlines()
+    assert ended.code == 1 and len(warned) <= 1 and all(line.startswith("WARNING: run ") for line in warned)
+    assert error.startswith("error: ") and "No space left on device" in error and "make room there" in error
     (run,) = runs(uri)
     assert run.info.status == "FAILED"
     found, wanted = metrics(uri, run), metrics(*reference)
