@@ -33,20 +33,19 @@ def record(
     client: Any,
     insert: bulk.Insert,
     experiment_id: str,
+    ids: Sequence[str],
     jobs: Sequence[Job],
     *,
     name: str | None,
     every: int,
     max_coordinates: int,
     full_loss_every: int,
-) -> list[str]:
-    """Create, fill and end a run for each job, whose rows come measured; returns their ids. `insert` is that of `bulk`."""
+) -> None:
+    """Create, fill and end a run of these ids for each job, whose rows come measured. `insert` is that of `bulk`."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
 
     store = client._tracking_client.store
     location = store.get_experiment(experiment_id).artifact_location
-    # In order, for the same reason as the timestamps below.
-    ids = sorted(uuid.uuid4().hex for _ in jobs)
     now = time.time_ns() // 1_000_000
     runs, params, tags = [], [], []
     for run_id, job in zip(ids, jobs, strict=True):
@@ -72,7 +71,19 @@ def record(
                 latest.append(bulk.newest(key, steps, values, at, run_id))
         session.execute(SqlLatestMetric.__table__.insert(), latest)
         list(filed)
-    return ids
+
+
+def ids(count: int) -> list[str]:
+    """Return ids for so many runs, in order, for the same reason as their timestamps."""
+    return sorted(uuid.uuid4().hex for _ in range(count))
+
+
+def there(client: Any, ids: Sequence[str]) -> bool:
+    """Tell whether the runs of these ids, which are recorded together, are there."""
+    from mlflow.store.tracking.dbmodels.models import SqlRun
+
+    with client._tracking_client.store.ManagedSessionMaker() as session:
+        return session.get(SqlRun, ids[0]) is not None
 
 
 def columns(job: Job, every: int, max_coordinates: int) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:

@@ -46,7 +46,7 @@ def prepare(*, uri: str, draws: bool) -> None:
     Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": os.getcwd()})
 
 
-def sweep(*, offline: bool, pending: str, flush_timeout: float, **keys: Any) -> sweep_recorder.SweepRecorder | None:
+def sweep(*, offline: bool, pending: str, **keys: Any) -> sweep_recorder.SweepRecorder | None:
     """Return what records a sweep as a whole, or None where runs are only spooled; the keys are those of the tracking group."""
     return None if offline else sweep_recorder.SweepRecorder(Process.of_this_process(), **keys)
 

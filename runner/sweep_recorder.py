@@ -24,10 +24,11 @@ AHEAD = 2
 class SweepRecorder:
     """Records a sweep by asking the recorder process; the keys are those of the tracking group."""
 
-    def __init__(self, process: Any, *, uri: str, experiment: str, heartbeat: float, **settings: Any) -> None:
-        self.process, self.heartbeat, self.settings = process, heartbeat, settings
-        self.where = {"uri": uri, "experiment": experiment}
-        self.uri, self.run_id, self.experiment_id = uri, None, None
+    def __init__(self, process: Any, **settings: Any) -> None:
+        self.process, self.settings = process, settings
+        self.keys = {name: settings.pop(name) for name in ("uri", "experiment", "heartbeat", "flush_timeout")}
+        self.where = {name: self.keys[name] for name in ("uri", "experiment")}
+        self.uri, self.run_id, self.experiment_id = self.keys["uri"], None, None
 
     def known(self) -> dict[str, Fields]:
         """Return by identity the runs that are there, without beginning a sweep."""
@@ -35,7 +36,7 @@ class SweepRecorder:
 
     def begin(self, name: str, tags: Mapping[str, str]) -> dict[str, Fields]:
         """Begin a sweep with its parent run, and return by identity the runs that were there before."""
-        begun = self.process.ask("sweep_begin", {**self.where, "name": name, "tags": dict(tags), "heartbeat": self.heartbeat})
+        begun = self.process.ask("sweep_begin", {"keys": self.keys, "name": name, "tags": dict(tags)})
         self.run_id, self.experiment_id = begun["run_id"], begun["experiment_id"]
         return begun["known"]
 
@@ -52,7 +53,7 @@ class SweepRecorder:
             said = [
                 {"about": tracking.fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics)} for job in part
             ]
-            fields = {**self.where, "jobs": said, "settings": self.settings, "cwd": os.getcwd()}
+            fields = {"keys": self.keys, "jobs": said, "settings": self.settings, "cwd": os.getcwd()}
             self.process.say("sweep_record", fields, arrays)
             waiting += 1
         for _ in range(waiting):
@@ -106,7 +107,7 @@ def record(fields: Fields, arrays: Arrays) -> Fields:
     for i, said in enumerate(fields["jobs"]):
         rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"], measured=measured[i])
         jobs.append(many.Job(tracking.about_of(said["about"]), rows, said["tags"], said["metrics"]))
-    return sweep_store.record(fields["uri"], fields["experiment"], jobs, fields["settings"])
+    return sweep_store.record(fields["keys"], jobs, fields["settings"])
 
 
 def losses(fields: Fields, _: Arrays) -> Fields:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner import alive, many, store, tracking
+from runner.retry import Policy
 
 # What is read back of a run, so that a sweep need not run it again.
 TAGS = ("ending", "stopped_by")
@@ -22,15 +26,15 @@ GONE = {"ending": "interrupted", "stopped_by": "death", "mlflow.note.content": "
 OPEN: dict[str, tuple[str, alive.Heart]] = {}
 
 
-def begin(uri: str, experiment: str, name: str, tags: Marks, heartbeat: float) -> dict[str, Any]:
+def begin(keys: Mapping[str, Any], name: str, tags: Marks) -> dict[str, Any]:
     """Create a sweep's parent run, and return its ids and, by identity, the runs of this experiment that may be reused."""
-    client, experiment_id = store.opened(uri, experiment)
+    client, experiment_id = store.opened(keys["uri"], keys["experiment"])
     before = known(client, experiment_id)
     # The process that this one records for.
     pid = os.getppid()
-    said = {**tags, **alive.first_tags(heartbeat, pid)}
+    said = {**tags, **alive.first_tags(keys["heartbeat"], pid)}
     run_id = client.create_run(experiment_id, run_name=name, tags=said).info.run_id
-    OPEN[run_id] = uri, alive.Heart(client, run_id, heartbeat, pid).__enter__()
+    OPEN[run_id] = keys["uri"], alive.Heart(client, run_id, keys["heartbeat"], pid).__enter__()
     return {"run_id": run_id, "experiment_id": experiment_id, "known": before}
 
 
@@ -94,21 +98,33 @@ def by_sql(store: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]
             yield identity, dict(zip(("run_id", "status", *TAGS, *METRICS), values, strict=True))
 
 
-def record(uri: str, experiment: str, jobs: Sequence[many.Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Record whole runs, many at once where the store is a database within reach; returns their ids."""
-    client, experiment_id = store.opened(uri, experiment)
-    direct = tracking.direct(client)
-    if direct is not None:
-        return {"run_ids": many.record(client, direct, experiment_id, jobs, **settings)}
-    return {"run_ids": [one_by_one(uri, experiment, job, settings) for job in jobs]}
+def record(keys: Mapping[str, Any], jobs: Sequence[many.Job], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Record whole runs, many at once where the store is a database within reach; returns their ids.
+
+    A store that fails is asked again, `flush_timeout` seconds long; raises GaveUp.
+    """
+    client, experiment_id = store.opened(keys["uri"], keys["experiment"])
+    began, direct = time.monotonic(), tracking.direct(client)
+    retry = Policy(keys["flush_timeout"], lambda: began)
+    if direct is None:
+        return {"run_ids": [one_by_one(keys, job, settings, retry) for job in jobs]}
+    ids = many.ids(len(jobs))
+    retry(lambda: many.there(client, ids) or many.record(client, direct, experiment_id, ids, jobs, **settings))
+    return {"run_ids": ids}
 
 
-def one_by_one(uri: str, experiment: str, job: many.Job, settings: Mapping[str, Any]) -> str | None:
-    """Record a run through MLflow's own interface."""
-    with tracking.mlflow(job.about, uri=uri, experiment=experiment, **settings) as recorder:
-        recorder.record(job.rows)
-        recorder.finish(job.tags, job.metrics)
-    return recorder.run_id
+def one_by_one(keys: Mapping[str, Any], job: many.Job, settings: Mapping[str, Any], retry: Policy) -> str:
+    """Record a run through MLflow's own interface, as a run that records itself is."""
+    from runner import begun, playing
+
+    said = begun.Begin(job.about, uuid.uuid4().hex, socket.gethostname(), {**keys, **settings})
+    at = tracking.clock()
+    run = playing.Run(*said.run(retry, at, new=True), retry)
+    run.begin(job.about, playing.Settings(settings["every"], settings["max_coordinates"]))
+    run.record(job.rows, at)
+    run.finish(job.tags, job.metrics, at)
+    run.end(at)
+    return run.run_id
 
 
 def end(
