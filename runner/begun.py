@@ -58,8 +58,7 @@ class Begin(NamedTuple):
             attempts += 1
             if attempts > 1 and (there := found(client, experiment_id, self.run_key)):
                 return there
-            marks = {"run_key": self.run_key, "folder": str(self.about.folder), "host": self.host}
             name = self.keys["name"] or self.about.name
-            return client.create_run(experiment_id, at, {**self.about.tags, **marks}, name).info.run_id
+            return client.create_run(experiment_id, at, tracking.tags_of(self.about, self.run_key, self.host), name).info.run_id
 
         return client, retry(create)

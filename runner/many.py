@@ -52,7 +52,7 @@ def record(
     for run_id, job in zip(ids, jobs, strict=True):
         runs.append(run_row(run_id, name or job.about.name, experiment_id, f"{location}/{run_id}/artifacts", job, now))
         params += [{"run_uuid": run_id, "key": key, "value": value} for key, value in tracking.cut(job.about.params).items()]
-        said = {"mlflow.runName": name or job.about.name, **job.about.tags, **job.tags}
+        said = {"mlflow.runName": name or job.about.name, **tracking.tags_of(job.about, run_id), **job.tags}
         tags += [{"run_uuid": run_id, "key": key, "value": value} for key, value in said.items()]
     # Files on one core, tables on the other; whoever sees a run finds its files.
     with ThreadPoolExecutor(1) as pool, store.ManagedSessionMaker(read_only=False) as session:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +65,11 @@ def about_of(fields: Mapping[str, Any]) -> About:
     return About(**values)
 
 
+def tags_of(about: About, run_key: str, host: str | None = None) -> dict[str, str]:
+    """Return a run's first tags: with its key, by which it is found before it is made again, and where its files are."""
+    return {**about.tags, "run_key": run_key, "folder": str(about.folder.absolute()), "host": host or socket.gethostname()}
+
+
 class Abandoned(Exception):
     """A run that ended without `finish`: the status that MLflow shows, and tags that say why."""
 
@@ -102,7 +109,8 @@ def mlflow(
 
     check(every, full_loss_every)
     client, experiment_id = store.opened(uri, experiment)
-    run = playing.Run(client, client.create_run(experiment_id, run_name=name or about.name, tags=dict(about.tags)).info.run_id)
+    tags = tags_of(about, uuid.uuid4().hex)
+    run = playing.Run(client, client.create_run(experiment_id, run_name=name or about.name, tags=tags).info.run_id)
     try:
         run.begin(about, playing.Settings(every, max_coordinates))
         yield Recorder(

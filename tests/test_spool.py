@@ -258,7 +258,10 @@ def first_two(word: str) -> proxy.Fault:
     return lambda method, path, before: word if method != "GET" and before < 2 and "experiments" not in path else None
 
 
-@pytest.mark.parametrize("word", [proxy.AFTER, proxy.DROP, proxy.BUSY, proxy.SLOW])
+LATER = [pytest.param(word, marks=pytest.mark.long) for word in (proxy.BUSY, proxy.SLOW)]
+
+
+@pytest.mark.parametrize("word", [proxy.AFTER, proxy.DROP, *LATER])
 def test_a_server_behind_faults_gets_one_run_and_no_row_twice(server, tmp_path, word):
     uri, path = server
     client = MlflowClient(tracking_uri=uri)
