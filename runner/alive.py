@@ -20,6 +20,8 @@ STALE = {
     "end_reason": "stale",
     "mlflow.note.content": "**interrupted**: the run's process has fallen silent",
 }
+# Seconds between two beats.
+INTERVAL = 5.0
 # Runs that one page of a search brings.
 PAGE = 1000
 
@@ -33,6 +35,7 @@ class Heart:
         self.thread = threading.Thread(target=self.go_on, name=f"heart of {run_id}", daemon=True)
 
     def __enter__(self) -> Heart:
+        self.tag(first_tags(self.every))
         self.thread.start()
         return self
 
@@ -42,7 +45,6 @@ class Heart:
 
     def go_on(self) -> None:
         """Beat until it is over."""
-        self.tag(first_tags(self.every))
         while not self.over.wait(self.every):
             self.tag({BEAT: repr(time.time())})
 
@@ -90,6 +92,12 @@ def reap(client: Any, experiment_id: str | None = None) -> list[str]:
     found = by_sql(store, experiment_id) if database else by_search(client, experiment_id)
     end: Callable[[Any, str, str], bool] = end_by_sql if database else end_by_call
     return [run_id for run_id, tags in found if dead(tags, time.time()) and end(client, run_id, tags[BEAT])]
+
+
+def reap_quietly(client: Any) -> None:
+    """End the runs of a store that have fallen silent, as far as that can be done now."""
+    with suppress(Exception):
+        reap(client)
 
 
 def by_sql(store: Any, experiment_id: str | None) -> list[tuple[str, dict[str, str]]]:

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner import begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, tracking, wire
+from runner import alive, begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, tracking, wire
 from runner.errors import UserError, first_line
 from runner.retry import GaveUp, Policy
 
@@ -134,9 +134,11 @@ def record(connection: Connection, fields: Mapping[str, Any]) -> None:
     wire.send(connection, "answer", {"run_id": run.run_id, "experiment_id": experiment_id}, {})
     inbox = Inbox(connection)
     run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
-    threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder), daemon=True).start()
     player = playing.Player(folder, run.retry, run)
-    left = playing.play(player, written(folder, inbox))
+    with alive.Heart(client, run.run_id, alive.INTERVAL):
+        others = (client, Path(said.keys["pending"]), folder)
+        threading.Thread(target=see_to_others, args=others, daemon=True).start()
+        left = playing.play(player, written(folder, inbox))
     if left and inbox.ended() is None:
         LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
     while inbox.ended() is None:
@@ -144,6 +146,12 @@ def record(connection: Connection, fields: Mapping[str, Any]) -> None:
     if inbox.gone:
         raise EOFError
     wire.send(connection, "answer", {"left": left}, {})
+
+
+def see_to_others(client: Any, pending: Path, own: Path) -> None:
+    """Send what earlier runs have left, and end those that have fallen silent."""
+    sync.quietly(pending, own)
+    alive.reap_quietly(client)
 
 
 class Inbox:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runner import many, store, tracking
+from runner import alive, many, store, tracking
 
 # What is read back of a run, so that a sweep need not run it again.
 TAGS = ("ending", "stopped_by")
@@ -17,8 +17,8 @@ PAGE = 10_000
 Marks = Mapping[str, str]
 # The tags of a run whose process is gone.
 GONE = {"ending": "interrupted", "stopped_by": "death", "mlflow.note.content": "**interrupted**: the run's process has died"}
-# Parent runs that have not ended yet, and the stores that they are in.
-OPEN: dict[str, str] = {}
+# Parent runs that have not ended yet, the stores that they are in, and what says that they are alive.
+OPEN: dict[str, tuple[str, alive.Heart]] = {}
 
 
 def begin(uri: str, experiment: str, name: str, tags: Marks) -> dict[str, Any]:
@@ -26,7 +26,10 @@ def begin(uri: str, experiment: str, name: str, tags: Marks) -> dict[str, Any]:
     client, experiment_id = store.opened(uri, experiment)
     before = known(client, experiment_id)
     run_id = client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-    OPEN[run_id] = uri
+    heart = alive.Heart(client, run_id, alive.INTERVAL)
+    heart.__enter__()
+    OPEN[run_id] = uri, heart
+    alive.reap_quietly(client)
     return {"run_id": run_id, "experiment_id": experiment_id, "known": before}
 
 
@@ -121,7 +124,9 @@ def end(
     client.log_text(run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
     client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
     client.set_terminated(run_id, status)
-    OPEN.pop(run_id, None)
+    if run_id in OPEN:
+        _, heart = OPEN.pop(run_id)
+        heart.__exit__()
     return {}
 
 
@@ -136,7 +141,8 @@ def close_children(client: Any, run_id: str) -> None:
 def abandon(tags: Marks) -> None:
     """End what is open, for the process that launched it is gone."""
     while OPEN:
-        run_id, uri = OPEN.popitem()
+        run_id, (uri, heart) = OPEN.popitem()
+        heart.__exit__()
         client = store.client_of(uri)
         close_children(client, run_id)
         tracking.log_tags(client, run_id, tags)

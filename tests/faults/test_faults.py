@@ -21,6 +21,8 @@ import pytest
 import servers
 from commands import Command, Ended, metrics, runs, same
 
+from runner import alive
+
 STEPS = 200
 SWEPT = 40
 WORDS = ("loss=rosenbrock", "optimizer=adam", "execution=eager", f"max_iterations={STEPS}", "report=none")
@@ -103,7 +105,9 @@ def test_a_sweep_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path, migrated
         command = Command(folder, *SWEEP)
         command.wait(lambda before=before, more=more: spooled() >= before + more)
         assert command.process.is_alive(), "it ended before it was killed"
-        command.kill(everything=kill % 2 == 1)
+        command.kill(everything=kill % 2 == 0)
+    # What died together with its recorder is ended for its silence, as one that ends by itself cannot be.
+    time.sleep(2 * alive.INTERVAL + 1)
     ended = Command(folder, *SWEEP).ended()
     assert ended == Ended(0, "")
     found = sorted(runs(uri_of(folder)), key=lambda run: run.data.params["optimizer.learning_rate"])
