@@ -26,8 +26,6 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 from runner import __version__, allow, bounds, grammar
 from runner.errors import UserError, first_line, nearest
 
-# Keys that no result depends on.
-ASIDE = ("tracking", "report", "sweep", "checkpoint", "resume")
 # What else may stand where a value of this kind stands.
 WIDER = {"a number": ("a whole number",)}
 Dtype = Enum("Dtype", ["float32", "float64"])
@@ -95,7 +93,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 def identity(plain: Mapping[str, Any]) -> str:
     """Return a digest of all that a run's result depends on: not how it is recorded or saved, nor its sweep."""
-    decisive = {key: value for key, value in plain.items() if key not in ASIDE}
+    aside = ("tracking", "report", "sweep", "checkpoint", "resume")
+    decisive = {key: value for key, value in plain.items() if key not in aside}
     release = ".".join(__version__.split(".")[:2])
     return hashlib.sha256(json.dumps([release, decisive], sort_keys=True).encode()).hexdigest()[:32]
 
@@ -153,8 +152,7 @@ def ranges(given: Mapping[Any, Any]) -> Iterator[str]:
         yield f"max_iterations must be 1 or more, got {limit}; set it with max_iterations=100"
     if isinstance(seed, int) and not 0 <= seed < 2**32:
         yield f"seed must be in 0 … {2**32 - 1}, got {seed}; set it with seed=0"
-    seconds = given["checkpoint"]["every_seconds"]
-    if isinstance(seconds, int | float) and not seconds >= 0:
+    if isinstance(seconds := given["checkpoint"]["every_seconds"], int | float) and not seconds >= 0:
         yield f"checkpoint.every_seconds must be 0 or more, got {seconds}; set it with checkpoint.every_seconds=60"
 
 

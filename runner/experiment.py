@@ -91,7 +91,8 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds, run_id=recorder.run_id)
         metrics = summary(result, ready.loss)
-        if report:
+        # One that a signal ended has no time to be drawn, and is when it has been continued.
+        if report and result.ending is not Ending.INTERRUPTED:
             recorder.report(report.drawing(result, ready.loss if ready.loss.seed is None else build.noiseless(cfg)))
         recorder.finish(tags(result), metrics)
     if result.ending is not Ending.INTERRUPTED:

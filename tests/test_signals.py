@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 from conftest import environment
@@ -27,7 +28,7 @@ STUCK = (
 def stuck():
     """Return a process that waits outside of Python."""
     command = [sys.executable, "-c", STUCK]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment(), text=True, start_new_session=True, **pipes) as process:
         assert process.stdout is not None and process.stdout.readline() == "stuck\n"
         yield process

@@ -120,21 +120,23 @@ def test_a_number_that_is_not_finite_ends_a_run_at_its_row(chunk, part, by, bad)
     result = run(trace(parts["loss"], x=parts["x"], gradient=parts["gradient"]), chunk)
     assert (result.ending, result.stopped_by, result.first_nonfinite_step) == (Ending.DIVERGED, by, 3)
     assert result.best.start == 0
+    assert result.x == (2 if part == "x" else 3), "not the last finite x"
 
 
 def test_a_rule_that_holds_in_a_later_row_than_the_bad_one_does_not_count():
-    result = run(trace([1, np.nan, 0]), rules={"always_late": lambda rows, start: 2})
+    late = lambda rows, start: 2 - rows.start if rows.start + len(rows) > 2 else None  # noqa: E731
+    result = run(trace([1, np.nan, 0, 0]), rules={"late": late})
     assert result.ending is Ending.DIVERGED
 
 
 def test_a_signal_ends_with_the_row_where_x_is():
-    result = run(trace(np.arange(10.0)), chunk=4, signal=iter([None, "SIGTERM"]).__next__)
-    assert (result.ending, result.stopped_by, result.last.start) == (Ending.INTERRUPTED, "SIGTERM", 4)
+    result = run(trace(np.arange(10.0)), chunk=4, signal=iter([None, None, "SIGTERM"]).__next__)
+    assert (result.ending, result.stopped_by, result.last.start) == (Ending.INTERRUPTED, "SIGTERM", 1 + 4)
 
 
 def test_a_time_limit_ends_with_the_row_where_x_is():
     result = run(trace(np.arange(10.0)), chunk=4, time_limit=1e-12)
-    assert (result.ending, result.stopped_by, result.last.start) == (Ending.TIME_LIMIT, "time_limit", 4)
+    assert (result.ending, result.stopped_by, result.last.start) == (Ending.TIME_LIMIT, "time_limit", 1)
 
 
 def test_the_target_of_a_tolerance_is_above_the_known_minimum():
