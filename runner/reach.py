@@ -153,10 +153,13 @@ def content(uri: str, file: Path) -> None:
 
     other = "it is left as it is; set tracking.uri=sqlite:///…"
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=SECONDS)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            marks = connection.execute("SELECT version_num FROM alembic_version") if tables >= TABLES else []
-            revisions = [revision for (revision,) in marks]
+        try:
+            tables, revisions = read(file, "ro")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_READONLY"):
+                raise
+            # A process was killed while it wrote, and what it wrote is taken back by who opens the file next to write.
+            tables, revisions = read(file, "rw")
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             # MLflow waits longer.
@@ -166,6 +169,16 @@ def content(uri: str, file: Path) -> None:
         raise refusal(uri, f"{file} is damaged, or no database ({error}); {other}") from error
     if tables:
         schema(uri, tables, revisions)
+
+
+def read(file: Path, mode: str) -> tuple[set[str], list[str]]:
+    """Return the names of a database's tables, and the revision of MLflow's where they are MLflow's."""
+    import sqlite3
+
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode={mode}", uri=True, timeout=SECONDS)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        marks = connection.execute("SELECT version_num FROM alembic_version") if tables >= TABLES else []
+        return tables, [revision for (revision,) in marks]
 
 
 def schema(uri: str, tables: set[str], revisions: list[str]) -> None:

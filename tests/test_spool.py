@@ -170,9 +170,8 @@ def contents(client: MlflowClient, run) -> dict:
         history = [(row.step, row.value) for row in client.get_metric_history(run_id, key)]
         assert len({step for step, _ in history}) == len(history), key
         metrics[key] = sorted(history) if "seconds" not in key else None
-    tags = {
-        key: value for key, value in run.data.tags.items() if key not in ("run_key", "folder", "overrides", "mlflow.runName")
-    }
+    own = ("run_key", "folder", "overrides", "mlflow.runName", "heartbeat", "heartbeat_every", "pid")
+    tags = {key: value for key, value in run.data.tags.items() if key not in own}
     params = {key: value for key, value in run.data.params.items() if not key.startswith("tracking.")}
     files = sorted(each.path for each in client.list_artifacts(run_id))
     return {"metrics": metrics, "tags": tags, "params": params, "files": files, "status": run.info.status}

@@ -86,13 +86,16 @@ def command(folder: Path, words: tuple[str, ...]) -> None:
 
 
 def runs(uri: str) -> list[Any]:
-    """Return all runs of a store, but for those that stand for sweeps; none of either is RUNNING."""
+    """Return all runs of a store that have a row, but for those that stand for sweeps; none of any kind is RUNNING.
+
+    One that is killed before its first row may be known to its spool alone, from where it comes into the store later.
+    """
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
     found = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert "RUNNING" not in [run.info.status for run in found]
-    return [run for run in found if "sweep" not in run.data.tags]
+    return [run for run in found if "sweep" not in run.data.tags and "loss" in run.data.metrics]
 
 
 def metrics(uri: str, run: Any) -> dict[str, list[tuple[int, float]]]:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 import servers
 from commands import Command, Ended, metrics, runs, same
+
+from runner import alive, store
 
 STEPS = 200
 SWEPT = 40
@@ -103,13 +106,37 @@ def test_a_sweep_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path, migrated
         command = Command(folder, *SWEEP)
         command.wait(lambda before=before, more=more: spooled() >= before + more)
         assert command.process.is_alive(), "it ended before it was killed"
-        command.kill(everything=kill % 2 == 1)
+        command.kill(everything=kill % 2 == 0)
+    # What died together with its recorder is ended for its silence, as one that ends by itself cannot be.
+    time.sleep(2 * alive.INTERVAL + 1)
     ended = Command(folder, *SWEEP).ended()
     assert ended == Ended(0, "")
     found = sorted(runs(uri_of(folder)), key=lambda run: run.data.params["optimizer.learning_rate"])
     assert [run.info.status for run in found] == ["FINISHED"] * 3
     for one, other in zip(found, wanted, strict=True):
         same((uri_of(folder), one), (uri, other))
+
+
+# Larger than SQLite's memory is here, so that a part is in the file when the process is killed.
+WRITES = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+for each in ("PRAGMA cache_size = 1", "BEGIN", "CREATE TABLE half (a)"):
+    database.execute(each)
+for _ in range(500):
+    database.execute("INSERT INTO half VALUES (randomblob(2000))")
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_database_whose_writer_was_killed_is_opened_without_what_was_half_written(tmp_path, migrated):
+    file = shutil.copy(migrated, tmp_path)
+    subprocess.run([sys.executable, "-c", WRITES, file], check=False)
+    assert Path(f"{file}-journal").stat().st_size and Path(file).stat().st_size > migrated.stat().st_size
+    client, experiment_id = store.opened(f"sqlite:///{file}", "runner")
+    assert client.get_experiment(experiment_id).name == "runner" and not Path(f"{file}-journal").exists()
+    with closing(sqlite3.connect(file)) as database:
+        assert not database.execute("SELECT * FROM sqlite_master WHERE name = 'half'").fetchall()
 
 
 def test_a_database_that_stops_and_starts_again_loses_nothing(reference, folder, tmp_path):
@@ -186,4 +213,5 @@ def test_a_disk_that_is_read_only_is_told_before_a_run_begins(folder, disk):
     ended = Command(folder, *WORDS, f"hydra.run.dir={disk}/run").ended()
     assert ended.code == 1 and ended.err.count("\n") == 1
     assert "Read-only file system" in ended.err and str(disk) in ended.err and "Traceback" not in ended.err
-    assert runs(uri_of(folder)) == []
+    with closing(sqlite3.connect(folder / "outputs/mlflow.db")) as database:
+        assert database.execute("SELECT count(*) FROM runs").fetchone() == (0,)
