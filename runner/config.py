@@ -214,9 +214,12 @@ def provenance() -> dict[str, str]:
 def explain(error: Exception) -> str:
     """Return in one line what is wrong with a configuration that Hydra could not compose."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group} must be one of its files, got {name!r}; {nearest(name, error.options)}"
+        # Of a list Hydra only says where it has looked.
+        folders = re.findall("path=file://(.*)", str(error))
+        options = error.options or [file.stem for each in folders for file in Path(each, group).glob("*.yaml")]
+        return f"{group} must be one of its files, got {name!r}; {nearest(name, options)}"
     if isinstance(error, OverrideParseException):
         return f"the override {error.override!r} cannot be read; write key=value ({one_line(error)})"
     if isinstance(cause, ConfigKeyError) or type(cause).__name__ == "ConfigAttributeError":
