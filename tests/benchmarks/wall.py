@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import hydra
 import numpy as np
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from benchmarks.measure import Contender, Row, Target, seconds
 from benchmarks.processes import ROOT, RUNNER, TENSORFLOW, Folder, folder, smallest_app
-from runner import config, experiment
+from runner import config, experiment, tracking
 from runner.loop import Result
 
 # What needs no run: words, and the exit code that they end with.
@@ -79,8 +80,7 @@ def job(steps: int, *words: str) -> Result:
     overrides = [f"{group}={choice}" for group, choice in chosen.items()] + [f"max_iterations={steps}", *words]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", overrides)
-    # With tracking=none nobody asks what it is about.
-    return experiment.run(cfg, None, chosen, Console(file=io.StringIO()))
+    return experiment.run(cfg, tracking.About(Path(), "", {}, {}, ""), chosen, Console(file=io.StringIO()))
 
 
 def long(quick: bool) -> Iterator[Row]:

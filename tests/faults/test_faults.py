@@ -22,14 +22,21 @@ import pytest
 import servers
 from commands import Command, Ended, metrics, runs, same
 
-from runner import alive, store
+from runner import store
 
 STEPS = 200
 SWEPT = 40
 WORDS = ("loss=rosenbrock", "optimizer=adam", "execution=eager", f"max_iterations={STEPS}", "report=none")
 # Each step is saved, which makes the most of what a kill may cost.
 SAVED = (*WORDS, "checkpoint.every_seconds=0")
-SWEEP = ("-m", *SAVED, f"max_iterations={SWEPT}", "optimizer.learning_rate=0.01,0.02,0.03")
+HEARTBEAT = 1.0
+SWEEP = (
+    "-m",
+    *SAVED,
+    f"max_iterations={SWEPT}",
+    f"tracking.heartbeat={HEARTBEAT}",
+    "optimizer.learning_rate=0.01,0.02,0.03",
+)
 OUTAGE = 5.0
 OUT = "the tracking store does not take rows, which are kept in the run's folder meanwhile"
 
@@ -108,7 +115,7 @@ def test_a_sweep_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path, migrated
         assert command.process.is_alive(), "it ended before it was killed"
         command.kill(everything=kill % 2 == 0)
     # What died together with its recorder is ended for its silence, as one that ends by itself cannot be.
-    time.sleep(2 * alive.INTERVAL + 1)
+    time.sleep(2 * HEARTBEAT + 1)
     ended = Command(folder, *SWEEP).ended()
     assert ended == Ended(0, "")
     found = sorted(runs(uri_of(folder)), key=lambda run: run.data.params["optimizer.learning_rate"])
