@@ -41,7 +41,7 @@ def of_hydra(cfg: Any) -> Iterator[str]:
 
 def of_part(path: str, node: Any) -> Iterator[str]:
     """Yield what in one of Hydra's nodes is not allowed; a value taken from elsewhere must be no node itself."""
-    if not isinstance(node, Container):
+    if not isinstance(node, Container) or node._is_none() or node._is_missing():
         return
     pairs = node.items_ex(resolve=False) if OmegaConf.is_dict(node) else enumerate(node._content or [])
     for key, each in pairs:

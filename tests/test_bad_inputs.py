@@ -71,16 +71,16 @@ TABLE = {
         ("loss._target_", "'os.system'", "is not allowed", "--allow-target os"),
     ),
     "target_absent": ("loss._target_", "runner.losses.rosenbrok", "", ("loss._target_", "rosenbrok")),
-    "target_no_function": ("loss._target_", "ways.number", "", ("loss._target_", "'ways.number'", "int")),
+    "target_no_function": ("loss._target_", "askew.number", "", ("loss._target_", "'askew.number'", "int")),
     "target_broken": ("loss._target_", "bad.loss", "", ("loss._target_", "'bad.loss'", "SyntaxError")),
-    "loss_vector": ("loss._target_", "ways.vector", "", ("loss", "one number", "(2,)")),
-    "loss_float": ("loss._target_", "ways.float_", "", ("loss", "tf.Tensor", "float")),
-    "loss_none": ("loss._target_", "ways.none", "", ("loss", "tf.Tensor", "NoneType")),
-    "loss_numpy": ("loss._target_", "ways.numpy", "execution=eager", ("loss", "tf.Tensor", "float64")),
-    "loss_constant": ("loss._target_", "ways.constant", "", ("loss", "no gradient")),
-    "loss_rounded": ("loss._target_", "ways.rounded", "", ("loss", "no gradient")),
-    "loss_complex": ("loss._target_", "ways.complex_", "", ("loss", "float32", "complex64")),
-    "loss_integer": ("loss._target_", "ways.integer", "", ("loss", "float32", "int32")),
+    "loss_vector": ("loss._target_", "askew.vector", "", ("loss", "one number", "(2,)")),
+    "loss_float": ("loss._target_", "askew.float_", "", ("loss", "tf.Tensor", "float")),
+    "loss_none": ("loss._target_", "askew.none", "", ("loss", "tf.Tensor", "NoneType")),
+    "loss_numpy": ("loss._target_", "askew.numpy", "execution=eager", ("loss", "tf.Tensor", "float64")),
+    "loss_constant": ("loss._target_", "askew.constant", "", ("loss", "no gradient")),
+    "loss_rounded": ("loss._target_", "askew.rounded", "", ("loss", "no gradient")),
+    "loss_complex": ("loss._target_", "askew.complex_", "", ("loss", "float32", "complex64")),
+    "loss_integer": ("loss._target_", "askew.integer", "", ("loss", "float32", "int32")),
     "reference_circular": ("optimizer.momentum", "${optimizer.momentum}", "", ("optimizer.momentum",)),
     "reference_nowhere": ("optimizer.momentum", "${nowhere}", "", ("nowhere",)),
 }
@@ -109,10 +109,10 @@ def integer(x): return tf.cast(x, tf.int32)
 
 @pytest.fixture
 def losses(tmp_path, monkeypatch):
-    (tmp_path / "ways.py").write_text(LOSSES)
+    (tmp_path / "askew.py").write_text(LOSSES)
     (tmp_path / "bad.py").write_text("def loss(x): return x +* 2\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("ways", "bad"):
+    for name in ("askew", "bad"):
         monkeypatch.delitem(__import__("sys").modules, name, raising=False)
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import store
 from scipy.optimize import rosen
 
-from runner import landscape, loop, losses, pages, pictures, portrait, tracking
+from runner import landscape, loop, losses, pages, pictures, playing, portrait
 from runner.losses import Loss
 from runner.trace import Trace
 
@@ -145,7 +145,7 @@ def test_a_picture_that_cannot_be_drawn_takes_no_run_along(cli, runs, monkeypatc
     def broken(folder, drawing):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(tracking.pictures, "report", broken)
+    monkeypatch.setattr(playing.pictures, "report", broken)
     # In this process.
     ended = cli("max_iterations=3", "tracking._target_=runner.tracking.mlflow")
     assert ended.code == 0 and ended.err == "WARNING: the report cannot be drawn: RuntimeError: no ink\n"

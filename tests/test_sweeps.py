@@ -277,9 +277,9 @@ def start_eight(folder: Path, uri: str) -> Counter:
 TEN_TIMES = [(kind, time) for kind in ("sqlite", "postgresql", "server") for time in range(10)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "time"), [pytest.param(*each, marks=pytest.mark.long if each != ("sqlite", 0) else ()) for each in TEN_TIMES]
-)
+# One such start is in test_recorder.
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "time"), TEN_TIMES)
 def test_eight_processes_may_open_a_new_store_at_once(tmp_path, kind, time):
     expected = {("named", "FINISHED"): 8}
     if kind == "sqlite":
