@@ -20,7 +20,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # As the command line sets it before TensorFlow is imported, which a test module may do first here.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # What tests write or define for themselves, and name in configurations.
-OWN = ("bad", "fails", "mine", "own_data", "stranger", "test_check", "test_fused", "ways")
+OWN = ("askew", "bad", "fails", "mine", "own_data", "stranger", "test_check", "test_fused", "ways")
 os.environ["RUNNER_ALLOW_TARGETS"] = ":".join(OWN)
 
 # Hydra's logging setup closes all handlers, and this one, which TensorFlow brings, would close pytest's capture of stderr.

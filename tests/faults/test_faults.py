@@ -157,6 +157,8 @@ def test_a_database_that_stops_and_starts_again_loses_nothing(reference, folder,
         complete(command.ended(), uri, reference, outage(command))
 
 
+# A server that goes away is in test_spool.
+@pytest.mark.long
 def test_a_server_that_is_killed_and_started_again_loses_nothing(reference, folder, tmp_path, migrated):
     port, database = servers.free_port(), f"sqlite:///{shutil.copy(migrated, tmp_path)}"
     with servers.mlflow(database, tmp_path, port=port, by=signal.SIGKILL) as uri:
