@@ -146,6 +146,7 @@ def test_a_database_whose_writer_was_killed_is_opened_without_what_was_half_writ
         assert not database.execute("SELECT * FROM sqlite_master WHERE name = 'half'").fetchall()
 
 
+@pytest.mark.long
 def test_a_database_that_stops_and_starts_again_loses_nothing(reference, folder, tmp_path):
     server = tmp_path / "server"
     with servers.postgresql(server) as uri:
