@@ -133,4 +133,5 @@ def test_a_store_of_ten_thousand_finished_runs_is_looked_through_at_once(tmp_pat
         began = time.perf_counter()
         assert alive.reap(client) == expected
         times.append(time.perf_counter() - began)
-    assert min(times) < 0.05
+    # A query for each of them would take seconds.
+    assert min(times) < 1
