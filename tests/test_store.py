@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import sqlite3
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import disks
 import pytest
 import servers
 from conftest import environment
@@ -144,39 +144,17 @@ def test_an_old_database_is_refused_and_left_as_it_is(database):
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    if os.geteuid():
-        folder.chmod(0o500)
-    else:
-        # Nothing else stops root.
-        done = subprocess.run(["chattr", "+i", folder], check=False, capture_output=True)
-        if done.returncode:
-            pytest.skip("this file system knows no immutable folders")
-    try:
+    # Nothing else stops root.
+    with disks.small(tmp_path / "folder", "8m") as folder:
+        disks.remount(folder, "ro")
         assert "is read-only" in refused(f"sqlite:///{folder}/mlflow.db")
         assert "is read-only" in refused(f"sqlite:///{folder}/below/mlflow.db")
-    finally:
-        if os.geteuid():
-            folder.chmod(0o700)
-        else:
-            subprocess.run(["chattr", "-i", folder], check=True)
 
 
-@pytest.fixture
-def full(tmp_path) -> Iterator[Path]:
-    """Give a folder on a disk of 64 kB."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=False, capture_output=True).returncode:
-        pytest.skip("only root mounts a small disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk_is_refused_with_the_bytes_that_are_free(full):
-    assert f"the disk of {full} is full: 65,536 bytes are free" in refused(f"sqlite:///{full}/mlflow.db")
-    assert not list(full.iterdir())
+def test_a_full_disk_is_refused_with_the_bytes_that_are_free(tmp_path):
+    with disks.small(tmp_path / "full", "64k") as full:
+        assert f"the disk of {full} is full: 65,536 bytes are free" in refused(f"sqlite:///{full}/mlflow.db")
+        assert not list(full.iterdir())
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "a\x1b[31m", "a\0b", "x" * 251, None])

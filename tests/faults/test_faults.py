@@ -18,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import disks
 import pytest
 import servers
 from commands import Command, Ended, metrics, runs, same
@@ -190,12 +191,8 @@ def test_a_locked_database_loses_nothing(reference, folder, seconds, says):
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """Give a folder on a disk of 48 kB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", path], check=False, capture_output=True).returncode:
-        pytest.skip("only root mounts a small disk")
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with disks.small(tmp_path / "disk", "48k") as path:
+        yield path
 
 
 def test_a_disk_that_fills_ends_a_run_with_what_it_has_and_takes_the_next_when_there_is_room(reference, folder, disk):
@@ -211,7 +208,7 @@ def test_a_disk_that_fills_ends_a_run_with_what_it_has_and_takes_the_next_when_t
     assert found.keys() == wanted.keys()
     for name, rows in found.items():
         assert 20 < len(rows) < STEPS and rows == wanted[name][: len(rows)]
-    subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+    disks.remount(disk, "size=8m")
     assert Command(folder, *words).ended() == Ended(0, "")
     (again,) = [each for each in runs(uri) if each.info.run_id != run.info.run_id]
     assert again.info.status == "FINISHED"
@@ -219,7 +216,7 @@ def test_a_disk_that_fills_ends_a_run_with_what_it_has_and_takes_the_next_when_t
 
 
 def test_a_disk_that_is_read_only_is_told_before_a_run_begins(folder, disk):
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    disks.remount(disk, "ro")
     ended = Command(folder, *WORDS, f"hydra.run.dir={disk}/run").ended()
     assert ended.code == 1 and ended.err.count("\n") == 1
     assert "Read-only file system" in ended.err and str(disk) in ended.err and "Traceback" not in ended.err
