@@ -44,6 +44,20 @@ def page(width: int = 1600, height: int = 1000) -> Iterator[Page]:
             context.close()
 
 
+@contextmanager
+def alone(file: Path) -> Iterator[Page]:
+    """Open a file without a network; it has to ask for nothing else, and to complain of nothing, until this block ends."""
+    with page() as tab:
+        asked, errors = [], []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+        tab.context.set_offline(True)
+        tab.goto(file.as_uri())
+        yield tab
+        assert errors == [] and asked == [file.as_uri()]
+
+
 def run(folder: Path, *words: str) -> str:
     """Run the command line in a folder and return the link that it prints, without the server's address."""
     return printed(folder, *words).splitlines()[-1].partition("http://127.0.0.1:5000")[2]
