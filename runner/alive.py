@@ -25,12 +25,10 @@ PAGE = 1000
 
 
 class Heart:
-    """Says of a run, while this block lasts, that it is alive: at once, and then every so many seconds."""
+    """Says of a run that has its first tags, while this block lasts, that it is alive, every so many seconds."""
 
-    def __init__(self, client: Any, run_id: str, every: float, pid: int | None = None) -> None:
-        """Speak for the process `pid`, or this one."""
+    def __init__(self, client: Any, run_id: str, every: float) -> None:
         self.client, self.run_id, self.every = client, run_id, every
-        self.pid = os.getpid() if pid is None else pid
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.go_on, name=f"heart of {run_id}", daemon=True)
 
@@ -47,16 +45,10 @@ class Heart:
 
     def go_on(self) -> None:
         """Beat until it is over."""
-        self.tag(first_tags(self.every, self.pid))
         while not self.over.wait(self.every):
-            self.tag({BEAT: repr(time.time())})
-
-    def tag(self, tags: Mapping[str, str]) -> None:
-        """Set tags; that a store cannot be reached is for others to find out."""
-        from mlflow.entities import RunTag
-
-        with suppress(Exception):
-            self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            # That a store cannot be reached is for others to find out.
+            with suppress(Exception):
+                self.client.set_tag(self.run_id, BEAT, repr(time.time()))
 
 
 def first_tags(every: float, pid: int) -> dict[str, str]:

@@ -43,12 +43,13 @@ class Run:
         self.open = ExitStack()
         self.trajectory: artifacts.Trajectory | None = None
 
-    def go_on(self) -> None:
-        """Take back that the run has ended."""
+    def go_on(self, life: Mapping[str, str]) -> None:
+        """Take back that the run has ended; `life` is by what it is known to be alive."""
         run = self.client.get_run(self.run_id)
         for name in {*ENDING} & {*run.data.tags}:
             self.client.delete_tag(self.run_id, name)
-        self.client.set_tag(self.run_id, "resumed", int(run.data.tags.get("resumed", 0)) + 1)
+        resumed = str(int(run.data.tags.get("resumed", 0)) + 1)
+        tracking.log_tags(self.client, self.run_id, {**life, "resumed": resumed})
         self.client.update_run(self.run_id, "RUNNING")
 
     def begin(self, about: tracking.About, settings: Settings) -> None:

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -132,13 +133,14 @@ def record(connection: Connection, fields: Mapping[str, Any]) -> None:
             run = playing.Run(*said.run(retry, fields["at"], new=True), retry)
         else:
             run = playing.Run(client, fields["run_id"], retry)
-            retry(run.go_on)
+            life = alive.first_tags(said.keys["heartbeat"], os.getppid())
+            retry(partial(run.go_on, life))
     wire.send(connection, "answer", {"run_id": run.run_id, "experiment_id": experiment_id}, {})
     inbox = Inbox(connection)
     run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
     threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder), daemon=True).start()
     player = playing.Player(folder, run.retry, run)
-    with alive.Heart(client, run.run_id, said.keys["heartbeat"], os.getppid()):
+    with alive.Heart(client, run.run_id, said.keys["heartbeat"]):
         left = playing.play(player, written(folder, inbox))
         if left and inbox.ended() is None:
             LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)

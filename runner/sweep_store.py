@@ -31,10 +31,9 @@ def begin(keys: Mapping[str, Any], name: str, tags: Marks) -> dict[str, Any]:
     client, experiment_id = store.opened(keys["uri"], keys["experiment"])
     before = known(client, experiment_id)
     # The process that this one records for.
-    pid = os.getppid()
-    said = {**tags, **alive.first_tags(keys["heartbeat"], pid)}
+    said = {**tags, **alive.first_tags(keys["heartbeat"], os.getppid())}
     run_id = client.create_run(experiment_id, run_name=name, tags=said).info.run_id
-    OPEN[run_id] = keys["uri"], alive.Heart(client, run_id, keys["heartbeat"], pid).__enter__()
+    OPEN[run_id] = keys["uri"], alive.Heart(client, run_id, keys["heartbeat"]).__enter__()
     return {"run_id": run_id, "experiment_id": experiment_id, "known": before}
 
 

@@ -98,7 +98,7 @@ def test_a_store_that_is_gone_does_not_stop_a_heart(tmp_path):
     class Gone:
         calls = 0
 
-        def log_batch(self, run_id: str, tags: list) -> None:
+        def set_tag(self, run_id: str, key: str, value: str) -> None:
             self.calls += 1
             raise ConnectionError("gone")
 
