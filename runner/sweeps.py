@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,8 @@ from runner.errors import UserError, first_line
 from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
 Overrides = Sequence[str]
+# Seconds that the store has to show what the jobs of processes that are gone came to.
+SETTLED = 5.0
 
 
 class Sweep:
@@ -138,13 +140,27 @@ class Sweep:
 
     def recorded(self, batch: list[Overrides], written: list[Outcome | bool]) -> list[Outcome | bool]:
         """Return what is written down of jobs, and of those without an outcome what their processes had recorded."""
-        runs = self.recorder.known() if self.recorder is not None else {}
         found = list(written)
-        for i, job in enumerate(map(self.composed, batch)):
-            run, before = (known.get(job.identity, {}) for known in (runs, self.known))
-            if not isinstance(found[i], Outcome) and run.get("ending") and run["run_id"] != before.get("run_id"):
+        lost = {i: self.composed(job) for i, job in enumerate(batch) if not isinstance(found[i], Outcome)}
+        runs = self.settled({job.identity for job in lost.values()})
+        for i, job in lost.items():
+            if (run := runs.get(job.identity, {})).get("ending"):
                 found[i] = Outcome(job.overrides, job.identity, **read(run))
         return found
+
+    def settled(self, identities: Set[str]) -> dict[str, Any]:
+        """Return the runs of these jobs in this sweep by identity: as they are when none of them is open any longer, or soon.
+
+        What a process had under way when it died, its recorder or the server may complete yet.
+        """
+        until = time.monotonic() + SETTLED
+        while self.recorder is not None:
+            runs = self.recorder.known()
+            new = {each: runs[each] for each in identities & runs.keys() if runs[each] != self.known.get(each)}
+            if time.monotonic() > until or not any(run["status"] == "RUNNING" for run in new.values()):
+                return new
+            time.sleep(0.2)
+        return {}
 
     def close(self, ended: BaseException | None) -> None:
         """End the parent run, with the table of all jobs, and tell what failed."""

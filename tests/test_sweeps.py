@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import processes
@@ -170,6 +171,13 @@ def test_what_a_death_took_along_is_launched_again():
     # Where processes die apart from each other, tasks become smaller, and run side by side.
     assert sweeps.again(came, apart=True) == [[1, 2, 3, 4]]
     assert sweeps.again({0: Outcome(())}, apart=False) == sweeps.again({0: Outcome(())}, apart=True) == []
+
+
+def test_what_a_dead_process_had_under_way_is_waited_for():
+    begun, finished = ({"run_id": "1", "status": status, "ending": None} for status in ("RUNNING", "FINISHED"))
+    answers = [{"a": begun}, {"a": begun}, {"a": finished, "c": finished}]
+    sweep = SimpleNamespace(recorder=SimpleNamespace(known=lambda: answers.pop(0)), known={"b": finished})
+    assert sweeps.Sweep.settled(sweep, {"a", "b"}) == {"a": finished} and not answers  # pyright: ignore[reportArgumentType]
 
 
 def test_values_that_go_together(cli, runs):
