@@ -23,8 +23,9 @@ SHORT = {"--help": (("--help",), 0), "--cfg job": (("--cfg", "job"), 0), "a miss
 # So small a rate that x is on its way to the end: equal rows would take no room in a Parquet file.
 # Pictures, which cost the same however long a run is, are left to the parts above.
 LONG = ("optimizer.learning_rate=5e-8", "tracking.every=100", "report=none")
-# A thousand starts and rates, not reported, and the same by Hydra alone, with rows sent as MLflow's client takes them.
-GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal", "sweep.reuse=false", "report=none")
+# A thousand starts and rates, and the same by Hydra alone, with rows sent as MLflow's client takes them; both without a report.
+GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal", "sweep.reuse=false")
+BARE = "report=none"
 HYDRA = """import sys
 from runner import __main__, bulk
 bulk.REVISIONS = ()
@@ -105,17 +106,19 @@ def sweep(quick: bool) -> Iterator[Row]:
     rates, starts, repeats = (3, 2, 1) if quick else (40, 25, 3)
     few = 2 if quick else 50
     with folder() as where:
-        words = (*GRID, f"optimizer.learning_rate=logspace(-4,0,{rates})", f"seed=range({starts})")
+        grid = (*GRID, f"optimizer.learning_rate=logspace(-4,0,{rates})", f"seed=range({starts})")
+        words = (*RUNNER, "-m", *grid, "hydra/launcher=fused")
         ways = {
-            "runner": Contender(lambda: where.run(*RUNNER, "-m", *words, "hydra/launcher=fused")),
+            "runner": Contender(lambda: where.run(*words, BARE)),
             "the example": Contender(lambda: where.run(*RUNNER)),
+            "with the sweep's report": Contender(lambda: where.run(*words)),
         }
         taken = seconds(ways, repeats)
         jobs = rates * starts
         cell = f"{jobs:,} jobs of rosenbrock d = 2, adam, 200 steps, every one recorded"
         yield Row("sweep", cell, "s", taken, Target("≤", 4))
         began = time.perf_counter()
-        where.run(sys.executable, "-c", HYDRA, *GRID, f"seed=range({few})")
+        where.run(sys.executable, "-c", HYDRA, *GRID, BARE, f"seed=range({few})")
         values = {"runner": jobs / taken["runner"], "basic launcher": np.full(repeats, few / (time.perf_counter() - began))}
         yield Row(
             "sweep", f"the same, beside Hydra's basic launcher and log_batch with {few} jobs", "jobs/s", values, Target("≥", 20)
