@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import signal
 import subprocess
@@ -12,9 +11,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import processes
 import pyarrow.parquet as pq
 import pytest
+from commands import Command, Ended
 from conftest import CONF, environment, history, store, strategies
 from mlflow.artifacts import download_artifacts
 
@@ -175,14 +174,11 @@ def test_without_tracking_mlflow_is_not_imported(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_as_killed(tmp_path, number, code):
-    process = processes.started(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100")
-    for line in process.stdout:
-        if line.split()[:1] == ["20"]:
-            break
-    os.kill(process.pid, number)
+    command = Command(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100")
+    command.reach(21)
+    command.signal(number)
     began = time.monotonic()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code and err == "" and "interrupted" in out
+    assert command.ended() == Ended(code, "") and "interrupted" in command.out.read_text()
     assert time.monotonic() - began < 5
     client = store(tmp_path)
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
@@ -209,9 +205,8 @@ def test_an_exception_in_a_loss_fails_the_run(cli, runs, tmp_path, monkeypatch):
 
 
 def test_two_runs_of_the_same_moment_have_folders_of_their_own(tmp_path):
-    start = [sys.executable, "-m", "runner", "tracking=none", "max_iterations=1"]
-    both = [subprocess.Popen(start, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [each.wait() for each in both] == [0, 0]
+    both = [Command(tmp_path, "tracking=none", "max_iterations=1", to=tmp_path / str(i)) for i in range(2)]
+    assert [each.ended() for each in both] == [Ended(0, "")] * 2
     assert len(list((tmp_path / "outputs" / "runs").glob("*/*"))) == 2
 
 
