@@ -21,6 +21,11 @@ from runner import bulk
 
 STRATEGIES = sorted(strategies(own_steps=False))
 EXECUTIONS = sorted(path.stem for path in (CONF / "execution").glob("*.yaml"))
+# What takes long, test_data_runs runs.
+EXPERIMENTS = [
+    pytest.param(path.stem, marks=[pytest.mark.long] if path.stem == "digits_mlp" else [])
+    for path in sorted((CONF / "experiment").glob("*.yaml"))
+]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -118,7 +123,7 @@ def test_strategies_and_executions_agree(cli, runs, tmp_path):
         np.testing.assert_allclose(paths["tape", execution], paths["tape", "eager"], rtol=0, atol=300 * 6e-8)
 
 
-@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_as_its_comment_says(cli, runs, experiment):
     ended = cli(f"experiment={experiment}")
     promised = re.search("# Ends with an error: (.*)", (CONF / "experiment" / f"{experiment}.yaml").read_text())
