@@ -41,8 +41,8 @@ def test_the_output_is_what_the_command_prints(cli):
 
 
 @pytest.mark.parametrize("words", commands())
-def test_every_command_runs(cli, words):
-    ended = cli(*shlex.split(words))
+def test_every_command_runs(drawn, words):
+    ended = drawn(*shlex.split(words))
     assert ended.code == 0 and ended.err == ""
 
 

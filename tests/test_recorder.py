@@ -19,7 +19,7 @@ from mlflow.artifacts import download_artifacts
 
 from runner import wire
 
-LONG = ("execution=eager", "max_iterations=1000000")
+LONG = ("execution=eager", "max_iterations=1000000", "report=none")
 
 
 @contextmanager

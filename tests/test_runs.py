@@ -90,8 +90,8 @@ def test_a_run_records_what_it_was(cli, runs, tmp_path):
     assert run.info.run_id in ended.out and "model-metrics" in ended.out
 
 
-def test_a_trajectory_lies_on_the_disk_once(cli, runs, tmp_path):
-    assert cli("max_iterations=3").code == 0
+def test_a_trajectory_lies_on_the_disk_once(drawn, runs, tmp_path):
+    assert drawn("max_iterations=3").code == 0
     (own,) = tmp_path.glob("outputs/runs/*/*/trajectory.parquet")
     (artifact,) = tmp_path.glob("outputs/artifacts/*/artifacts/trajectory.parquet")
     assert own.samefile(artifact)
@@ -124,8 +124,8 @@ def test_strategies_and_executions_agree(cli, runs, tmp_path):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_runs_as_its_comment_says(cli, runs, experiment):
-    ended = cli(f"experiment={experiment}")
+def test_every_experiment_runs_as_its_comment_says(drawn, runs, experiment):
+    ended = drawn(f"experiment={experiment}")
     promised = re.search("# Ends with an error: (.*)", (CONF / "experiment" / f"{experiment}.yaml").read_text())
     if promised:
         assert ended.code == 1 and promised[1] in ended.err and ended.err.count("\n") == 1
@@ -179,7 +179,7 @@ def test_without_tracking_mlflow_is_not_imported(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_as_killed(tmp_path, number, code):
-    command = Command(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100")
+    command = Command(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100", "report=none")
     command.reach(21)
     command.signal(number)
     began = time.monotonic()

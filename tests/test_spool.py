@@ -183,11 +183,11 @@ def rows_in(path: Path) -> int:
         return database.execute("SELECT count(*) FROM metrics").fetchone()[0]
 
 
-def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(cli, runs, tmp_path):
+def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(drawn, runs, tmp_path):
     words = ("max_iterations=20", "loss=rosenbrock")
-    assert cli(*words).code == 0
+    assert drawn(*words).code == 0
     alone = rows_in(tmp_path / "outputs/mlflow.db")
-    ended = cli(*words, "tracking.offline=true")
+    ended = drawn(*words, "tracking.offline=true")
     (path,) = tmp_path.glob("outputs/runs/*/*/spool")
     folder = path.parent
     assert ended.code == 0 and ended.err == "" and f"python -m runner.sync {folder}" in ended.out
