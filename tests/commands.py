@@ -45,8 +45,7 @@ class Command:
 
     def rows(self) -> list[int]:
         """Return the steps of the rows that it has printed, which a run does that is eager."""
-        lines = self.out.read_text().splitlines() if self.out.exists() else []
-        return [int(line.split()[0]) for line in lines if line.startswith(" ") and line.split()[0].isdigit()]
+        return printed(self.out)
 
     def wait(self, what: Callable[[], bool], seconds: float = 120) -> None:
         """Wait until something is so, or the command has ended."""
@@ -80,6 +79,12 @@ class Command:
         self.wait(lambda: False, seconds)
         self.process.join()
         return Ended(self.process.exitcode, self.err.read_text())
+
+
+def printed(file: Path) -> list[int]:
+    """Return the steps of the rows that a run has printed to a file."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [int(line.split()[0]) for line in lines if line.startswith(" ") and line.split()[0].isdigit()]
 
 
 def command(folder: Path, words: tuple[str, ...], to: Path, environment: dict[str, str]) -> None:
