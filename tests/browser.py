@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import servers
+from commands import Command, Ended
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
@@ -65,9 +64,9 @@ def run(folder: Path, *words: str) -> str:
 
 def printed(folder: Path, *words: str) -> str:
     """Run the command line in a folder and return what it prints."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "runner", *words]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
+    command = Command(folder, *words)
+    assert command.ended() == Ended(0, "")
+    return command.out.read_text()
 
 
 def picture() -> None:

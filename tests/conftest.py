@@ -14,6 +14,7 @@ import pytest
 from absl import logging as absl_logging
 from omegaconf import OmegaConf
 
+from runner import config
 from runner.sweeps import Sweep
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -26,7 +27,7 @@ os.environ["RUNNER_ALLOW_TARGETS"] = ":".join(OWN)
 # Hydra's logging setup closes all handlers, and this one, which TensorFlow brings, would close pytest's capture of stderr.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
-REPORT = Sweep.report
+REPORT, DRAWS = Sweep.report, config.draws
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
@@ -66,14 +67,15 @@ def cli(
 ) -> Callable[..., Ended]:
     """Run `python -m runner` with these words in a folder with nothing but a store, and in this process, to import once.
 
-    Sweeps are not reported, which takes seconds each; `reported` has them so.
+    Runs are not drawn and sweeps not reported, which takes seconds each; `drawn` and `reported` have them so.
     """
     (tmp_path / "outputs").mkdir()
     shutil.copy(migrated, tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr("runner.sweeps.Sweep.report", lambda sweep: None)
+    monkeypatch.setattr(config, "draws", lambda cfg, marks: False)
+    monkeypatch.setattr(Sweep, "report", lambda sweep: None)
 
     def run(*words: str) -> Ended:
         from runner import __main__
@@ -89,9 +91,16 @@ def cli(
 
 
 @pytest.fixture
+def drawn(cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """Run `python -m runner` as `cli` does, with pictures of a run when it ends."""
+    monkeypatch.setattr(config, "draws", DRAWS)
+    return cli
+
+
+@pytest.fixture
 def reported(cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
     """Run `python -m runner` as `cli` does, with sweeps reported when they end."""
-    monkeypatch.setattr("runner.sweeps.Sweep.report", REPORT)
+    monkeypatch.setattr(Sweep, "report", REPORT)
     return cli
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from pathlib import Path
 
-import processes
 import pyarrow.parquet as pq
 import pytest
+from commands import Command, Ended
 from conftest import history, store
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
@@ -31,31 +29,26 @@ def trajectory(folder: Path, run: Run) -> Path:
     return Path(download_artifacts(run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=uri))
 
 
-def interrupted(folder: Path, number: int, *words: str, at: str = "50") -> subprocess.Popen[str]:
-    """Start the command, signal it when it has come to a step, and return its process when that has ended."""
-    process = processes.started(folder, *COMMAND, *words)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.split()[:1] == [at]:
-            break
-    os.kill(process.pid, number)
-    process.communicate(timeout=60)
-    return process
+def interrupted(folder: Path, number: int, *words: str) -> int | None:
+    """Start the command, signal it when it has come to step 50, and return its exit code."""
+    command = Command(folder, *COMMAND, *words)
+    command.reach(51)
+    command.signal(number)
+    return command.ended().code
 
 
 def finished(folder: Path, *words: str) -> str:
     """Run the command to its end and return what it prints."""
-    process = processes.started(folder, *COMMAND, *words)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and err == "", err
-    return out
+    command = Command(folder, *COMMAND, *words)
+    assert command.ended() == Ended(0, "")
+    return command.out.read_text()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    finished(folder)
+    finished(folder, "report=none")
     return folder
 
 
@@ -74,7 +67,7 @@ def equal(folder: Path, undisturbed: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)])
 def test_a_run_that_a_signal_ended_goes_on(tmp_path, undisturbed, number, code):
-    assert interrupted(tmp_path, number).returncode == code
+    assert interrupted(tmp_path, number) == code
     before = only_run(tmp_path)
     assert before.info.status == "KILLED"
     out = finished(tmp_path)
@@ -84,7 +77,7 @@ def test_a_run_that_a_signal_ended_goes_on(tmp_path, undisturbed, number, code):
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path, undisturbed):
-    assert interrupted(tmp_path, signal.SIGKILL, "checkpoint.every_seconds=0").returncode == -signal.SIGKILL
+    assert interrupted(tmp_path, signal.SIGKILL, "checkpoint.every_seconds=0") == -signal.SIGKILL
     steps = [int(path.name) for path in tmp_path.glob("outputs/runs/*/*/checkpoint/[0-9]*") if path.suffix != ".tmp"]
     assert len(steps) == 2
     out = finished(tmp_path)

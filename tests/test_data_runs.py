@@ -27,19 +27,20 @@ def x_of(columns, row):
     return np.array([columns[f"x/{i}"][row] for i in range(sum(name.startswith("x/") for name in columns))])
 
 
+# With each optimizer in one of the two tests that follow; the other half is for the long tests.
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.long), "adam"])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_loss_runs_with_sgd_and_adam_in_eager_and_xla(cli, runs, tmp_path, name):
-    ended = cli("-m", f"loss={name}", "optimizer=sgd,adam", "execution=eager,xla", "max_iterations=3", "loss.batch_size=8")
+def test_each_loss_runs_with_sgd_and_adam_in_eager_and_xla(cli, runs, tmp_path, name, optimizer):
+    ended = cli("-m", f"loss={name}", f"optimizer={optimizer}", "execution=eager,xla", "max_iterations=3", "loss.batch_size=8")
     assert ended.code == 0 and ended.err == ""
-    found = {(run.data.tags["optimizer"], run.data.tags["execution"]): trajectory(tmp_path, run) for run in runs()}
-    for optimizer in ("sgd", "adam"):
-        eager, xla = (found[optimizer, execution] for execution in ("eager", "xla"))
-        # The same batches, or nothing would agree; roundings of float32 and of XLA's functions otherwise.
-        np.testing.assert_allclose(xla["loss"], eager["loss"], rtol=1e-4)
-        np.testing.assert_allclose(x_of(xla, -1), x_of(eager, -1), rtol=0, atol=1e-4)
+    found = {run.data.tags["execution"]: trajectory(tmp_path, run) for run in runs()}
+    eager, xla = found["eager"], found["xla"]
+    # The same batches, or nothing would agree; roundings of float32 and of XLA's functions otherwise.
+    np.testing.assert_allclose(xla["loss"], eager["loss"], rtol=1e-4)
+    np.testing.assert_allclose(x_of(xla, -1), x_of(eager, -1), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.05), ("adam", 0.003)])
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.05), pytest.param("adam", 0.003, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_known_minimum_is_reached(cli, runs, name, optimizer, rate):
     # Some curvatures are a five-hundredth of the largest; those of factors are singular values over the number of rows.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import optuna
 import pytest
 import servers
 import yaml
+from commands import Command
 from conftest import CONF, environment, own_loss, store
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
@@ -250,8 +252,7 @@ def test_a_trial_that_was_interrupted_goes_on(cli, ways):
 
 def test_a_study_whose_process_was_killed_goes_on(cli, ways, tmp_path):
     words = [*ways, "hydra/sweeper/sampler=grid", "loss.way=0,3", "hydra.sweeper.batch_size=1"]
-    command = [sys.executable, "-m", "runner", *words]
-    assert subprocess.run(command, env=environment(tmp_path), capture_output=True, check=False).returncode == -9
+    assert Command(tmp_path, *words).ended().code == -signal.SIGKILL
     (dead,) = study().get_trials(states=(TrialState.RUNNING,))
     again = cli(*words)
     assert again.code == 0 and "1 were begun before" in again.out

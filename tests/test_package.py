@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -32,24 +33,37 @@ def installed(tmp_path_factory) -> Path:
     return folder / "site"
 
 
-def run(installed: Path, folder: Path, command: str) -> str:
-    """Return what a Python command prints, which must say nothing else, in a folder where the wheel is installed."""
-    words, env = [sys.executable, *shlex.split(command)], os.environ | {"PYTHONPATH": str(installed)}
+# One command after another, in a process that imports once, and what each of them printed.
+SEVERAL = """
+import contextlib, importlib, io, json, sys
+from runner import quick
+told = []
+for _, name, *words in json.loads(sys.argv[1]):
+    sys.argv = [name, *words]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert importlib.import_module("runner.__main__" if name == "runner" else name).main() == 0
+    told.append(out.getvalue())
+print(json.dumps(told))
+quick.leave(0)
+"""
+
+
+def run(installed: Path, folder: Path, commands: list[str]) -> list[str]:
+    """Return what Python commands print, which must say nothing else, in a folder where the wheel is installed."""
+    words = [sys.executable, "-c", SEVERAL, json.dumps([shlex.split(command) for command in commands])]
+    env = os.environ | {"PYTHONPATH": str(installed)}
     ended = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
-    return ended.stdout
+    return json.loads(ended.stdout)
 
 
 def test_what_a_user_adds_in_an_empty_folder_is_checked_run_and_swept_by_the_wheel(installed, tmp_path):
     readme.write_own(tmp_path)
-    single, checked, signs, directions, swept = readme.own_commands()
-    assert "iteration_limit at step 100" in run(installed, tmp_path, single)
-    assert "nothing failed" in run(installed, tmp_path, checked)
+    single, checked, signs, directions, swept = run(installed, tmp_path, readme.own_commands())
+    assert "iteration_limit at step 100" in single and "nothing failed" in checked
     # |x - 1| is 2 and x/1 is 3: at 0.05 a step both lie within what a loss of 2.5 allows, 0.84 for x/1, after 44 steps.
-    assert "converged (below) at step 44" in run(installed, tmp_path, signs)
-    assert "converged (below)" in run(installed, tmp_path, directions)
-    out = run(installed, tmp_path, swept)
-    assert "10 jobs: 10 new" in out and out.count("5 jobs as one program: 5 iteration_limit") == 2
+    assert "converged (below) at step 44" in signs and "converged (below)" in directions
+    assert "10 jobs: 10 new" in swept and swept.count("5 jobs as one program: 5 iteration_limit") == 2
     client = store(tmp_path)
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
     jobs = [run for run in runs if "mlflow.parentRunId" in run.data.tags]

@@ -5,12 +5,29 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from typing import Any
 
 import pytest
 import readme
 
 TEXT = readme.README.read_text()
 COMMANDS = re.findall(r"^python -m runner (.*)$", TEXT, re.MULTILINE)
+# What runs long: of sweeps among it the plan is quick. The same is done on a smaller scale in test_sweeps, test_launchers and
+# test_optuna; test_data_runs runs the experiment.
+LONG = re.compile(r"digits_mlp|joblib|n_trials=(30|768)|seed=range\(3\)")
+
+
+def commands() -> list[Any]:
+    """Return the commands of README.md; for a sweep that runs long there is its plan beside it."""
+    found = []
+    for words in COMMANDS:
+        if not LONG.search(words):
+            found.append(words)
+            continue
+        found.append(pytest.param(words, marks=pytest.mark.long))
+        if words.startswith("-m "):
+            found.append(f"{words} sweep.plan=true")
+    return [each for each in found if "--config-dir" not in str(each)]
 
 
 def test_the_table_of_groups_is_that_of_conf():
@@ -23,9 +40,9 @@ def test_the_output_is_what_the_command_prints(cli):
     assert readme.masked(ended.out) == readme.masked(shown), "run `python tests/readme.py`"
 
 
-@pytest.mark.parametrize("words", [words for words in COMMANDS if "--config-dir" not in words])
-def test_every_command_runs(cli, words):
-    ended = cli(*shlex.split(words))
+@pytest.mark.parametrize("words", commands())
+def test_every_command_runs(drawn, words):
+    ended = drawn(*shlex.split(words))
     assert ended.code == 0 and ended.err == ""
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,25 +13,25 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import environment, store
+from commands import Command, Ended
+from conftest import store
 from mlflow.artifacts import download_artifacts
 
 from runner import wire
 
-LONG = ("execution=eager", "max_iterations=1000000")
+LONG = ("execution=eager", "max_iterations=1000000", "report=none")
 
 
 @contextmanager
-def started(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    """Start a run, wait until it has taken some steps, and give its process and the recorder's id."""
-    command = [sys.executable, "-u", "-m", "runner", *words]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=folder, env=environment(), text=True, **streams) as process:
-        for line in process.stdout:
-            if line.split()[:1] == ["200"]:
-                break
-        (recorder,) = children(process.pid)
-        yield process, recorder
+def started(folder: Path, *words: str) -> Iterator[tuple[Command, int]]:
+    """Start a run, wait until it has taken some steps, and give it and the recorder's id."""
+    command = Command(folder, *words)
+    try:
+        command.reach(201)
+        (recorder,) = children(command.process.pid)
+        yield command, recorder
+    finally:
+        command.kill()
 
 
 def children(pid: int) -> list[int]:
@@ -55,9 +53,9 @@ def only_run(folder: Path):
 
 
 def test_a_run_whose_process_is_killed_ends_with_all_that_it_sent(tmp_path):
-    with started(tmp_path, *LONG) as (process, recorder):
+    with started(tmp_path, *LONG) as (command, recorder):
         assert only_run(tmp_path).info.status == "RUNNING"
-        process.kill()
+        command.kill()
     assert gone(recorder)
     run = only_run(tmp_path)
     assert run.info.status == "KILLED" and run.info.end_time is not None
@@ -71,11 +69,11 @@ def test_a_run_whose_process_is_killed_ends_with_all_that_it_sent(tmp_path):
 
 
 def test_a_signal_to_both_processes_ends_the_run_as_one_to_the_run_does(tmp_path):
-    with started(tmp_path, *LONG) as (process, recorder):
-        for pid in (recorder, process.pid):
+    with started(tmp_path, *LONG) as (command, recorder):
+        for pid in (recorder, command.process.pid):
             os.kill(pid, signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and err == "" and "interrupted (SIGTERM)" in out
+        assert command.ended() == Ended(143, "")
+    assert "interrupted (SIGTERM)" in command.out.read_text()
     assert only_run(tmp_path).data.tags["stopped_by"] == "SIGTERM" and gone(recorder)
 
 
@@ -85,27 +83,26 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def test_a_run_goes_on_without_its_recorder_and_is_sent_at_its_end(tmp_path):
-    with started(tmp_path, *LONG) as (process, recorder):
+    with started(tmp_path, *LONG) as (command, recorder):
         os.kill(recorder, signal.SIGKILL)
         time.sleep(0.5)
-        process.terminate()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
+        command.signal(signal.SIGTERM)
+        ended = command.ended()
     text = (
         "WARNING: tracking: the recorder process ended by itself, with exit code -9; the run goes on, and is sent at its end\n"
     )
-    assert err == text
+    assert ended == Ended(143, text)
     run, steps = only_run(tmp_path), steps_of(tmp_path)
     assert run.info.status == "KILLED" and steps == list(range(int(run.data.metrics["system/iterations"]) + 1))
 
 
 def test_a_run_deleted_meanwhile_goes_on_and_keeps_its_spool(tmp_path):
-    with started(tmp_path, *LONG) as (process, recorder):
+    with started(tmp_path, *LONG) as (command, recorder):
         store(tmp_path).delete_run(only_run(tmp_path).info.run_id)
         time.sleep(1.5)
-        process.terminate()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and gone(recorder)
+        command.signal(signal.SIGTERM)
+        code, err = command.ended()
+    assert code == 143 and gone(recorder)
     (spool,) = tmp_path.glob("outputs/runs/*/*/spool")
     at_once, at_end = err.splitlines()
     assert "must be in the 'active' state" in at_once and "is not recorded further, and goes on" in at_once
@@ -114,25 +111,21 @@ def test_a_run_deleted_meanwhile_goes_on_and_keeps_its_spool(tmp_path):
 
 def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("from runner import bulk\n\nbulk.REVISIONS = ('another',)\n")
-    command = [sys.executable, "-m", "runner", "max_iterations=3"]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True)
-    assert ended.stderr.startswith("WARNING: MLflow's schema ") and ended.stderr.count("\n") == 1
+    ended = Command(tmp_path, "max_iterations=3", "report=none", paths=[tmp_path]).ended()
+    assert ended.code == 0 and ended.err.startswith("WARNING: MLflow's schema ") and ended.err.count("\n") == 1
     (log,) = (tmp_path / "outputs" / "runs").glob("*/*/runner.log")
     assert "[runner.tracking][WARNING] MLflow's schema " in log.read_text()
 
 
 def test_a_mistake_found_after_the_store_was_prepared_leaves_none(tmp_path):
-    command = [sys.executable, "-m", "runner", "loss=rosenbrock", "guess=point", "guess.x=[1,2,3]"]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    ended = Command(tmp_path, "loss=rosenbrock", "guess=point", "guess.x=[1,2,3]").ended()
+    assert ended.code == 1 and ended.err.count("\n") == 1
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["runs"]
 
 
 def test_runs_started_together_on_a_new_store_all_get_into_it(tmp_path):
-    command = [sys.executable, "-m", "runner", "max_iterations=3"]
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    several = [subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, **streams) for _ in range(4)]
-    assert [each.communicate()[1] for each in several] == [""] * 4
+    several = [Command(tmp_path, "max_iterations=3", "report=none", to=tmp_path / str(i)) for i in range(4)]
+    assert [each.ended() for each in several] == [Ended(0, "")] * 4
     client = store(tmp_path)
     experiment = client.get_experiment_by_name("runner")
     assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FINISHED"] * 4

@@ -125,29 +125,29 @@ def test_a_run_that_goes_nowhere_or_to_infinity_is_drawn(tmp_path):
         assert {path.name for path in pictures.report(tmp_path, drawing(Loss.of(losses.quadratic), x))} == PICTURES
 
 
-def test_a_run_has_pictures_unless_it_is_told_or_is_of_a_sweep(cli, runs, tmp_path):
-    assert cli("max_iterations=3").code == 0
+def test_a_run_has_pictures_unless_it_is_told_or_is_of_a_sweep(drawn, runs, tmp_path):
+    assert drawn("max_iterations=3").code == 0
     assert files(tmp_path, runs()[0]) == PICTURES
-    assert cli("max_iterations=4", "report=none").code == 0
+    assert drawn("max_iterations=4", "report=none").code == 0
     assert files(tmp_path, runs()[1]) == set()
     for launcher in ("basic", "fused"):
         words = ("-m", f"hydra/launcher={launcher}", "sweep.reuse=false", "max_iterations=5,6")
-        assert cli(*words).code == 0
+        assert drawn(*words).code == 0
         assert [files(tmp_path, run) for run in runs()[-2:]] == [set(), set()]
-        assert cli(*words, "report.sweep=true").code == 0
+        assert drawn(*words, "report.sweep=true").code == 0
         assert [files(tmp_path, run) for run in runs()[-2:]] == [PICTURES, PICTURES]
     # Pictures are no part of what a result depends on.
     assert runs()[0].data.tags["identity"] != runs()[1].data.tags["identity"]
     assert runs()[2].data.tags["identity"] == runs()[-2].data.tags["identity"]
 
 
-def test_a_picture_that_cannot_be_drawn_takes_no_run_along(cli, runs, monkeypatch):
+def test_a_picture_that_cannot_be_drawn_takes_no_run_along(drawn, runs, monkeypatch):
     def broken(folder, drawing):
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(playing.pictures, "report", broken)
     # In this process.
-    ended = cli("max_iterations=3", "tracking._target_=runner.tracking.mlflow")
+    ended = drawn("max_iterations=3", "tracking._target_=runner.tracking.mlflow")
     assert ended.code == 0 and ended.err == "WARNING: the report cannot be drawn: RuntimeError: no ink\n"
     assert runs()[0].info.status == "FINISHED"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import signal
 import subprocess
@@ -12,9 +11,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import processes
 import pyarrow.parquet as pq
 import pytest
+from commands import Command, Ended
 from conftest import CONF, environment, history, store, strategies
 from mlflow.artifacts import download_artifacts
 
@@ -22,6 +21,11 @@ from runner import bulk
 
 STRATEGIES = sorted(strategies(own_steps=False))
 EXECUTIONS = sorted(path.stem for path in (CONF / "execution").glob("*.yaml"))
+# What takes long, test_data_runs runs.
+EXPERIMENTS = [
+    pytest.param(path.stem, marks=[pytest.mark.long] if path.stem == "digits_mlp" else [])
+    for path in sorted((CONF / "experiment").glob("*.yaml"))
+]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -86,8 +90,8 @@ def test_a_run_records_what_it_was(cli, runs, tmp_path):
     assert run.info.run_id in ended.out and "model-metrics" in ended.out
 
 
-def test_a_trajectory_lies_on_the_disk_once(cli, runs, tmp_path):
-    assert cli("max_iterations=3").code == 0
+def test_a_trajectory_lies_on_the_disk_once(drawn, runs, tmp_path):
+    assert drawn("max_iterations=3").code == 0
     (own,) = tmp_path.glob("outputs/runs/*/*/trajectory.parquet")
     (artifact,) = tmp_path.glob("outputs/artifacts/*/artifacts/trajectory.parquet")
     assert own.samefile(artifact)
@@ -119,9 +123,9 @@ def test_strategies_and_executions_agree(cli, runs, tmp_path):
         np.testing.assert_allclose(paths["tape", execution], paths["tape", "eager"], rtol=0, atol=300 * 6e-8)
 
 
-@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
-def test_every_experiment_runs_as_its_comment_says(cli, runs, experiment):
-    ended = cli(f"experiment={experiment}")
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_as_its_comment_says(drawn, runs, experiment):
+    ended = drawn(f"experiment={experiment}")
     promised = re.search("# Ends with an error: (.*)", (CONF / "experiment" / f"{experiment}.yaml").read_text())
     if promised:
         assert ended.code == 1 and promised[1] in ended.err and ended.err.count("\n") == 1
@@ -175,14 +179,11 @@ def test_without_tracking_mlflow_is_not_imported(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_as_killed(tmp_path, number, code):
-    process = processes.started(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100")
-    for line in process.stdout:
-        if line.split()[:1] == ["20"]:
-            break
-    os.kill(process.pid, number)
+    command = Command(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100", "report=none")
+    command.reach(21)
+    command.signal(number)
     began = time.monotonic()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code and err == "" and "interrupted" in out
+    assert command.ended() == Ended(code, "") and "interrupted" in command.out.read_text()
     assert time.monotonic() - began < 5
     client = store(tmp_path)
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
@@ -209,9 +210,8 @@ def test_an_exception_in_a_loss_fails_the_run(cli, runs, tmp_path, monkeypatch):
 
 
 def test_two_runs_of_the_same_moment_have_folders_of_their_own(tmp_path):
-    start = [sys.executable, "-m", "runner", "tracking=none", "max_iterations=1"]
-    both = [subprocess.Popen(start, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [each.wait() for each in both] == [0, 0]
+    both = [Command(tmp_path, "tracking=none", "max_iterations=1", to=tmp_path / str(i)) for i in range(2)]
+    assert [each.ended() for each in both] == [Ended(0, "")] * 2
     assert len(list((tmp_path / "outputs" / "runs").glob("*/*"))) == 2
 
 

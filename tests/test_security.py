@@ -262,25 +262,25 @@ class Canary:
         return os.system, (f"touch {CANARY}",)
 
 
-def test_pickles_that_lie_in_a_runs_folder_are_not_read(cli, runs, tmp_path):
+def test_pickles_that_lie_in_a_runs_folder_are_not_read(drawn, runs, tmp_path):
     from runner import verify
 
-    assert cli("max_iterations=3").code == 0
+    assert drawn("max_iterations=3").code == 0
     for folder in {path.parent for path in tmp_path.rglob("*") if path.is_file()}:
         for name in ("config.pickle", "run.pkl", "checkpoint.pkl", "x.npy"):
             (folder / name).write_bytes(pickle.dumps(Canary()))
-    assert cli("max_iterations=4").code == 0
-    assert cli("-m", "seed=1,2", "max_iterations=3").code == 0
+    assert drawn("max_iterations=4").code == 0
+    assert drawn("-m", "seed=1,2", "max_iterations=3").code == 0
     assert verify.report([runs()[0].info.run_id]) == 0
     assert not (tmp_path / CANARY).exists()
 
 
-def test_what_a_run_writes_is_for_its_user_alone(cli, tmp_path):
+def test_what_a_run_writes_is_for_its_user_alone(drawn, tmp_path):
     before = {path for path in tmp_path.rglob("*")}
     mask = os.umask(0o022)
     try:
-        assert cli("max_iterations=3").code == 0
-        assert cli("-m", "seed=1,2", "max_iterations=3").code == 0
+        assert drawn("max_iterations=3").code == 0
+        assert drawn("-m", "seed=1,2", "max_iterations=3").code == 0
         assert os.umask(0o022) == 0o022, "the command left its mask behind"
     finally:
         os.umask(mask)
@@ -302,16 +302,16 @@ def seen(folder: Path, secret: str) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
-def test_a_secret_is_in_nothing_that_is_written_or_printed(cli, runs, tmp_path, monkeypatch):
+def test_a_secret_is_in_nothing_that_is_written_or_printed(drawn, runs, tmp_path, monkeypatch):
     (tmp_path / "keyed.py").write_text(KEYED)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv(allow.VARIABLE, "keyed")
     words = ["+loss.way=1", "+loss.api_key=SECRETPW", "+loss.place='https://me:SECRETPW@example.org/x'", *GUESS]
     words = ["loss._target_=keyed.loss", *words, "tracking.name='api_key=SECRETPW'"]
-    told = [cli(*words), cli("-m", *words, "seed=1,2"), cli("-m", *words, "seed=3,4", "hydra/launcher=fused")]
+    told = [drawn(*words), drawn("-m", *words, "seed=1,2"), drawn("-m", *words, "seed=3,4", "hydra/launcher=fused")]
     assert [ended.code for ended in told] == [0, 0, 0], told
     wrong = ["optimizer.learning_rate=-1,0.1", "guess.x=[3,1]"]
-    told += [cli(*words, "guess.x=[3,1]"), cli("-m", *words, *wrong), cli(*words, "+loss.token=SECRETPW")]
+    told += [drawn(*words, "guess.x=[3,1]"), drawn("-m", *words, *wrong), drawn(*words, "+loss.token=SECRETPW")]
     assert [ended.code for ended in told[3:]] == [1, 1, 1], told
     assert not [ended for ended in told if "SECRETPW" in ended.out + ended.err]
     assert seen(tmp_path, "SECRETPW") == []

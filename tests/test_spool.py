@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import proxy
 import pyarrow.parquet as pq
 import pytest
 import servers
+from commands import Command, Ended
 from conftest import environment, store
 from mlflow import MlflowClient
 
@@ -183,11 +183,11 @@ def rows_in(path: Path) -> int:
         return database.execute("SELECT count(*) FROM metrics").fetchone()[0]
 
 
-def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(cli, runs, tmp_path):
+def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(drawn, runs, tmp_path):
     words = ("max_iterations=20", "loss=rosenbrock")
-    assert cli(*words).code == 0
+    assert drawn(*words).code == 0
     alone = rows_in(tmp_path / "outputs/mlflow.db")
-    ended = cli(*words, "tracking.offline=true")
+    ended = drawn(*words, "tracking.offline=true")
     (path,) = tmp_path.glob("outputs/runs/*/*/spool")
     folder = path.parent
     assert ended.code == 0 and ended.err == "" and f"python -m runner.sync {folder}" in ended.out
@@ -225,15 +225,10 @@ def test_the_next_run_sends_what_is_pending(cli, runs, tmp_path):
 
 def test_an_interrupted_run_is_continued_in_its_folder_with_each_step_once(tmp_path):
     words = ("execution=eager", "max_iterations=1500", "report=none")
-    first = processes.started(tmp_path, *words)
-    for line in first.stdout:
-        if line.split()[:1] == ["200"]:
-            break
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    ended = processes.started(tmp_path, *words)
-    _, err = ended.communicate(timeout=120)
-    assert ended.returncode == 0 and err == ""
+    first = Command(tmp_path, *words)
+    first.reach(201)
+    first.kill()
+    assert Command(tmp_path, *words).ended() == Ended(0, "")
     client = store(tmp_path)
     (run,) = client.search_runs([client.get_experiment_by_name("runner").experiment_id])
     assert run.info.status == "FINISHED" and run.data.tags["resumed"] == "1" and "stopped_by" not in run.data.tags
@@ -266,9 +261,7 @@ def test_a_server_behind_faults_gets_one_run_and_no_row_twice(server, tmp_path, 
     client = MlflowClient(tracking_uri=uri)
     with proxy.faulty(uri, first_two(word)) as address:
         keys = (f"tracking.uri={address}", f"tracking.experiment={word}", "report=none")
-        ended = processes.started(tmp_path, "max_iterations=1500", *keys)
-        _, err = ended.communicate(timeout=120)
-    assert (ended.returncode, err) == (0, "")
+        assert Command(tmp_path, "max_iterations=1500", *keys).ended() == Ended(0, "")
     (run,) = client.search_runs([client.get_experiment_by_name(word).experiment_id])
     assert run.info.status == "FINISHED" and not (tmp_path / "outputs/pending").exists()
     with sqlite3.connect(path) as database:
@@ -285,14 +278,12 @@ def test_a_server_that_goes_away_costs_the_run_nothing_and_gets_all_of_it_later(
     gone = threading.Event()
     with proxy.faulty(uri, lambda method, path, before: proxy.BUSY if gone.is_set() else None) as address:
         keys = (f"tracking.uri={address}", "tracking.experiment=away", "tracking.flush_timeout=1", "report=none")
-        ended = processes.started(tmp_path, "execution=eager", "max_iterations=400", *keys)
-        for line in ended.stdout:
-            if line.split()[:1] == ["50"]:
-                break
+        command = Command(tmp_path, "execution=eager", "max_iterations=400", *keys)
+        command.reach(51)
         gone.set()
-        _, err = ended.communicate(timeout=120)
+        code, err = command.ended()
         (path,) = tmp_path.glob("outputs/runs/*/*/spool")
-        assert ended.returncode == 0 and err.count("could not be sent as a whole") == 1 and "Traceback" not in err
+        assert code == 0 and err.count("could not be sent as a whole") == 1 and "Traceback" not in err
         assert err.endswith(f"send it with: python -m runner.sync {path.parent}\n")
         gone.clear()
         again = subprocess.run(

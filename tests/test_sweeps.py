@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import processes
 import pytest
 import servers
+from commands import Command, Ended
 from conftest import CONF, environment, own_loss, store
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -139,14 +137,10 @@ def test_a_sweep_may_end_at_the_first_failure(cli, tmp_path, bad):
 
 def test_a_signal_ends_a_sweep_with_the_job(tmp_path):
     words = ["-m", "optimizer.learning_rate=0.1,0.2", "execution=eager", "max_iterations=1000000", "tracking.every=100"]
-    process = processes.started(tmp_path, *words)
-    files = tmp_path / "outputs/sweeps"
-    end = time.monotonic() + 60
-    while not any("  20  " in file.read_text() for file in files.glob("*/*/0/console.txt")) and time.monotonic() < end:
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and err == "" and "1 jobs: 1 interrupted" in out
+    command, consoles = Command(tmp_path, *words), "outputs/sweeps/*/*/0/console.txt"
+    command.wait(lambda: any("  20  " in file.read_text() for file in tmp_path.glob(consoles)))
+    command.signal(signal.SIGTERM)
+    assert command.ended() == Ended(143, "") and "1 jobs: 1 interrupted" in command.out.read_text()
     (run,) = children(tmp_path)
     assert run.info.status == "KILLED" and parents(tmp_path)[0].info.status == "KILLED"
 

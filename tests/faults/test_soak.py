@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,12 @@ def soak(folder: Path, runs: int, told: list[int], *words: str) -> list[dict]:
 
 @pytest.mark.long
 def test_ten_thousand_short_runs_hold_no_more_than_the_first_thousand(tmp_path):
-    early, late = soak(tmp_path, 10_000, [1_000, 10_000], "guess=uniform", "max_iterations=20")
-    for process in ("run", "recorder"):
+    early, *later = soak(tmp_path, 10_000, [*range(1_000, 11_000, 1_000)], "guess=uniform", "max_iterations=20")
+    print(*(json.dumps(each) for each in (early, *later)), sep="\n")
+    assert len(later) == 9
+    for process, late in product(("run", "recorder"), later):
         assert late[process]["files"] <= early[process]["files"] and late[process]["threads"] <= early[process]["threads"]
-        assert late[process]["memory"] < 1.1 * early[process]["memory"], (early, late)
+        assert late[process]["memory"] < 1.1 * early[process]["memory"], (early, later)
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,20 +26,26 @@ class Ended(NamedTuple):
 
 
 class Command:
-    """`python -m runner` with these words in a folder, in a process of its own."""
+    """`python -m runner` with these words in a folder, in a process of its own; what it prints goes to that folder or another.
 
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.out, self.err = folder / "out", folder / "err"
+    Python, in the processes that it starts, finds these paths too.
+    """
+
+    def __init__(self, folder: Path, *words: str, to: Path | None = None, paths: Sequence[Path] = ()) -> None:
+        from conftest import environment
+
+        to = to or folder
+        to.mkdir(exist_ok=True)
+        self.out, self.err = to / "out", to / "err"
         for file in (self.out, self.err):
             # Of the command before.
             file.unlink(missing_ok=True)
-        self.process = WARM.Process(target=command, args=(folder, words))
+        self.process = WARM.Process(target=command, args=(folder, words, to, environment(*paths)))
         self.process.start()
 
     def rows(self) -> list[int]:
         """Return the steps of the rows that it has printed, which a run does that is eager."""
-        lines = self.out.read_text().splitlines() if self.out.exists() else []
-        return [int(line.split()[0]) for line in lines if line.startswith(" ") and line.split()[0].isdigit()]
+        return printed(self.out)
 
     def wait(self, what: Callable[[], bool], seconds: float = 120) -> None:
         """Wait until something is so, or the command has ended."""
@@ -53,7 +59,12 @@ class Command:
         self.wait(lambda: len(self.rows()) >= count)
         assert len(self.rows()) >= count, self.err.read_text()
 
-    def kill(self, everything: bool) -> None:
+    def signal(self, number: int) -> None:
+        """Send it a signal; its session is another, so that no shell has it ignore SIGINT."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self, everything: bool = False) -> None:
         """Kill it, and at the same moment its recorder too where that is asked for."""
         import processes
 
@@ -70,15 +81,22 @@ class Command:
         return Ended(self.process.exitcode, self.err.read_text())
 
 
-def command(folder: Path, words: tuple[str, ...]) -> None:
+def printed(file: Path) -> list[int]:
+    """Return the steps of the rows that a run has printed to a file."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [int(line.split()[0]) for line in lines if line.startswith(" ") and line.split()[0].isdigit()]
+
+
+def command(folder: Path, words: tuple[str, ...], to: Path, environment: dict[str, str]) -> None:
     """Become the command line."""
     from runner import __main__
 
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "HYDRA"))]:
-        del os.environ[name]
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
     os.chdir(folder)
     for name, number in (("out", 1), ("err", 2)):
-        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        file = os.open(to / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     sys.argv = ["runner", *words]
