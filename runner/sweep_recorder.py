@@ -133,3 +133,5 @@ ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
     "sweep_losses": losses,
     "sweep_report": report,
 }
+# What a sweep that has ended can do without.
+REPORTING = ("sweep_losses", "sweep_report")

@@ -17,6 +17,8 @@ from runner.errors import UserError, first_line
 from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
 Overrides = Sequence[str]
+# Runs whose report takes so long that it is told of before.
+MANY = 500
 
 
 class Sweep:
@@ -169,13 +171,22 @@ class Sweep:
 
     def report(self) -> None:
         """Have the runs reported where there are several to compare; a sweep is not worth less for want of its report."""
-        if self.recorder is None or sum(each.ending is not None and not each.interrupted for each in self.outcomes) < 2:
+        runs = sum(each.ending is not None and not each.interrupted for each in self.outcomes)
+        if self.recorder is None or runs < 2:
             return
+        from runner import report
+
+        uri = str(self.recorder.uri)
+        again = report.command(uri, self.recorder.run_id)
+        if runs > MANY or uri.startswith("http"):
+            self.say(f"{runs:,} runs are being reported; Ctrl-C leaves that to {again}")
         try:
             for line in self.recorder.report():
                 self.say(line)
+        except KeyboardInterrupt:
+            self.say(f"no report; it is made by {again}")
         except Exception as error:
-            self.say(f"the report cannot be made: {first_line(error)}; again: python -m runner.report {self.recorder.run_id}")
+            self.say(f"the report cannot be made: {first_line(error)}; again: {again}")
 
     def summary(self) -> str:
         """Say in a sentence what the jobs came to."""

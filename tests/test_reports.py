@@ -252,8 +252,8 @@ def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(reported, command
     # As a sweep that runs yet: half of its jobs are there, and one of these has no rows.
     experiment = run.info.experiment_id
     half = client.create_run(experiment, tags={"sweep": "parent", "overrides": "x"}).info.run_id
-    ids = selection.children(client, run)
-    assert len(ids) == 16
+    ids, found = selection.children(client, run)
+    assert len(ids) == 16 and found == {}
     for each in ids[:8]:
         client.set_tag(each, selection.PARENT, half)
     client.create_run(experiment, tags={selection.PARENT: half, "loss": "quadratic", "optimizer": "sgd"})
@@ -261,7 +261,7 @@ def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(reported, command
     assert ended.code == 0 and ": 8 runs," in ended.out and "1 runs have no rows: they failed, or are running yet" in ended.out
     assert "report.html" in files(client, half)
     # The two ways to read a store.
-    by_sql = selection.records(client, ids)
+    by_sql = selection.records(client, selection.Selection(ids, "", None, ""))
     assert by_sql == [selection.plain(client.get_run(each)) for each in ids]
 
 
