@@ -254,6 +254,14 @@ def test_the_page_shows_all_plots_and_runs_nothing_of_a_config(opened):
     assert opened.tab.locator("section").nth(8).locator("tbody tr").count() == 200
 
 
+def test_nothing_is_cut_off_where_there_is_little_room(opened):
+    # As the page of a run in MLflow has it.
+    opened.tab.set_viewport_size({"width": 700, "height": 800})
+    opened.tab.wait_for_function("Math.max(...[...document.querySelectorAll('.bk-Column')].map(each => each.offsetWidth)) < 700")
+    assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 700
+    opened.tab.set_viewport_size({"width": 1600, "height": 1000})
+
+
 def test_curves_follow_what_is_chosen(opened):
     before = opened.drawn(0)
     opened.choose("Against", "evaluations")

@@ -18,6 +18,8 @@ MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus
 SLOTS = 14
 # A longer name is cut.
 LETTERS = 48
+# Pixels of a plot, where there is so much room; a run's page in MLflow has less.
+WIDTH = 1000
 TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 # Rows whose codes are those of the widgets, slot by slot; words in place of their codes, `shown` the column that is asked for.
 CHOOSE = """
@@ -111,7 +113,7 @@ def plot(x: str, y: str, tips: list[tuple[str, str]], **options: Any) -> Any:
     from bokeh.models import HoverTool
     from bokeh.plotting import figure
 
-    sizes: dict[str, Any] = {"width": 1000, "height": 440}
+    sizes: dict[str, Any] = {"sizing_mode": "stretch_width", "max_width": WIDTH, "height": 440}
     made = figure(**sizes | options, tools=TOOLS)
     made.xaxis.axis_label, made.yaxis.axis_label = x, y
     made.add_tools(HoverTool(tooltips=tips))

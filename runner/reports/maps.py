@@ -139,7 +139,7 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     chosen = Chosen(held, keys, columns, [0], words=["reached", "colour", "hatch"], ordered=list(keys), shown=shown)
     (source,) = chosen.sources
     tips = [("from", "(@x0{0.000}, @x1{0.000})"), ("reached", "@reached"), ("steps to the target", "@shown{0,0}")]
-    sizes = {"frame_width": 430, "frame_height": 430, "width": None, "height": None}
+    sizes = {"frame_width": 430, "frame_height": 430, "height": None, "sizing_mode": None, "max_width": None}
     ends = plot("x/0 of the start", "x/1 of the start", tips, title="Which minimum is reached", **snug(), **sizes)
     squares = {"x": "x0", "y": "x1", "width": "width", "height": "height", "source": source}
     hatched = {"hatch_pattern": "hatch", "hatch_color": BLACK, "hatch_alpha": 0.3, "hatch_scale": 14, "hatch_weight": 1}

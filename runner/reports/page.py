@@ -40,6 +40,8 @@ NOTES = {
     "Starts and learning rates": "Each square is the median over the runs from one start at one rate.",
     "Targets": "The medians over runs to each target, with their 95 % bootstrap intervals.",
 }
+# Of what stands side by side where there is room.
+WRAP = ":host { flex-wrap: wrap; row-gap: 6px; max-width: 100% }"
 # Bokeh puts its own page around it.
 PAGE = """
 {% block postamble %}<style>
@@ -122,13 +124,16 @@ def contents(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 def arranged(drawn: tuple[list[Any], Any] | None, across: bool = False) -> Any:
     """Return plots below their widgets."""
-    from bokeh.layouts import column, row
+    # The functions of bokeh.layouts would stretch a map, too.
+    from bokeh.models import Column, Row
 
     if drawn is None:
         return None
     widgets, plots = drawn
     plots = plots if isinstance(plots, list) else [plots]
-    return column(row(*widgets), row(*plots) if across else column(*plots))
+    wide: Any = {"sizing_mode": "stretch_width"}
+    drawings = Row(*plots, stylesheets=[WRAP], **wide) if across else Column(*plots, **wide)
+    return Column(Row(*widgets, stylesheets=[WRAP], **wide), drawings, **wide)
 
 
 def html(table: pd.DataFrame) -> str:

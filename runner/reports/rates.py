@@ -99,7 +99,7 @@ def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
         ("diverges from", "@edge{0.0000}"),
         ("2/L", "@limit{0.0000}"),
     ]
-    sizes = {"height": 90 + 22 * len(names), "width": above.width}
+    sizes = {"height": 90 + 22 * len(names)}
     made = plot("learning rate", "", tips, x_axis_type="log", x_range=above.x_range, y_range=names, **sizes)
     # Round ends show an interval of a single rate, too.
     bars = made.segment(
