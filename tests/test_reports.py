@@ -12,7 +12,7 @@ from conftest import Ended, store
 from scipy import stats
 
 from runner import report
-from runner.reports import answer, describing, facts, fairness, profiles, ranking, reading, selection, stability
+from runner.reports import answer, describing, facts, fairness, profiles, ranking, reading, selection, stability, wording
 
 NAN = np.nan
 
@@ -47,6 +47,32 @@ def test_performance_profile_of_dolan_and_more_by_hand():
     made = profiles.profile(profiles.ratios(costs), "tau")
     assert made[made["optimizer"] == "a"][["tau", "fraction"]].values.tolist() == [[1, 1 / 3], [2, 2 / 3]]
     assert made[made["optimizer"] == "b"][["tau", "fraction"]].values.tolist() == [[1, 2 / 3], [2, 1]]
+
+
+def test_what_is_never_solved_is_a_share_of_nothing():
+    made = profiles.profile(pd.DataFrame({"a": [1.0, 2.0], "b": [NAN, NAN]}), "tau")
+    assert made["fraction"].tolist() == [0.5, 1, 0] and np.isnan(made["tau"].iloc[2])
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (1, "1"),
+        (12345.0, "12,345"),
+        (1234.56, "1,235"),
+        (0.123456, "0.1235"),
+        (1e-8, "1e-08"),
+        (np.inf, "∞"),
+        (NAN, "–"),
+        (2e20, "2e+20"),
+    ],
+)
+def test_numbers_as_people_read_them(value, told):
+    assert wording.number(value) == told
+
+
+def test_one_thing_is_not_many():
+    assert [wording.some(count, "step") for count in (0, 1, 1500)] == ["0 steps", "1 step", "1,500 steps"]
 
 
 def test_data_profile_of_more_and_wild_by_hand():
@@ -100,7 +126,10 @@ def test_ranking_says_how_sure_it_is():
     same = ranking.tables(runs_of([*fast, *fast], optimizer=["b"] * n + ["a"] * n, start=starts))["ranking"]
     assert same["words"][1] == "no difference from b at 8 starts (p = 1)"
     few = ranking.tables(runs_of([1, 2, 3, 4], optimizer=["a", "a", "b", "b"], start=["s", "t"] * 2))["ranking"]
-    assert few["words"][1] == "more steps than a at 2 of 2 starts in common: too few to tell"
+    assert few["words"][1] == "more steps than a at 2 of 2 starts: too few to tell"
+    alike = ranking.tables(runs_of([1, 2, 1, 2, 3], optimizer=["a", "a", "b", "b", "c"], start=["s", "t", "s", "t", "u"]))
+    words = alike["ranking"].set_index("optimizer")["words"]
+    assert words["b"] == "as many steps as a at 2 starts: too few to tell" and words["c"] == "no start in common with a"
 
 
 def test_expected_steps_are_all_steps_over_the_runs_that_arrive():
@@ -230,7 +259,7 @@ def test_a_sweep_is_reported_when_it_ends(reported, command, tmp_path):
 
     again = command(run.info.run_id[:10], "--out", "elsewhere")
     assert again.code == 0 and again.err == "" and (tmp_path / "elsewhere/report.html").is_file()
-    assert "reaches 1e-08 in 1 steps [1, 1], 100% of 4 runs; it converges at rates 0.05 … 0.9, 2/L = 1" in again.out
+    assert "reaches 1e-08 in 1 step [1, 1], 100% of 4 runs; it converges at rates 0.05 … 0.9, 2/L = 1" in again.out
     ended = command("--filter", "params.`optimizer.learning_rate` = '0.9'", "--by", "seed")
     assert ended.code == 0 and ": 4 runs, 1 problem, 4 optimizers" in ended.out
     for words, told in (
@@ -258,7 +287,7 @@ def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(reported, command
         client.set_tag(each, selection.PARENT, half)
     client.create_run(experiment, tags={selection.PARENT: half, "loss": "quadratic", "optimizer": "sgd"})
     ended = command(half)
-    assert ended.code == 0 and ": 8 runs," in ended.out and "1 runs have no rows: they failed, or are running yet" in ended.out
+    assert ended.code == 0 and ": 8 runs," in ended.out and "1 run without rows: failed, or running yet" in ended.out
     assert "report.html" in files(client, half)
     # The two ways to read a store.
     by_sql = selection.records(client, selection.Selection(ids, "", None, ""))
@@ -305,4 +334,4 @@ def test_the_answer_is_short():
     lines = answer.text(runs, report.computed(runs)).splitlines()
     assert len(lines) <= 16 and lines[0] == "sweep x: 18 runs, 9 problems, 2 optimizers"
     assert lines[1].startswith("overall: optimizer=a rate=0.1 reaches 12% of all targets")
-    assert "and 3 more problems: the tables have them" in lines
+    assert "and 3 more problems: in the tables" in lines

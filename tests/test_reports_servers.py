@@ -89,7 +89,9 @@ def as_the_formula_has_them(tables: Path) -> None:
 
 def test_workers_of_joblib_that_track_to_a_server(swept, address, database, tmp_path):
     client, run_id = sweep_of(address, "joblib")
-    assert f"12 runs are being reported; Ctrl-C leaves that to python -m runner.report {run_id} --tracking-uri {address}" in swept
+    assert (
+        f"12 runs are being reported; Ctrl-C leaves that to python -m runner.report {run_id} --tracking-uri {address}" in swept
+    )
     assert re.search(rf"report: outputs/reports/{run_id}/report.html \(tables in .*; made in \d+\.\d s\)\n$", swept)
     as_the_formula_has_them(logged(client, run_id, tmp_path))
     # What the server tells of runs is what is in its database.
@@ -120,7 +122,9 @@ def test_ctrl_c_leaves_the_report_and_the_sweep_as_it_ended(address, folder):
     again = f"python -m runner.report {run_id} --tracking-uri {address}"
     assert (child.returncode, out, err) == (0, f"no report; it is made by {again}\n", "")
     assert wait(lambda: not left(others), 10), left(others)
-    assert client.get_run(run_id).info.status == "FINISHED" and [each.path for each in client.list_artifacts(run_id)] == ["jobs.json"]
+    assert client.get_run(run_id).info.status == "FINISHED" and [each.path for each in client.list_artifacts(run_id)] == [
+        "jobs.json"
+    ]
     assert ": 12 runs, 1 problem, 1 optimizer" in told(folder, *shlex.split(again)[2:])
     logged(client, run_id, folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,12 @@ class Chosen:
         self.widgets = [*self.selects, *([self.shown] if self.shown else [])]
         for widget in self.widgets:
             widget.js_on_change("value", CustomJS(args=given, code=CHOOSE))
+
+
+def drawn(names: Iterable[str], overall: pd.DataFrame) -> list[str]:
+    """Return the optimizers that there are lines for, in order: of more than SLOTS those that reach most targets."""
+    order = {name: i for i, name in enumerate(overall["optimizer"])} if len(overall) else {}
+    return sorted(sorted(set(names), key=lambda name: (order.get(name, SLOTS), name))[:SLOTS])
 
 
 def codes(values: Any, order: list[Any]) -> np.ndarray:

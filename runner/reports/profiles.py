@@ -91,8 +91,13 @@ def profile(costs: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def cumulative(spent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the share of what is spent at most so much rises, and the share; what is NaN is never spent."""
+    """Return where the share of what is spent at most so much rises, and the share; what is NaN is never spent.
+
+    Where nothing is, the share is 0 at NaN.
+    """
     values, counts = np.unique(spent[np.isfinite(spent)], return_counts=True)
+    if not len(values):
+        return np.array([np.nan]), np.zeros(1)
     fractions = counts.cumsum() / max(len(spent), 1)
     if len(values) > POINTS:
         kept = np.unique(

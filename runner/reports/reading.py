@@ -41,6 +41,7 @@ class Runs:
     # The evaluations until the gap is at most this part (targets) of what it was at the start, [runs, t].
     relative: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     words: str = ""  # overrides that the runs come from
+    minimisers: Mapping[str, np.ndarray] = field(default_factory=dict)  # of each problem in a plane that has them, [m, 2]
     left_out: int = 0  # runs without a trajectory: failed, killed, or running yet
 
 
@@ -90,9 +91,18 @@ def read(client: Any, found: Sequence[Record], facts: Mapping[str, Fact], select
     to_target = {"steps": steps, "evaluations": (steps + 1) * per_row, "seconds": steps * pace["seconds"][:, None]}
     gap = np.array([each.gap for each in rows], np.float32)
     left_out = len(selection.ids) - len(rows)
-    return Runs(
-        frame, TARGETS, to_target, grid, gap, pace, selection.title, (relative + 1) * per_row, selection.words, left_out
-    )
+    marked = minimisers(frame["problem"], [each for each, row in zip(known, every, strict=True) if row is not None])
+    told = (selection.title, (relative + 1) * per_row, selection.words, marked, left_out)
+    return Runs(frame, TARGETS, to_target, grid, gap, pace, *told)
+
+
+def minimisers(problems: pd.Series, known: Sequence[Fact]) -> dict[str, np.ndarray]:
+    """Return the minimisers of each problem in a plane all of whose runs have the same."""
+    found: dict[str, dict[bytes, np.ndarray]] = {}
+    for problem, fact in zip(problems, known, strict=True):
+        found.setdefault(problem, {})[fact.minimisers.tobytes()] = fact.minimisers
+    only = {problem: next(iter(each.values())) for problem, each in found.items() if len(each) == 1}
+    return {problem: each for problem, each in only.items() if len(each) and each.shape[1] == 2}
 
 
 def seen(rows: Sequence[Followed]) -> dict[str, list[Any]]:
