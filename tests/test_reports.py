@@ -91,6 +91,36 @@ def test_runtimes_as_coco_has_them_by_hand():
     assert made[["budget", "fraction"]].values.tolist() == [[1, 1 / 16], [2, 3 / 16]]
 
 
+def test_simulated_restarts_take_what_is_spent_over_the_runs_that_arrive_on_average():
+    spent, whole = np.array([30.0, NAN, 90.0, NAN, NAN]), np.array([200.0, 50.0, 200.0, 120.0, 200.0])
+    made = profiles.restarted(np.tile(spent, 40_000), np.tile(whole, 40_000), np.random.default_rng(1))
+    expected = (30 + 50 + 90 + 120 + 200) / 2
+    assert abs(made.mean() - expected) < 5 * stats.sem(made) < 0.02 * expected
+    # A run that arrives is itself, and another one its own evaluations and those of one that arrives, at least.
+    assert set(made[::5]) == {30} and made[1::5].min() == 50 + 30 and 50 + 90 in made[1::5]
+    # How many fail before one arrives is geometric; all of these take 1, and that which arrives takes nothing.
+    each = profiles.restarted(np.tile([0.0, NAN, NAN, NAN], 20_000), np.ones(80_000), np.random.default_rng(2))[1::4]
+    shares = [np.mean(each == count) for count in (1, 2, 3)]
+    np.testing.assert_allclose(shares, stats.geom.pmf([1, 2, 3], 1 / 4), atol=0.02)
+    assert np.isnan(profiles.restarted(np.full(2, NAN), np.ones(2), np.random.default_rng(0))).all()
+
+
+def test_runtimes_with_restarts_are_a_measure_of_their_own():
+    # Of b no run arrives at the second target, of a one of two: with restarts the other one does so, too.
+    runs = runs_of([[1, 3], [1, NAN], [1, NAN], [1, NAN]], optimizer=["a", "a", "b", "b"], start=["s", "t"] * 2, dimension=2)
+    made, again = (profiles.ecdf(runs, np.full(4, True)) for _ in range(2))
+    pd.testing.assert_frame_equal(made, again)
+    own = made[made["measure"] == profiles.RESTARTED]
+    ends = own.groupby("optimizer")["fraction"].max()
+    # Of eight targets.
+    assert ends.to_dict() == {"a": 2 / 8, "b": 1 / 8}
+    a = own[own["optimizer"] == "a"]
+    # The first target takes 2 evaluations, the second 4, or 101 and 4, or twice 101 and 4, …: over the dimension.
+    assert a["budget"].tolist()[:4] == [1, 2, 52.5, 103] and a["fraction"].tolist()[:2] == [1 / 8, 1.5 / 8]
+    all_arrive = profiles.ecdf(runs_of([[1, 3], [1, 2]], start="s"), np.full(2, True))
+    assert profiles.RESTARTED not in set(all_arrive["measure"])
+
+
 def test_an_optimizer_that_ran_elsewhere_is_not_held_against_others():
     runs = runs_of([1, 2, 1, 1], optimizer=["a", "b", "a", "b"], start=["s", "s", "t", "u"])
     assert profiles.performance(runs, np.full(4, True)).values.tolist() == [["a", 1.0, 1.0], ["b", 1.5, 1.0]]

@@ -42,7 +42,8 @@ NOTES = {
     f"Gaps below {FLOOR:.0e} are drawn there, and of more than {SLOTS} groups those that end lowest; {CHOICE}. "
     "A click on a name takes its curve away.",
     "Learning rates": "Medians and quartiles over starts and seeds. Ringed: at least one of these runs diverged.",
-    "Profiles": "Higher is better; further to the left is quicker.",
+    "Profiles": "Higher is better; further to the left is quicker. With simulated restarts a run that does not reach a target "
+    "is followed by others, drawn from those of its optimizer on its problem, until one does (Hansen et al. 2016).",
     "Starts": "Each square is one run, where it began. Stars are the known minimisers, lines the contours of the loss where "
     "the starts are a full grid.",
     "Starts and learning rates": "Each square is the median over the runs from one start at one rate.",
