@@ -38,12 +38,17 @@ def report(words: Sequence[str] | None = None) -> int:
     print(f"\n{differences(a, b)}")
     found = compared(a, b, chosen.tolerance)
     print(told(found))
+    draw(chosen.picture, found, a, b)
+    return SAME if found.equal else DIFFERENT
+
+
+def draw(path: Path | None, found: Comparison, a: Recorded, b: Recorded) -> None:
+    """Draw two runs' losses and how far apart they come, and say where the picture is."""
     from runner import pictures
 
-    path = chosen.picture or FOLDER / f"{a.run_id[:8]}-{b.run_id[:8]}.png"
+    path = path or FOLDER / f"{a.run_id[:8]}-{b.run_id[:8]}.png"
     pictures.parting(path, found, (a, b))
     print(f"picture: {path}")
-    return SAME if found.equal else DIFFERENT
 
 
 def compared(a: Recorded, b: Recorded, tolerance: float | None) -> Comparison:

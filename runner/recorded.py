@@ -43,6 +43,11 @@ class Recorded:
         }
 
 
+def where() -> str:
+    """Return the store that is read where none is named."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or URI
+
+
 def client(uri: str) -> Any:
     """Return a client of a store that is there; raises UserError for one that is not."""
     file = store.sqlite_file(uri)
@@ -106,8 +111,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, about: str, tolerance: str | None = None) -> None:
         super().__init__(prog=f"python -m runner.{command}", description=about)
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or URI
-        self.add_argument("--tracking-uri", metavar="URI", default=uri, help="where the runs are; %(default)s")
+        self.add_argument("--tracking-uri", metavar="URI", default=where(), help="where the runs are; %(default)s")
         if tolerance is not None:
             self.add_argument("--tolerance", type=relative, metavar="T", help=tolerance)
 

@@ -78,8 +78,8 @@ def serve(connection: Connection) -> None:
         if word == "more":
             continue
         os.chdir(fields.pop("cwd"))
-        # A batch system sends SIGTERM to every process of a job; this one has to outlive the run.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # A batch system sends SIGTERM to every process of a job; this one has to outlive the run, but not to end a report.
+        signal.signal(signal.SIGTERM, rest() if word in sweep_recorder.REPORTING else signal.SIG_IGN)
         if word in sweep_recorder.ANSWERS:
             wire.send(connection, "answer", sweep_recorder.ANSWERS[word](fields, arrays), {})
         elif word == "prepare":

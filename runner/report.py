@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path("outputs/reports")
 PAGE = "report.html"
-# Runs of a sweep that are reported without being asked for: it takes seconds.
-RUNS = 2_000
 # What makes a spreadsheet compute what is meant as a name (OWASP, CSV injection).
 FORMULA = re.compile(r"^(?=[=+\-@\t\r])")
 
@@ -68,11 +69,12 @@ def made(
 
     `known` are facts of the losses, where somebody has them at hand.
     """
-    from runner.reports import answer, facts, page, reading, selection
+    from runner.reports import answer, facts, files, page, reading, selection
 
-    found, files = selection.records(client, selected.ids), reading.Files(client)
-    known = facts.of(reading.configs(found, files)) if known is None else known
-    runs = reading.read(found, files, known, selected)
+    began = time.monotonic()
+    found = selection.records(client, selected)
+    known = facts.of(files.configs(client, found)) if known is None else known
+    runs = reading.read(client, found, known, selected)
     runs = runs if by is None else compared_by(runs, by)
     tables = computed(runs)
     text = answer.text(runs, tables)
@@ -84,7 +86,8 @@ def made(
         for path in paths:
             below = path.parent.relative_to(folder).as_posix()
             client.log_artifact(selected.parent, str(path), None if below == "." else below)
-    return [*text.splitlines(), f"report: {folder / PAGE} (tables in {folder / 'tables'})"]
+    took = f"made in {time.monotonic() - began:.1f} s"
+    return [*text.splitlines(), f"report: {folder / PAGE} (tables in {folder / 'tables'}; {took})"]
 
 
 def compared_by(runs: Runs, key: str) -> Runs:
@@ -142,35 +145,39 @@ def safe(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def losses(uri: str, run_id: str) -> dict[str, str]:
-    """Return the configurations that name the losses of a sweep's runs, of one that `of_sweep` reports."""
-    from runner.reports import reading, selection
+    """Return the configurations that name the losses of a sweep's runs."""
+    from runner.reports import files, selection
 
-    client = recorded.client(uri)
-    selected = selection.sweep(client, client.get_run(run_id))
-    if not at_hand(client, selected):
-        return {}
-    return reading.configs(selection.records(client, selected.ids), reading.Files(client))
+    client, selected = sweep(uri, run_id)
+    return files.configs(client, selection.records(client, selected))
 
 
 def of_sweep(uri: str, run_id: str, fields: Mapping[str, Any] | None) -> list[str]:
-    """Report a sweep that has ended, in lines; of one that takes long, or goes wrong, the line says by which command."""
-    again = f"python -m runner.report {run_id}"
+    """Report a sweep that has ended, in lines; where that goes wrong, the line says by which command it is made."""
     try:
-        from runner.reports import facts, selection
+        from runner.reports import facts
 
-        client = recorded.client(uri)
-        selected = selection.sweep(client, client.get_run(run_id))
-        if not at_hand(client, selected):
-            return [f"report: {again}"]
         known = None if fields is None else {key: facts.Fact.read(each) for key, each in fields.items()}
-        return made(client, selected, known=known, log=True)
+        return made(*sweep(uri, run_id), known=known, log=True)
     except Exception as error:
-        return [f"the report cannot be made: {first_line(error)}; again: {again}"]
+        return [f"the report cannot be made: {first_line(error)}; again: {command(uri, run_id)}"]
 
 
-def at_hand(client: Any, selected: Any) -> bool:
-    """Tell whether runs are quickly read: of a server each would be fetched."""
-    return hasattr(client._tracking_client.store, "engine") and len(selected.ids) <= RUNS
+@lru_cache(maxsize=1)
+def sweep(uri: str, run_id: str) -> tuple[Any, Any]:
+    """Return a client and the runs of a sweep that has ended, which its launcher asks for twice."""
+    from runner.reports import selection
+
+    client = recorded.client(uri)
+    selected = selection.sweep(client, client.get_run(run_id))
+    found = selection.records(client, selected)
+    return client, selected._replace(found={each.run_id: each for each in found})
+
+
+def command(uri: str, run_id: str) -> str:
+    """Return the command that reports a sweep."""
+    where = [] if uri == recorded.where() else ["--tracking-uri", uri]
+    return shlex.join(["python", "-m", "runner.report", run_id, *where])
 
 
 def main() -> int:

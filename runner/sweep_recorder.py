@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ Arrays = Mapping[str, np.ndarray]
 MESSAGE, RUNS = 2**25, 250
 # Messages that may lie unanswered.
 AHEAD = 2
+# Seconds that a store has to show what processes that are gone have left.
+SETTLED = 5.0
 
 
 class SweepRecorder:
@@ -33,6 +36,19 @@ class SweepRecorder:
     def known(self) -> dict[str, Fields]:
         """Return by identity the runs that are there, without beginning a sweep."""
         return self.process.ask("sweep_known", self.where)["known"]
+
+    def settled(self, identities: Set[str], before: Mapping[str, Fields]) -> dict[str, Fields]:
+        """Return by identity what the runs of jobs whose processes are gone have become since they were as `before`.
+
+        What a process had under way, its recorder or the server may complete yet: it is waited for while a run is open.
+        """
+        until = time.monotonic() + SETTLED
+        while True:
+            runs = self.known()
+            new = {each: runs[each] for each in identities & runs.keys() if runs[each] != before.get(each)}
+            if time.monotonic() > until or not any(run["status"] == "RUNNING" for run in new.values()):
+                return new
+            time.sleep(0.2)
 
     def begin(self, name: str, tags: Mapping[str, str]) -> dict[str, Fields]:
         """Begin a sweep with its parent run, and return by identity the runs that were there before."""
@@ -133,3 +149,5 @@ ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
     "sweep_losses": losses,
     "sweep_report": report,
 }
+# What a sweep that has ended can do without.
+REPORTING = ("sweep_losses", "sweep_report")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,8 +17,8 @@ from runner.errors import UserError, first_line
 from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
 Overrides = Sequence[str]
-# Seconds that the store has to show what the jobs of processes that are gone came to.
-SETTLED = 5.0
+# Runs whose report takes so long that it is told of before.
+MANY = 500
 
 
 class Sweep:
@@ -142,25 +142,12 @@ class Sweep:
         """Return what is written down of jobs, and of those without an outcome what their processes had recorded."""
         found = list(written)
         lost = {i: self.composed(job) for i, job in enumerate(batch) if not isinstance(found[i], Outcome)}
-        runs = self.settled({job.identity for job in lost.values()})
+        asked = {job.identity for job in lost.values()}
+        runs = {} if self.recorder is None else self.recorder.settled(asked, self.known)
         for i, job in lost.items():
             if (run := runs.get(job.identity, {})).get("ending"):
                 found[i] = Outcome(job.overrides, job.identity, **read(run))
         return found
-
-    def settled(self, identities: Set[str]) -> dict[str, Any]:
-        """Return the runs of these jobs in this sweep by identity: as they are when none of them is open any longer, or soon.
-
-        What a process had under way when it died, its recorder or the server may complete yet.
-        """
-        until = time.monotonic() + SETTLED
-        while self.recorder is not None:
-            runs = self.recorder.known()
-            new = {each: runs[each] for each in identities & runs.keys() if runs[each] != self.known.get(each)}
-            if time.monotonic() > until or not any(run["status"] == "RUNNING" for run in new.values()):
-                return new
-            time.sleep(0.2)
-        return {}
 
     def close(self, ended: BaseException | None) -> None:
         """End the parent run, with the table of all jobs, and tell what failed."""
@@ -185,13 +172,22 @@ class Sweep:
 
     def report(self) -> None:
         """Have the runs reported where there are several to compare; a sweep is not worth less for want of its report."""
-        if self.recorder is None or sum(each.ending is not None and not each.interrupted for each in self.outcomes) < 2:
+        runs = sum(each.ending is not None and not each.interrupted for each in self.outcomes)
+        if self.recorder is None or runs < 2:
             return
+        from runner import report
+
+        uri = str(self.recorder.uri)
+        again = report.command(uri, self.recorder.run_id)
+        if runs > MANY or uri.startswith("http"):
+            self.say(f"{runs:,} runs are being reported; Ctrl-C leaves that to {again}")
         try:
             for line in self.recorder.report():
                 self.say(line)
+        except KeyboardInterrupt:
+            self.say(f"no report; it is made by {again}")
         except Exception as error:
-            self.say(f"the report cannot be made: {first_line(error)}; again: python -m runner.report {self.recorder.run_id}")
+            self.say(f"the report cannot be made: {first_line(error)}; again: {again}")
 
     def summary(self) -> str:
         """Say in a sentence what the jobs came to."""

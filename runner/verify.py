@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,6 +29,8 @@ def parser() -> Parser:
     )
     made = Parser("verify", about, diff.TOLERANCE.partition("; by default")[0] + "; by default 0")
     made.add_argument("run", metavar="RUN", help="a run's id, or the beginning of it")
+    where = f"where a picture goes; {diff.FOLDER}/RUN-again.png where the rows are others, and none where they are the same"
+    made.add_argument("--picture", type=Path, metavar="FILE", help=where)
     return made
 
 
@@ -36,12 +39,14 @@ def report(words: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(words)
     run = recorded.read(recorded.client(chosen.tracking_uri), chosen.run)
     cfg = configuration(run)
-    again = Recorded("", "now", run.params, config.provenance(), run.config, rows(cfg)[: len(run.rows)])
+    again = Recorded("again", "from its record", run.params, config.provenance(), run.config, rows(cfg)[: len(run.rows)])
     print(f"A  {run.run_id}  {run.name}, as it was recorded")
     print("B  run again from its record\n")
     print(versions(run, again))
     found = diff.compared(run, again, chosen.tolerance or 0.0)
     print(diff.told(found), end="")
+    if chosen.picture or not found.equal:
+        diff.draw(chosen.picture, found, run, again)
     return SAME if found.equal else DIFFERENT
 
 

@@ -171,7 +171,12 @@ def test_a_trajectory_that_was_tampered_with_is_found(command, made, tmp_path):
     store(tmp_path).set_tag(run_id, "version.keras", "3.0.0")
     ended = command(verify.main, run_id)
     assert ended.code == 1 and "they part at step 7: loss is" in ended.out and "version.keras was 3.0.0, is" in ended.out
-    assert command(verify.main, run_id, "--tolerance", "1e-6").code == 0
+    assert ended.out.endswith(f"\npicture: outputs/diffs/{run_id[:8]}-again.png\n")
+    (tmp_path / f"outputs/diffs/{run_id[:8]}-again.png").unlink()
+    ended = command(verify.main, run_id, "--tolerance", "1e-6")
+    assert ended.code == 0 and "picture" not in ended.out and not [*tmp_path.glob("outputs/diffs/*")]
+    assert command(verify.main, run_id, "--tolerance", "1e-6", "--picture", "same.png").code == 0
+    assert (tmp_path / "same.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_configuration_that_is_not_the_runs_is_not_run(command, made, tmp_path):

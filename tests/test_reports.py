@@ -12,7 +12,7 @@ from conftest import Ended, store
 from scipy import stats
 
 from runner import report
-from runner.reports import answer, describing, facts, fairness, profiles, ranking, reading, selection, stability
+from runner.reports import answer, describing, facts, fairness, profiles, ranking, reading, selection, stability, wording
 
 NAN = np.nan
 
@@ -49,6 +49,32 @@ def test_performance_profile_of_dolan_and_more_by_hand():
     assert made[made["optimizer"] == "b"][["tau", "fraction"]].values.tolist() == [[1, 2 / 3], [2, 1]]
 
 
+def test_what_is_never_solved_is_a_share_of_nothing():
+    made = profiles.profile(pd.DataFrame({"a": [1.0, 2.0], "b": [NAN, NAN]}), "tau")
+    assert made["fraction"].tolist() == [0.5, 1, 0] and np.isnan(made["tau"].iloc[2])
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (1, "1"),
+        (12345.0, "12,345"),
+        (1234.56, "1,235"),
+        (0.123456, "0.1235"),
+        (1e-8, "1e-08"),
+        (np.inf, "∞"),
+        (NAN, "–"),
+        (2e20, "2e+20"),
+    ],
+)
+def test_numbers_as_people_read_them(value, told):
+    assert wording.number(value) == told
+
+
+def test_one_thing_is_not_many():
+    assert [wording.some(count, "step") for count in (0, 1, 1500)] == ["0 steps", "1 step", "1,500 steps"]
+
+
 def test_data_profile_of_more_and_wild_by_hand():
     # f falls tenfold a step from 1, so that a thousandth is left at step 3, after 4 evaluations: of d = 1, 2 simplex gradients.
     falls = reading.first(reading.lowest(10.0 ** -np.arange(8), 0.0), reading.TARGETS)
@@ -63,6 +89,36 @@ def test_runtimes_as_coco_has_them_by_hand():
     made = profiles.ecdf(runs, np.array([True, True]))
     made = made[made["measure"] == "evaluations"]
     assert made[["budget", "fraction"]].values.tolist() == [[1, 1 / 16], [2, 3 / 16]]
+
+
+def test_simulated_restarts_take_what_is_spent_over_the_runs_that_arrive_on_average():
+    spent, whole = np.array([30.0, NAN, 90.0, NAN, NAN]), np.array([200.0, 50.0, 200.0, 120.0, 200.0])
+    made = profiles.restarted(np.tile(spent, 40_000), np.tile(whole, 40_000), np.random.default_rng(1))
+    expected = (30 + 50 + 90 + 120 + 200) / 2
+    assert abs(made.mean() - expected) < 5 * stats.sem(made) < 0.02 * expected
+    # A run that arrives is itself, and another one its own evaluations and those of one that arrives, at least.
+    assert set(made[::5]) == {30} and made[1::5].min() == 50 + 30 and 50 + 90 in made[1::5]
+    # How many fail before one arrives is geometric; all of these take 1, and that which arrives takes nothing.
+    each = profiles.restarted(np.tile([0.0, NAN, NAN, NAN], 20_000), np.ones(80_000), np.random.default_rng(2))[1::4]
+    shares = [np.mean(each == count) for count in (1, 2, 3)]
+    np.testing.assert_allclose(shares, stats.geom.pmf([1, 2, 3], 1 / 4), atol=0.02)
+    assert np.isnan(profiles.restarted(np.full(2, NAN), np.ones(2), np.random.default_rng(0))).all()
+
+
+def test_runtimes_with_restarts_are_a_measure_of_their_own():
+    # Of b no run arrives at the second target, of a one of two: with restarts the other one does so, too.
+    runs = runs_of([[1, 3], [1, NAN], [1, NAN], [1, NAN]], optimizer=["a", "a", "b", "b"], start=["s", "t"] * 2, dimension=2)
+    made, again = (profiles.ecdf(runs, np.full(4, True)) for _ in range(2))
+    pd.testing.assert_frame_equal(made, again)
+    own = made[made["measure"] == profiles.RESTARTED]
+    ends = own.groupby("optimizer")["fraction"].max()
+    # Of eight targets.
+    assert ends.to_dict() == {"a": 2 / 8, "b": 1 / 8}
+    a = own[own["optimizer"] == "a"]
+    # The first target takes 2 evaluations, the second 4, or 101 and 4, or twice 101 and 4, …: over the dimension.
+    assert a["budget"].tolist()[:4] == [1, 2, 52.5, 103] and a["fraction"].tolist()[:2] == [1 / 8, 1.5 / 8]
+    all_arrive = profiles.ecdf(runs_of([[1, 3], [1, 2]], start="s"), np.full(2, True))
+    assert profiles.RESTARTED not in set(all_arrive["measure"])
 
 
 def test_an_optimizer_that_ran_elsewhere_is_not_held_against_others():
@@ -100,7 +156,10 @@ def test_ranking_says_how_sure_it_is():
     same = ranking.tables(runs_of([*fast, *fast], optimizer=["b"] * n + ["a"] * n, start=starts))["ranking"]
     assert same["words"][1] == "no difference from b at 8 starts (p = 1)"
     few = ranking.tables(runs_of([1, 2, 3, 4], optimizer=["a", "a", "b", "b"], start=["s", "t"] * 2))["ranking"]
-    assert few["words"][1] == "more steps than a at 2 of 2 starts in common: too few to tell"
+    assert few["words"][1] == "more steps than a at 2 of 2 starts: too few to tell"
+    alike = ranking.tables(runs_of([1, 2, 1, 2, 3], optimizer=["a", "a", "b", "b", "c"], start=["s", "t", "s", "t", "u"]))
+    words = alike["ranking"].set_index("optimizer")["words"]
+    assert words["b"] == "as many steps as a at 2 starts: too few to tell" and words["c"] == "no start in common with a"
 
 
 def test_expected_steps_are_all_steps_over_the_runs_that_arrive():
@@ -230,7 +289,7 @@ def test_a_sweep_is_reported_when_it_ends(reported, command, tmp_path):
 
     again = command(run.info.run_id[:10], "--out", "elsewhere")
     assert again.code == 0 and again.err == "" and (tmp_path / "elsewhere/report.html").is_file()
-    assert "reaches 1e-08 in 1 steps [1, 1], 100% of 4 runs; it converges at rates 0.05 … 0.9, 2/L = 1" in again.out
+    assert "reaches 1e-08 in 1 step [1, 1], 100% of 4 runs; it converges at rates 0.05 … 0.9, 2/L = 1" in again.out
     ended = command("--filter", "params.`optimizer.learning_rate` = '0.9'", "--by", "seed")
     assert ended.code == 0 and ": 4 runs, 1 problem, 4 optimizers" in ended.out
     for words, told in (
@@ -252,16 +311,16 @@ def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(reported, command
     # As a sweep that runs yet: half of its jobs are there, and one of these has no rows.
     experiment = run.info.experiment_id
     half = client.create_run(experiment, tags={"sweep": "parent", "overrides": "x"}).info.run_id
-    ids = selection.children(client, run)
-    assert len(ids) == 16
+    ids, found = selection.children(client, run)
+    assert len(ids) == 16 and found == {}
     for each in ids[:8]:
         client.set_tag(each, selection.PARENT, half)
     client.create_run(experiment, tags={selection.PARENT: half, "loss": "quadratic", "optimizer": "sgd"})
     ended = command(half)
-    assert ended.code == 0 and ": 8 runs," in ended.out and "1 runs have no rows: they failed, or are running yet" in ended.out
+    assert ended.code == 0 and ": 8 runs," in ended.out and "1 run without rows: failed, or running yet" in ended.out
     assert "report.html" in files(client, half)
     # The two ways to read a store.
-    by_sql = selection.records(client, ids)
+    by_sql = selection.records(client, selection.Selection(ids, "", None, ""))
     assert by_sql == [selection.plain(client.get_run(each)) for each in ids]
 
 
@@ -305,4 +364,4 @@ def test_the_answer_is_short():
     lines = answer.text(runs, report.computed(runs)).splitlines()
     assert len(lines) <= 16 and lines[0] == "sweep x: 18 runs, 9 problems, 2 optimizers"
     assert lines[1].startswith("overall: optimizer=a rate=0.1 reaches 12% of all targets")
-    assert "and 3 more problems: the tables have them" in lines
+    assert "and 3 more problems: in the tables" in lines

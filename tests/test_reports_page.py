@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from runner.reports import curves, maps, rates, shares
+from runner.reports import choosing, curves, maps, rates, shares
 from runner.reports.page import html, page
 from runner.reports.reading import Runs
 
@@ -168,6 +169,31 @@ def test_a_map_shows_where_each_start_ends() -> None:
     assert maps.plane(line).empty
 
 
+def test_a_map_marks_the_minimisers_of_the_problem_that_is_shown() -> None:
+    of = replace(made(side=5), minimisers={"sphere": np.zeros((1, 2)), "booth": np.array([[1.0, 3.0]])})
+    drawn = maps.draw_plane(of)
+    assert drawn is not None
+    (problem, *_), plots = drawn
+    for plot in plots:
+        stars = [each for each in plot.renderers if getattr(getattr(each, "glyph", None), "marker", None) == "star"]
+        assert [(each.data_source.data["x"].tolist(), each.data_source.data["y"].tolist()) for each in stars] == [
+            ([0], [0]),
+            ([1], [3]),
+        ]
+        assert [each.visible for each in stars] == [problem.value == "sphere", problem.value == "booth"]
+    assert plots[0].x_range.renderers == [plots[0].renderers[0]]
+
+
+def test_of_many_optimizers_those_that_reach_most_are_drawn_and_the_others_are_counted() -> None:
+    names = [f"o{i:02}" for i in range(17)]
+    overall = pd.DataFrame({"optimizer": names[::-1]})
+    assert choosing.drawn(names, overall) == names[3:] and choosing.drawn(names[:3], overall) == names[:3]
+    of = made(optimizers=names, side=2, learning_rates=[0.01, 0.1], problems=["sphere"])
+    text = page(of, tables(of), "")
+    assert text.count("3 optimizers more: drawn are the 14 that reach most targets; python -m runner.report --filter") == 2
+    assert "optimizer (14 of 17)" in text and "configuration (14 of 34)" in text
+
+
 def test_starts_on_no_grid_are_squares_of_a_part_of_the_picture() -> None:
     assert maps.spacing(pd.Series(np.random.default_rng(0).uniform(0, 10, 100))) == pytest.approx(0.3, rel=0.05)
     assert maps.spacing(pd.Series(np.repeat(np.linspace(0, 1, 11), 11))) == pytest.approx(0.1 * maps.OVERLAP)
@@ -188,10 +214,10 @@ def test_a_map_of_rates_numbers_starts_by_their_loss() -> None:
 
 
 def test_a_profile_goes_on_to_where_the_others_end() -> None:
-    found = pd.DataFrame({"optimizer": ["a", "b", "b"], "x": [1.0, 2.0, 8.0], "fraction": [0.5, 0.25, 1.0]})
+    found = pd.DataFrame({"optimizer": ["a", "b", "b", "c"], "x": [1.0, 2.0, 8.0, np.nan], "fraction": [0.5, 0.25, 1.0, 0.0]})
     drawn = shares.across_all(found, ["optimizer"])
     curve = {name: list(zip(own["x"], own["fraction"], strict=True)) for name, own in drawn.groupby("optimizer")}
-    assert curve == {"a": [(1, 0.5), (8, 0.5)], "b": [(1, 0), (2, 0.25), (8, 1), (8, 1)]}
+    assert curve == {"a": [(1, 0.5), (8, 0.5)], "b": [(1, 0), (2, 0.25), (8, 1), (8, 1)], "c": [(1, 0), (8, 0)]}
 
 
 def test_a_number_keeps_its_digits_for_sorting_and_text_is_no_html() -> None:
@@ -252,6 +278,16 @@ def test_the_page_shows_all_plots_and_runs_nothing_of_a_config(opened):
     assert opened.tab.locator(".bk-Figure").count() == 9
     assert opened.tab.title() == "sweep <b>" and SCRIPT in opened.tab.locator("pre").inner_text()
     assert opened.tab.locator("section").nth(8).locator("tbody tr").count() == 200
+
+
+def test_nothing_is_cut_off_where_there_is_little_room(opened):
+    # As the page of a run in MLflow has it.
+    opened.tab.set_viewport_size({"width": 700, "height": 800})
+    opened.tab.wait_for_function(
+        "Math.max(...[...document.querySelectorAll('.bk-Column')].map(each => each.offsetWidth)) < 700"
+    )
+    assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 700
+    opened.tab.set_viewport_size({"width": 1600, "height": 1000})
 
 
 def test_curves_follow_what_is_chosen(opened):

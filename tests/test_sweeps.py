@@ -30,6 +30,7 @@ from omegaconf import OmegaConf, open_dict
 from runner import compose, config, grammar, sweeps
 from runner.errors import UserError
 from runner.job import Outcome
+from runner.sweep_recorder import SweepRecorder
 
 # A loss that goes wrong in as many ways as there are numbers.
 BAD = """
@@ -170,8 +171,9 @@ def test_what_a_death_took_along_is_launched_again():
 def test_what_a_dead_process_had_under_way_is_waited_for():
     begun, finished = ({"run_id": "1", "status": status, "ending": None} for status in ("RUNNING", "FINISHED"))
     answers = [{"a": begun}, {"a": begun}, {"a": finished, "c": finished}]
-    sweep = SimpleNamespace(recorder=SimpleNamespace(known=lambda: answers.pop(0)), known={"b": finished})
-    assert sweeps.Sweep.settled(sweep, {"a", "b"}) == {"a": finished} and not answers  # pyright: ignore[reportArgumentType]
+    recorder = SimpleNamespace(known=lambda: answers.pop(0))
+    settled = SweepRecorder.settled(recorder, {"a", "b"}, {"b": finished})  # pyright: ignore[reportArgumentType]
+    assert settled == {"a": finished} and not answers
 
 
 def test_values_that_go_together(cli, runs):

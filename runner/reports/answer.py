@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from runner.reports.reading import Runs
+from runner.reports.wording import number, some
 
 # Problems, and marks, that the answer has room for.
 PROBLEMS, MARKS = 6, 3
@@ -22,18 +23,19 @@ def lines(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """Yield the answer's lines."""
     ranking, overall = tables["ranking"], tables["overall"]
     count = ranking["problem"].nunique()
-    yield f"{runs.title}: {len(runs.frame)} runs, {some(count, 'problem')}, {some(len(overall), 'optimizer')}"
+    yield f"{runs.title}: {some(len(runs.frame), 'run')}, {some(count, 'problem')}, {some(len(overall), 'optimizer')}"
     if count > 1 and len(overall) > 1:
         yield f"overall: {whole(overall)}"
     for problem, own in list(ranking.groupby("problem", sort=False))[:PROBLEMS]:
         yield from of_problem(str(problem), own, tables["stability"])
     if count > PROBLEMS:
-        yield f"and {count - PROBLEMS} more problems: the tables have them"
+        yield f"and {some(count - PROBLEMS, 'more problem')}: in the tables"
     marks = tables["fairness"]
     for row in marks.head(MARKS).itertuples():
-        yield f"beware ({row.mark}): {row.what}: {row.words}"
+        what = "" if row.what == runs.title else f"{row.what}: "
+        yield f"beware ({row.mark}): {what}{row.words}"
     if len(marks) > MARKS:
-        yield f"and {len(marks) - MARKS} more such marks in the table of fairness"
+        yield f"and {some(len(marks) - MARKS, 'more such mark')} in the table of fairness"
 
 
 def whole(overall: pd.DataFrame) -> str:
@@ -51,12 +53,12 @@ def of_problem(problem: str, own: pd.DataFrame, stability: pd.DataFrame) -> Iter
         yield f"{problem}: no configuration reaches a target in half of its runs; the lowest loss is {first.configuration}'s"
         return
     sure = "" if np.isnan(first.low) else f" [{number(first.low)}, {number(first.high)}]"
-    reached = f"{first.target:.0e} in {number(first.steps)} steps{sure}, {first.success_rate:.0%} of {some(first.runs, 'run')}"
+    reached = f"{first.target:.0e} in {some(first.steps, 'step')}{sure}, {first.success_rate:.0%} of {some(first.runs, 'run')}"
     rates = stability[(stability["problem"] == problem) & (stability["optimizer"] == first.optimizer)]
     yield f"{problem}: {first.configuration} reaches {reached}{''.join(map(converging, rates.itertuples()))}"
     if len(own) > 1:
         second = own.iloc[1]
-        steps = f"{number(second.steps)} steps" if np.isfinite(second.steps) else "not in half of its runs"
+        steps = some(second.steps, "step") if np.isfinite(second.steps) else "not in half of its runs"
         yield f"  then {second.configuration}, {steps}: {second.words}"
 
 
@@ -66,13 +68,3 @@ def converging(row: tuple) -> str:
         return "; no learning rate of the grid converges"
     limit = "" if np.isnan(row.limit) else f", 2/L = {row.limit:.3g}"
     return f"; it converges at rates {row.low:g} … {row.high:g}{limit}"
-
-
-def number(value: float) -> str:
-    """Return a number of steps."""
-    return "∞" if np.isinf(value) else f"{value:.6g}"
-
-
-def some(count: int, word: str) -> str:
-    """Return a count of things."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

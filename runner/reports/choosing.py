@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus
 SLOTS = 14
 # A longer name is cut.
 LETTERS = 48
+# Pixels of a plot, where there is so much room; a run's page in MLflow has less.
+WIDTH = 1000
 TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 # Rows whose codes are those of the widgets, slot by slot; words in place of their codes, `shown` the column that is asked for.
 CHOOSE = """
@@ -84,6 +86,12 @@ class Chosen:
             widget.js_on_change("value", CustomJS(args=given, code=CHOOSE))
 
 
+def drawn(names: Iterable[str], overall: pd.DataFrame) -> list[str]:
+    """Return the optimizers that there are lines for, in order: of more than SLOTS those that reach most targets."""
+    order = {name: i for i, name in enumerate(overall["optimizer"])} if len(overall) else {}
+    return sorted(sorted(set(names), key=lambda name: (order.get(name, SLOTS), name))[:SLOTS])
+
+
 def codes(values: Any, order: list[Any]) -> np.ndarray:
     """Return of each value its place in an order, in as few bytes as will do."""
     found = pd.Categorical(values, categories=order).codes
@@ -111,7 +119,7 @@ def plot(x: str, y: str, tips: list[tuple[str, str]], **options: Any) -> Any:
     from bokeh.models import HoverTool
     from bokeh.plotting import figure
 
-    sizes: dict[str, Any] = {"width": 1000, "height": 440}
+    sizes: dict[str, Any] = {"sizing_mode": "stretch_width", "max_width": WIDTH, "height": 440}
     made = figure(**sizes | options, tools=TOOLS)
     made.xaxis.axis_label, made.yaxis.axis_label = x, y
     made.add_tools(HoverTool(tooltips=tips))

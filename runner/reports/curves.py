@@ -92,9 +92,13 @@ def at_best(runs: Runs, ranking: pd.DataFrame) -> pd.Series:
 def table(runs: Runs, ranking: pd.DataFrame) -> pd.DataFrame:
     """Return all bands: problem, by, axis, slot, label, x, low, median, high; of many groups the SLOTS that come lowest."""
     frame, parts = runs.frame.assign(best=at_best(runs, ranking)), []
+    names = {
+        column: counted(name, frame[column].groupby(frame["problem"]).nunique().max())
+        for column, name in choices(frame).items()
+    }
     gaps = {axis: against(runs, axis) for axis in AXES if axis == "steps" or axis in runs.pace}
     for problem, rows in frame.reset_index().groupby("problem", sort=False).groups.items():
-        for column, name in choices(frame).items():
+        for column, name in names.items():
             group = frame[column].to_numpy()[rows]
             best = lowest(bands(gaps["steps"][1][rows][:, -1:], group))
             for axis, (budgets, gap) in gaps.items():
@@ -108,6 +112,11 @@ def table(runs: Runs, ranking: pd.DataFrame) -> pd.DataFrame:
     every = -(-sum(map(len, parts)) // ROWS)
     # The last row of each stays.
     return pd.concat([part.iloc[::-1].iloc[::every].iloc[::-1] for part in parts], ignore_index=True)
+
+
+def counted(name: str, groups: int) -> str:
+    """Return what runs are grouped by, with how many of the groups are drawn where not all are."""
+    return name if groups <= SLOTS else f"{name} ({SLOTS} of {groups:,})"
 
 
 def lowest(found: dict[Any, np.ndarray]) -> dict[Any, int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from runner.reports.reading import Runs
+from runner.reports.wording import some
 
 Mark = tuple[str, str, int, str]
 CLIPPING = ("optimizer.clipnorm", "optimizer.clipvalue", "optimizer.global_clipnorm")
@@ -21,7 +22,8 @@ def table(runs: Runs, stability: pd.DataFrame) -> pd.DataFrame:
 def absent(runs: Runs) -> Iterator[Mark]:
     """Mark runs that were to be compared and are not."""
     if runs.left_out:
-        yield "left out", runs.title, runs.left_out, f"{runs.left_out} runs have no rows: they failed, or are running yet"
+        words = f"{some(runs.left_out, 'run')} without rows: failed, or running yet"
+        yield "left out", runs.title, runs.left_out, words
 
 
 def budgets(runs: Runs) -> Iterator[Mark]:
@@ -37,9 +39,9 @@ def budgets(runs: Runs) -> Iterator[Mark]:
             )
             yield "budget", str(problem), int((own["optimizer"] == dear).sum()), words
     if timed := int((runs.frame["ending"] == "time_limit").sum()):
-        yield "budget", runs.title, timed, f"{timed} runs were ended by stopping.time_limit, which depends on the machine"
+        yield "budget", runs.title, timed, f"{some(timed, 'run')} ended by stopping.time_limit, which depends on the machine"
     if cut := int((runs.frame["ending"] == "interrupted").sum()):
-        yield "budget", runs.title, cut, f"{cut} runs were interrupted"
+        yield "budget", runs.title, cut, f"{some(cut, 'run')} interrupted"
 
 
 def clipping(runs: Runs) -> Iterator[Mark]:
@@ -61,7 +63,9 @@ def starts(runs: Runs) -> Iterator[Mark]:
         sets = pairs.groupby([own["optimizer"], own["configuration"]]).agg(frozenset)
         if sets.nunique() > 1:
             few, many = sets.map(len).min(), sets.map(len).max()
-            words = f"configurations have {few} to {many} starts" if few != many else "configurations have different starts"
+            words = (
+                f"configurations have {few} to {some(many, 'start')}" if few != many else "configurations have different starts"
+            )
             yield "starts", str(problem), len(own), f"{words}; only those in common are paired"
 
 

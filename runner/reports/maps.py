@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from runner.pictures import BLACK
+from runner.pictures import BLACK, YELLOW
 from runner.reports.choosing import COLOURS, Chosen, plot
 
 if TYPE_CHECKING:
@@ -95,10 +95,28 @@ def rates(runs: Runs) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True).rename(columns={"learning_rate": "rate"}) if found else pd.DataFrame()
 
 
-def contours(runs: Runs, made: Any, problem: Any) -> None:
-    """Draw the contours of the loss, as far as the starts know it: of those problems whose starts are a full grid."""
+def landmarks(runs: Runs, made: Any, problem: Any) -> None:
+    """Draw the known minimisers of the problem that is chosen, numbered, and contours where its starts are a full grid."""
     from bokeh.models import CustomJS
 
+    drawn = contours(runs, made)
+    for name, places in runs.minimisers.items():
+        where = {"x": places[:, 0], "y": places[:, 1]}
+        stars = made.scatter(**where, marker="star", size=18, fill_color=YELLOW, line_color=BLACK)
+        numbers = [str(i + 1) for i in range(len(places))]
+        look = {"text_font_size": "10pt", "background_fill_color": "white", "background_fill_alpha": 0.7}
+        named = made.text(**where, text=numbers, x_offset=10, y_offset=-4, **look)
+        drawn.setdefault(name, []).extend([stars, named])
+    for name, each in drawn.items():
+        for renderer in each:
+            renderer.visible = name == problem.value
+    code = "for (const [name, each] of Object.entries(drawn)) each.forEach(one => { one.visible = name == cb_obj.value })"
+    if drawn:
+        problem.js_on_change("value", CustomJS(args={"drawn": drawn}, code=code))
+
+
+def contours(runs: Runs, made: Any) -> dict[str, list[Any]]:
+    """Draw the contours of the losses, as far as the starts know them: of those problems whose starts are a full grid."""
     drawn = {}
     for name, own in runs.frame.assign(begins=runs.gap[:, 0]).groupby("problem", sort=False):
         if own["dimension"].iloc[0] != 2:
@@ -108,12 +126,8 @@ def contours(runs: Runs, made: Any, problem: Any) -> None:
         positive = values[np.isfinite(values) & (values > 0)]
         if min(values.shape) >= 5 and np.isfinite(values).all() and len(positive) and np.ptp(positive):
             levels = np.geomspace(max(np.quantile(positive, 0.02), 1e-12), positive.max(), 10)
-            lines = made.contour(*grid.axes[::-1], values, levels, line_color=BLACK, line_alpha=0.55)
-            lines.visible = str(name) == problem.value
-            drawn[str(name)] = lines
-    code = "for (const [name, lines] of Object.entries(drawn)) lines.visible = name == cb_obj.value"
-    if drawn:
-        problem.js_on_change("value", CustomJS(args={"drawn": drawn}, code=code))
+            drawn[str(name)] = [made.contour(*grid.axes[::-1], values, levels, line_color=BLACK, line_alpha=0.55)]
+    return drawn
 
 
 def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
@@ -139,7 +153,7 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     chosen = Chosen(held, keys, columns, [0], words=["reached", "colour", "hatch"], ordered=list(keys), shown=shown)
     (source,) = chosen.sources
     tips = [("from", "(@x0{0.000}, @x1{0.000})"), ("reached", "@reached"), ("steps to the target", "@shown{0,0}")]
-    sizes = {"frame_width": 430, "frame_height": 430, "width": None, "height": None}
+    sizes = {"frame_width": 430, "frame_height": 430, "height": None, "sizing_mode": None, "max_width": None}
     ends = plot("x/0 of the start", "x/1 of the start", tips, title="Which minimum is reached", **snug(), **sizes)
     squares = {"x": "x0", "y": "x1", "width": "width", "height": "height", "source": source}
     hatched = {"hatch_pattern": "hatch", "hatch_color": BLACK, "hatch_alpha": 0.3, "hatch_scale": 14, "hatch_weight": 1}
@@ -153,7 +167,9 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     for made, squares_drawn in ((ends, reached), (steps, counts)):
         made.grid.visible = False
         made.hover.renderers = [squares_drawn]
-        contours(runs, made, chosen.selects[0])
+        landmarks(runs, made, chosen.selects[0])
+    # A minimiser far from all starts is out of sight.
+    ends.x_range.renderers = ends.y_range.renderers = [reached]
     return chosen.widgets, [ends, steps]
 
 

@@ -10,12 +10,18 @@ import pandas as pd
 
 from runner.reports.choosing import SLOTS
 from runner.reports.curves import FLOOR
+from runner.reports.wording import number, some
 
 if TYPE_CHECKING:
     from runner.reports.reading import Runs
 
 # Rows of a table that the page shows; its file has all.
 ROWS = 200
+# Parts whose lines are optimizers.
+BY_OPTIMIZER = ("Learning rates", "Profiles")
+# Columns that are parts of a whole.
+SHARES = ("success_rate",)
+CHOICE = "python -m runner.report --filter chooses runs, and --by KEY what they are grouped by"
 # What a part of the page says where there is nothing to show.
 ABSENT = {
     "Ranking": "No run has reached a target, so nothing is ranked.",
@@ -29,17 +35,22 @@ ABSENT = {
 }
 NOTES = {
     "Ranking": "Of each optimizer the best configuration: the median steps to the lowest target that at least half of its runs "
-    "reach, and the 95 % bootstrap interval of the median. A click on a column's head sorts by it.",
+    "reach, and the 95 % bootstrap interval of the median (∞: beyond all that was reached; –: never). The expected steps (ert) "
+    "are those of all runs over the number of runs that arrive. A click on a column's head sorts by it.",
     "Convergence": "The median of the runs' lowest loss so far, above the minimum (where that is not known, above the lowest "
     "that was seen). An optimizer at its best is the configuration of the ranking; all other groups pool what else differs. "
-    f"Of more than {SLOTS} groups those that end lowest are drawn, and gaps below {FLOOR:.0e} at it. "
+    f"Gaps below {FLOOR:.0e} are drawn there, and of more than {SLOTS} groups those that end lowest; {CHOICE}. "
     "A click on a name takes its curve away.",
     "Learning rates": "Medians and quartiles over starts and seeds. Ringed: at least one of these runs diverged.",
-    "Profiles": "Higher is better; further to the left is quicker.",
-    "Starts": "Each square is one run, where it began. The lines are contours of the loss, where the starts are a full grid.",
+    "Profiles": "Higher is better; further to the left is quicker. With simulated restarts a run that does not reach a target "
+    "is followed by others, drawn from those of its optimizer on its problem, until one does (Hansen et al. 2016).",
+    "Starts": "Each square is one run, where it began. Stars are the known minimisers, lines the contours of the loss where "
+    "the starts are a full grid.",
     "Starts and learning rates": "Each square is the median over the runs from one start at one rate.",
     "Targets": "The medians over runs to each target, with their 95 % bootstrap intervals.",
 }
+# Of what stands side by side where there is room.
+WRAP = ":host { flex-wrap: wrap; row-gap: 6px; max-width: 100% }"
 # Bokeh puts its own page around it.
 PAGE = """
 {% block postamble %}<style>
@@ -94,10 +105,11 @@ def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
         else:
             shown.name = f"plots{len(roots)}"
             roots.append(shown)
-            parts.append({"head": head, "note": NOTES[head], "plots": shown.name})
+            left = f" {undrawn(runs)}" if head in BY_OPTIMIZER else ""
+            parts.append({"head": head, "note": NOTES[head] + left, "plots": shown.name})
             if head == "Learning rates" and len(stability := tables.get("stability", ())):
                 parts[-1]["table"] = html(stability.head(ROWS))
-    heading = f"{runs.title}: {len(runs.frame):,} runs"
+    heading = f"{runs.title}: {some(len(runs.frame), 'run')}"
     given = {"heading": heading, "parts": parts}
     # Bokeh makes no page of nothing.
     return file_html(roots or [Spacer(height=0)], INLINE, title=runs.title, template=PAGE, template_variables=given)
@@ -111,7 +123,7 @@ def contents(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {
         "Ranking": given.get("ranking"),
         "Convergence": arranged(curves.draw(runs, given.get("ranking", nothing))),
-        "Learning rates": arranged(rates.draw(runs, given.get("stability", nothing))),
+        "Learning rates": arranged(rates.draw(runs, given.get("stability", nothing), given.get("overall", nothing))),
         "Profiles": arranged(shares.draw(given)),
         "Starts": arranged(maps.draw_plane(runs), across=True),
         "Starts and learning rates": arranged(maps.draw_rates(runs)),
@@ -120,28 +132,38 @@ def contents(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     }
 
 
+def undrawn(runs: Runs) -> str:
+    """Say how many optimizers have no line where there are lines for SLOTS of them."""
+    left = runs.frame["optimizer"].nunique() - SLOTS
+    if left <= 0:
+        return ""
+    return f"{some(left, 'optimizer')} more: drawn are the {SLOTS} that reach most targets; {CHOICE}."
+
+
 def arranged(drawn: tuple[list[Any], Any] | None, across: bool = False) -> Any:
     """Return plots below their widgets."""
-    from bokeh.layouts import column, row
+    # The functions of bokeh.layouts would stretch a map, too.
+    from bokeh.models import Column, Row
 
     if drawn is None:
         return None
     widgets, plots = drawn
     plots = plots if isinstance(plots, list) else [plots]
-    return column(row(*widgets), row(*plots) if across else column(*plots))
+    wide: Any = {"sizing_mode": "stretch_width"}
+    drawings = Row(*plots, stylesheets=[WRAP], **wide) if across else Column(*plots, **wide)
+    return Column(Row(*widgets, stylesheets=[WRAP], **wide), drawings, **wide)
 
 
 def html(table: pd.DataFrame) -> str:
     """Return a table's HTML, its text escaped; what a number is sorted by is kept beside its few digits."""
     from html import escape
 
-    def cell(value: Any) -> str:
+    def cell(name: str, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             return f"<td>{escape('' if value is None else str(value))}</td>"
-        if np.isnan(value):
-            return '<td data-v="Infinity">–</td>'
-        return f'<td data-v="{value if np.isfinite(value) else "Infinity"}">{f"{value:.4g}".replace("inf", "∞")}</td>'
+        shown = f"{value:.0%}" if name in SHARES else number(value)
+        return f'<td data-v="{value if np.isfinite(value) else "Infinity"}">{shown}</td>'
 
     heads = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in table)
-    rows = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in table.itertuples(index=False, name=None))
+    rows = "".join(f"<tr>{''.join(map(cell, table, row))}</tr>" for row in table.itertuples(index=False, name=None))
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from runner.reports.reading import Runs
+from runner.reports.wording import some
 
 CONFIDENCE, RESAMPLES, SEED = 0.95, 1000, 0
 # The level of a difference, and the pairs without which Wilcoxon's test cannot reach it.
@@ -170,12 +171,19 @@ def against(runs: Runs, row: Any, best: Any) -> str:
     both = np.array(sorted(pairs(runs, row, best))).reshape(-1, 2)
     n, name = len(both), best.optimizer
     more, fewer = int((both[:, 0] > both[:, 1]).sum()), int((both[:, 0] < both[:, 1]).sum())
+    word, count = ("more", more) if more >= fewer else ("fewer", fewer)
+    if not n:
+        return f"no start in common with {name}"
+    told = (
+        f"{word} steps than {name} at {count} of {some(n, 'start')}"
+        if count
+        else f"as many steps as {name} at {some(n, 'start')}"
+    )
     if n < PAIRS:
-        return f"more steps than {name} at {more} of {n} starts in common: too few to tell"
+        return f"{told}: too few to tell"
     # What is not reached is further than all that is.
     differences = np.subtract(*np.where(np.isfinite(both), both, 2 * both[np.isfinite(both)].max(initial=1) + 1).T)
     p = float(stats.wilcoxon(differences, zero_method="zsplit").pvalue)
     if not p < LEVEL:
         return f"no difference from {name} at {n} starts (p = {p:.2g})"
-    word, count = ("more", more) if more >= fewer else ("fewer", fewer)
-    return f"{word} steps than {name} at {count} of {n} starts (p = {p:.2g})"
+    return f"{told} (p = {p:.2g})"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from runner.pictures import BLACK, ORANGE
-from runner.reports.choosing import COLOURS, MARKERS, SLOTS, Chosen, arrays, legend, line, plot
+from runner.reports.choosing import COLOURS, MARKERS, SLOTS, Chosen, arrays, drawn, legend, line, plot
 from runner.reports.curves import FLOOR, bands
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def table(runs: Runs) -> pd.DataFrame:
     return joined
 
 
-def draw(runs: Runs, stability: pd.DataFrame) -> tuple[list[Any], list[Any]] | None:
+def draw(runs: Runs, stability: pd.DataFrame, overall: pd.DataFrame) -> tuple[list[Any], list[Any]] | None:
     """Return the widgets and the plots; None where the runs have one rate, or none."""
     from bokeh.models import CustomJS
 
     held = table(runs)
     if held.empty or len(held["rate"].unique()) < 2:
         return None
-    optimizers = sorted(held["optimizer"].unique())[:SLOTS]
+    optimizers = drawn(held["optimizer"], overall)
     held = held[held["optimizer"].isin(optimizers)].assign(slot=lambda rows: rows["optimizer"].map(optimizers.index))
     held["label"] = held["optimizer"]
     columns = ["label", "rate", "low", "median", "high", "runs", "diverged", "ringed"]
@@ -66,7 +66,7 @@ def draw(runs: Runs, stability: pd.DataFrame) -> tuple[list[Any], list[Any]] | N
         ("diverged", "@diverged of @runs"),
     ]
     made = plot("learning rate", f"{REACHED}, median", tips, x_axis_type="log", y_axis_type="log")
-    drawn = []
+    lines = []
     for slot, source in enumerate(chosen.sources):
         look, colour = line(slot), COLOURS[slot % len(COLOURS)]
         curve = made.line("rate", "median", source=source, line_width=1.5, **look)
@@ -76,9 +76,9 @@ def draw(runs: Runs, stability: pd.DataFrame) -> tuple[list[Any], list[Any]] | N
         # Ringed, so that it is seen without colours.
         bad = made.scatter("rate", "ringed", source=source, marker="circle_x", size=15, line_color=BLACK, fill_alpha=0)
         dots.js_link("visible", bad, "visible")
-        drawn.append([curve, quarters, dots])
-    legend(made, drawn)
-    made.hover.renderers = [dots for *_, dots in drawn]
+        lines.append([curve, quarters, dots])
+    legend(made, lines)
+    made.hover.renderers = [dots for *_, dots in lines]
     label = CustomJS(args={"axis": made.yaxis[0]}, code="axis.axis_label = `${cb_obj.value}, median`")
     chosen.selects[1].js_on_change("value", label)
     return chosen.widgets, [made, *([] if stability.empty else [intervals(stability, chosen.selects[0], made)])]
@@ -99,7 +99,7 @@ def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
         ("diverges from", "@edge{0.0000}"),
         ("2/L", "@limit{0.0000}"),
     ]
-    sizes = {"height": 90 + 22 * len(names), "width": above.width}
+    sizes = {"height": 90 + 22 * len(names)}
     made = plot("learning rate", "", tips, x_axis_type="log", x_range=above.x_range, y_range=names, **sizes)
     # Round ends show an interval of a single rate, too.
     bars = made.segment(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from runner import artifacts
 from runner.errors import UserError
 from runner.reports.describing import described, number
 from runner.reports.facts import UNKNOWN, Fact
+from runner.reports.files import THREADS, of_loss, opened
 from runner.reports.selection import Record, Selection
 
 TARGETS = 10.0 ** -np.arange(1, 9)
@@ -43,6 +41,7 @@ class Runs:
     # The evaluations until the gap is at most this part (targets) of what it was at the start, [runs, t].
     relative: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     words: str = ""  # overrides that the runs come from
+    minimisers: Mapping[str, np.ndarray] = field(default_factory=dict)  # of each problem in a plane that has them, [m, 2]
     left_out: int = 0  # runs without a trajectory: failed, killed, or running yet
 
 
@@ -61,61 +60,27 @@ class Followed(NamedTuple):
     rows: int
 
 
-def distinct(found: Iterable[Record]) -> dict[str, Record]:
-    """Return one run of each loss, by what names it."""
-    return {of_loss(each): each for each in reversed(list(found))}
-
-
-def of_loss(record: Record) -> str:
-    """Return what names a run's loss without its noise; a seed may draw its data."""
-    named = {key: value for key, value in record.params.items() if key.startswith(("loss.", "instance.")) or key == "seed"}
-    return json.dumps(named, sort_keys=True)
-
-
-class Files:
-    """Artifacts of runs, where they lie or fetched into a folder that goes with this."""
-
-    def __init__(self, client: Any) -> None:
-        self.client, self.folder = client, tempfile.TemporaryDirectory()
-
-    def path(self, record: Record, name: str) -> Path | None:
-        """Return an artifact's file, or None where there is none."""
-        folder = artifacts.local(record.artifact_uri)
-        if folder is not None:
-            return folder / name if (folder / name).is_file() else None
-        place = Path(self.folder.name) / record.run_id
-        place.mkdir(exist_ok=True)
-        try:
-            return Path(self.client.download_artifacts(record.run_id, name, str(place)))
-        except Exception:
-            # It is asked for; MLflow raises what the store raises.
-            return None
-
-
-def configs(found: Iterable[Record], files: Files) -> dict[str, str]:
-    """Return the configuration of one run of each loss."""
-    paths = {key: files.path(each, "config.yaml") for key, each in distinct(found).items()}
-    return {key: path.read_text() for key, path in paths.items() if path is not None}
-
-
-def read(found: Sequence[Record], files: Files, facts: Mapping[str, Fact], selection: Selection) -> Runs:
+def read(client: Any, found: Sequence[Record], facts: Mapping[str, Fact], selection: Selection) -> Runs:
     """Return runs as tables; `facts` are known of their losses, by `of_loss`. Raises UserError where no run has rows."""
-    found = [each for each in found if {"loss", "optimizer"} <= each.tags.keys()]
-    with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda each: files.path(each, "trajectory.parquet"), found))
-        ended = [(each, path) for each, path in zip(found, paths, strict=True) if path is not None and "ending" in each.tags]
-        if not ended:
-            raise UserError(f"{selection.title} has no runs with rows yet")
-        kept = [each for each, _ in ended]
-        frame = described(kept)
-        minima = minimum(frame, kept, facts)
-        grid = steps_shown(int(frame["iterations"].max()))
-        known = [facts.get(of_loss(each), UNKNOWN) for each in kept]
-        below = np.where(np.isnan(minima), frame.groupby("problem")["best_loss"].transform("min"), minima)
-        rows = list(pool.map(lambda each: follow(*each, grid), zip([path for _, path in ended], below, known, strict=True)))
-    frame = frame.assign(
-        minimum=minima, limit=[2 / fact.curvature if fact.curvature else np.nan for fact in known], **seen(rows)
-    )
+    ended = [each for each in found if {"loss", "optimizer", "ending"} <= each.tags.keys()]
+    if not ended:
+        raise UserError(f"{selection.title} has no runs with rows yet")
+    frame = described(ended)
+    minima, grid = minimum(frame, ended, facts), steps_shown(int(frame["iterations"].max()))
+    known = [facts.get(of_loss(each), UNKNOWN) for each in ended]
+    below = np.where(np.isnan(minima), frame.groupby("problem")["best_loss"].transform("min"), minima)
+    frame = frame.assign(minimum=minima, limit=[2 / fact.curvature if fact.curvature else np.nan for fact in known])
+
+    def row(record: Record, minimum: float, fact: Fact) -> Followed | None:
+        with opened(client, record, "trajectory.parquet") as path:
+            return None if path is None else follow(path, minimum, fact, grid)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        every = list(pool.map(row, ended, below, known))
+    rows = [each for each in every if each is not None]
+    if not rows:
+        raise UserError(f"{selection.title} has no runs with rows yet")
+    frame = frame[[each is not None for each in every]].assign(**seen(rows))
     pace = {
         # Row 0 is evaluated as well.
         "evaluations": (frame["evaluations"] / (frame["iterations"] + 1)).to_numpy(np.float64),
@@ -125,10 +90,19 @@ def read(found: Sequence[Record], files: Files, facts: Mapping[str, Fact], selec
     per_row = pace["evaluations"][:, None]
     to_target = {"steps": steps, "evaluations": (steps + 1) * per_row, "seconds": steps * pace["seconds"][:, None]}
     gap = np.array([each.gap for each in rows], np.float32)
-    left_out = len(selection.ids) - len(kept)
-    return Runs(
-        frame, TARGETS, to_target, grid, gap, pace, selection.title, (relative + 1) * per_row, selection.words, left_out
-    )
+    left_out = len(selection.ids) - len(rows)
+    marked = minimisers(frame["problem"], [each for each, row in zip(known, every, strict=True) if row is not None])
+    told = (selection.title, (relative + 1) * per_row, selection.words, marked, left_out)
+    return Runs(frame, TARGETS, to_target, grid, gap, pace, *told)
+
+
+def minimisers(problems: pd.Series, known: Sequence[Fact]) -> dict[str, np.ndarray]:
+    """Return the minimisers of each problem in a plane all of whose runs have the same."""
+    found: dict[str, dict[bytes, np.ndarray]] = {}
+    for problem, fact in zip(problems, known, strict=True):
+        found.setdefault(problem, {})[fact.minimisers.tobytes()] = fact.minimisers
+    only = {problem: next(iter(each.values())) for problem, each in found.items() if len(each) == 1}
+    return {problem: each for problem, each in only.items() if len(each) and each.shape[1] == 2}
 
 
 def seen(rows: Sequence[Followed]) -> dict[str, list[Any]]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 from runner import recorded
 from runner.errors import UserError, first_line
 
-# Ids that one query names, and runs that one page of a search brings.
-IDS, PAGE = 500, 10_000
+# Ids that one query names, and runs that one page of a search brings, in the seconds that a server has to answer.
+IDS, PAGE = 500, 1000
 PARENT = "mlflow.parentRunId"
 
 
@@ -34,6 +34,7 @@ class Selection(NamedTuple):
     title: str
     parent: str | None
     words: str
+    found: Mapping[str, Record] = {}  # what a search has brought of them already
 
 
 def select(client: Any, name: str | None, condition: str | None) -> Selection:
@@ -46,12 +47,12 @@ def select(client: Any, name: str | None, condition: str | None) -> Selection:
     fulfilled = None if condition is None else matching(client, every, condition)
     if name in experiments:
         found = matching(client, [experiments[name]], "")
-        selected = Selection(found, f"experiment {name}", None, "")
+        selected = Selection(list(found), f"experiment {name}", None, "", found)
     elif name is None and fulfilled is not None:
-        selected = Selection(fulfilled, f"runs with {condition}", None, "")
+        selected = Selection(list(fulfilled), f"runs with {condition}", None, "", fulfilled)
     else:
         selected = sweep(client, latest(client, every) if name is None else recorded.find(client, name))
-    ids = selected.ids if fulfilled is None else [each for each in selected.ids if each in set(fulfilled)]
+    ids = selected.ids if fulfilled is None else [each for each in selected.ids if each in fulfilled]
     if not ids:
         raise UserError(f"{selected.title} has no runs to report{f' with {condition}' if condition else ' yet'}")
     return selected._replace(ids=ids)
@@ -66,18 +67,29 @@ def latest(client: Any, experiments: Sequence[str]) -> Any:
     return found[0]
 
 
-def matching(client: Any, experiments: Sequence[str], condition: str) -> list[str]:
-    """Return the ids of the runs that fulfil a condition of MLflow's, without those that stand for sweeps."""
-    found, token = [], None
+def matching(client: Any, experiments: Sequence[str], condition: str) -> dict[str, Record]:
+    """Return by id the runs that fulfil a condition of MLflow's, without those that stand for sweeps."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
+
+    try:
+        runs = list(searched(client, experiments, condition))
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(INVALID_PARAMETER_VALUE):
+            raise
+        raise UserError(f"--filter {condition!r} is no condition of MLflow's: {first_line(error)}") from error
+    return {each.run_id: each for each in runs if "sweep" not in each.tags}
+
+
+def searched(client: Any, experiments: Sequence[str], condition: str) -> Iterator[Record]:
+    """Yield what a search finds, page by page."""
+    token = None
     while True:
-        try:
-            page = client.search_runs(list(experiments), condition, max_results=PAGE, page_token=token)
-        except Exception as error:
-            raise UserError(f"--filter {condition!r} is no condition of MLflow's: {first_line(error)}") from error
-        found += [run.info.run_id for run in page if "sweep" not in run.data.tags]
+        page = client.search_runs(list(experiments), condition, max_results=PAGE, page_token=token)
+        yield from map(plain, page)
         token = page.token
         if not token:
-            return found
+            return
 
 
 def sweep(client: Any, run: Any) -> Selection:
@@ -86,35 +98,42 @@ def sweep(client: Any, run: Any) -> Selection:
     if run.data.tags.get("sweep") != "parent":
         own = run.data.tags.get(PARENT)
         raise UserError(f"run {run_id} is no sweep; name {f'its sweep {own}' if own else 'a sweep'}, or an experiment")
-    ids = children(client, run)
+    ids, found = children(client, run)
     if any(each.path == "jobs.json" for each in client.list_artifacts(run_id)):
         table = json.loads(Path(client.download_artifacts(run_id, "jobs.json")).read_text())
         if table["data"]:
             at = table["columns"].index("run_id")
             ids += [row[at] for row in table["data"] if row[at]]
-    return Selection(list(dict.fromkeys(ids)), f"sweep {run_id}", run_id, run.data.tags.get("overrides", ""))
+    return Selection(list(dict.fromkeys(ids)), f"sweep {run_id}", run_id, run.data.tags.get("overrides", ""), found)
 
 
-def children(client: Any, run: Any) -> list[str]:
-    """Return the ids of the runs under a run."""
+def children(client: Any, run: Any) -> tuple[list[str], Mapping[str, Record]]:
+    """Return the ids of the runs under a run, and what a server tells of them in passing."""
     store = client._tracking_client.store
     if not hasattr(store, "engine"):
-        return matching(client, [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
+        found = matching(client, [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
+        return list(found), found
     from mlflow.store.tracking.dbmodels.models import SqlTag
     from sqlalchemy import select as query
 
     with store.ManagedSessionMaker() as session:
         of = query(SqlTag.run_uuid).where(SqlTag.key == PARENT, SqlTag.value == run.info.run_id)
-        return list(session.scalars(of.order_by(SqlTag.run_uuid)))
+        return list(session.scalars(of.order_by(SqlTag.run_uuid))), {}
 
 
-def records(client: Any, ids: Sequence[str]) -> list[Record]:
-    """Return what the store says of runs, in few queries where it is a database."""
+def records(client: Any, selected: Selection) -> list[Record]:
+    """Return what the store says of runs, in few queries."""
     store = client._tracking_client.store
+    missing = [each for each in selected.ids if each not in selected.found]
+    parts = [missing[i : i + IDS] for i in range(0, len(missing), IDS)]
     if hasattr(store, "engine"):
-        return [each for i in range(0, len(ids), IDS) for each in by_sql(store, ids[i : i + IDS])]
-    with ThreadPoolExecutor(8) as pool:
-        return [plain(run) for run in pool.map(client.get_run, ids)]
+        asked = (each for part in parts for each in by_sql(store, part))
+    else:
+        every = [each.experiment_id for each in client.search_experiments()] if parts else []
+        named = (f"attributes.run_id IN ({', '.join(map(repr, part))})" for part in parts)
+        asked = (each for condition in named for each in searched(client, every, condition))
+    found = {**selected.found, **{each.run_id: each for each in asked}}
+    return [found[each] for each in selected.ids if each in found]
 
 
 def plain(run: Any) -> Record:
@@ -136,7 +155,7 @@ def by_sql(store: Any, ids: Sequence[str]) -> list[Record]:
         for model, name in ((SqlParam, "params"), (SqlTag, "tags")):
             of = query(model.run_uuid, model.key, model.value).where(model.run_uuid.in_(found))
             for run_id, key, value in session.execute(of):
-                getattr(found[run_id], name)[key] = value
+                getattr(found[run_id], name)[intern(key)] = intern(value)
         metric = SqlLatestMetric
         of = query(metric.run_uuid, metric.key, metric.value).where(metric.run_uuid.in_(found), metric.key.like("system/%"))
         for run_id, key, value in session.execute(of):
