@@ -1,7 +1,7 @@
 """Many jobs as one program: `groups(cfgs)` finds which jobs that may be, `run(group)` gives what each of them came to.
 
-Each job ends at its own row, by its own rules, with the rows and the result that it has when it runs alone. An interrupted group
-goes on from a State and the variables that were saved with it.
+Each job ends at its own row, by its own rules, with the rows and the result that it has when it runs alone. A group that was
+interrupted goes on from a State and the variables that were saved with it.
 """
 
 from __future__ import annotations
@@ -131,15 +131,15 @@ def filled(first: np.ndarray, lanes: int) -> np.ndarray:
 def run(
     group: Group,
     signal: Callable[[], str | None] = lambda: None,
+    save: Callable[[State, Program, bool], None] = lambda state, program, now: None,
     start: State | None = None,
     fill: Callable[[Program], None] = lambda program: None,
-    save: Callable[[State, Program, bool], None] = lambda state, program, now: None,
 ) -> list[tuple[Trace, Result]]:
     """Return the rows of each job, from row 0 to the one that it ended at, and its result, in the order of the group's jobs.
 
-    What compiling and stepping took is shared out evenly. A signal ends, at the row reached, all that have not ended. `start` is
-    where a group goes on, with what `fill` gives its program; `save` is offered the state and the program before each chunk, and
-    told whether a signal makes it the last one, and once more when all have ended.
+    What compiling and stepping took is shared out evenly. A signal ends, at the row reached, all that have not ended. `save` is
+    offered the state and the program before each chunk, and told whether a signal makes it the last one, and once more when all
+    have ended. `start` is where a group goes on, with what `fill` gives its program.
     """
     jobs, limits = group.jobs, group.jobs[0].rules
     at = start or State.of(group)
