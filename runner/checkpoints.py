@@ -12,9 +12,9 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -26,6 +26,7 @@ from runner.optimizers import NoOptimizer
 from runner.programs import Program
 from runner.trace import Trace
 
+T = TypeVar("T")
 KEPT = 2
 VARIABLES, ROWS, STATE, SUMS = "variables", "rows.npz", "state.json", "sums.json"
 FILES = {f"{VARIABLES}.index", f"{VARIABLES}.data-00000-of-00001", ROWS, STATE}
@@ -53,19 +54,7 @@ class Checkpoints:
         due = now or (self.every is not None and time.monotonic() - self.saved >= self.every)
         if self.parts is None or not due or state.step == self.step:
             return
-        new = self.folder / f"{state.step}.tmp"
-        shutil.rmtree(new, ignore_errors=True)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.mkdir(mode=0o700)
-        tf.train.Checkpoint(**self.parts).write(str(new / VARIABLES))
-        write(state, new)
-        (new / SUMS).write_text(json.dumps({name: digest(new / name) for name in sorted(FILES)}))
-        for path in (*new.iterdir(), new):
-            flush(path)
-        new.rename(self.folder / str(state.step))
-        flush(self.folder)
-        for step in self.steps()[KEPT:]:
-            shutil.rmtree(self.folder / str(step))
+        put(self.folder, state.step, self.parts, lambda new: write(state, new))
         self.saved, self.step = time.monotonic(), state.step
 
     def restore(self, recorded: int) -> State | None:
@@ -77,34 +66,14 @@ class Checkpoints:
         if self.parts is None or not self.folder.is_dir():
             return None
         own(self.folder)
-        for unfinished in self.folder.glob("*.tmp"):
-            shutil.rmtree(unfinished)
-        self.forget(recorded)
-        found = self.steps()
-        for step in found:
-            folder = self.folder / str(step)
-            try:
-                verify(folder)
-                state = read(folder)
-            except Damaged as damage:
-                logging.getLogger(__name__).warning("checkpoint: %s; the one before is looked for", damage)
-                continue
-            self.forget(state.step)
-            self.program.execution.restart(state.step)
-            tf.train.Checkpoint(**self.parts).read(str(folder / VARIABLES)).assert_existing_objects_matched()
-            self.step = state.step
-            return state
-        if found:
-            raise UserError(
-                f"checkpoint: none of the interrupted run's in {self.folder} is whole; set resume=false, which starts anew"
-            )
-        return None
-
-    def forget(self, step: int) -> None:
-        """Remove those of later steps than this one."""
-        for each in self.steps():
-            if each > step:
-                shutil.rmtree(self.folder / str(each))
+        forget(self.folder, recorded)
+        if (found := newest(self.folder, read)) is None:
+            return None
+        folder, state = found
+        self.program.execution.restart(state.step)
+        fill(self.parts, folder)
+        self.step = state.step
+        return state
 
     def remove(self) -> None:
         """Remove all: the run has its result."""
@@ -115,10 +84,62 @@ class Checkpoints:
         if error is not None and issubclass(error, Exception):
             self.remove()
 
-    def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, the latest first."""
-        folders = (path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink())
-        return sorted((int(path.name) for path in folders if path.name.isdecimal()), reverse=True)
+
+def put(folder: Path, step: int, saved: Mapping[str, Any], finish: Callable[[Path], None]) -> None:
+    """Save variables, and what `finish` writes beside them, as the checkpoint of a step; the one before is kept."""
+    new = folder / f"{step}.tmp"
+    shutil.rmtree(new, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new.mkdir(mode=0o700)
+    tf.train.Checkpoint(**saved).write(str(new / VARIABLES))
+    finish(new)
+    (new / SUMS).write_text(json.dumps({name: digest(new / name) for name in sorted(FILES)}))
+    for path in (*new.iterdir(), new):
+        flush(path)
+    new.rename(folder / str(step))
+    flush(folder)
+    for each in steps(folder)[KEPT:]:
+        shutil.rmtree(folder / str(each))
+
+
+def newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
+    """Return the newest checkpoint that is whole with what is read of it, or None where there is none.
+
+    What is later, or was not completed, is removed. Raises UserError where there are some and none is whole.
+    """
+    for unfinished in folder.glob("*.tmp"):
+        shutil.rmtree(unfinished)
+    found = steps(folder)
+    for step in found:
+        try:
+            verify(folder / str(step))
+            state = read(folder / str(step))
+        except Damaged as damage:
+            logging.getLogger(__name__).warning("checkpoint: %s; the one before is looked for", damage)
+            continue
+        forget(folder, step)
+        return folder / str(step), state
+    if found:
+        raise UserError(f"checkpoint: none of the interrupted run's in {folder} is whole; set resume=false, which starts anew")
+    return None
+
+
+def fill(saved: Mapping[str, Any], folder: Path) -> None:
+    """Give variables the values of a checkpoint."""
+    tf.train.Checkpoint(**saved).read(str(folder / VARIABLES)).assert_existing_objects_matched()
+
+
+def forget(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps than this one."""
+    for each in steps(folder):
+        if each > step:
+            shutil.rmtree(folder / str(each))
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps that have a checkpoint, the latest first."""
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted((int(path.name) for path in folders if path.name.isdecimal()), reverse=True)
 
 
 def parts(program: Program) -> dict[str, Any] | None:

@@ -2,50 +2,133 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from runner import build, experiment, fused, job, measures, private, signals
+from runner import build, experiment, fused, group_checkpoints, groups, job, measures, private, signals
 from runner.compose import Job
+from runner.errors import UserError
+from runner.group_checkpoints import Checkpoints
 from runner.job import Ended, Outcome, Task
 from runner.many import Job as Run
+
+
+class Batch(NamedTuple):
+    """Jobs that are launched together."""
+
+    task: Task
+    jobs: Sequence[Job]
+    chosen: Mapping[int, dict[str, str]]  # of those that may be fused, which files their groups picked
+    folder: Path  # the sweep's
+    first: int  # the number of the first job
+
+    def cfgs(self, indices: Sequence[int]) -> list[Any]:
+        """Return the configurations of jobs."""
+        return [self.jobs[index].cfg for index in indices]
+
+    def places(self, indices: Sequence[int]) -> list[Path]:
+        """Return the folders of jobs."""
+        return [(self.folder / str(self.first + index)).absolute() for index in indices]
 
 
 def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Iterator[tuple[list[int], list[Outcome] | None]]:
     """Yield indices of jobs with their outcomes; None stands for outcomes that they only have when they run one by one.
 
-    `folder` is the sweep's, and `first` the number of its first job. Raises Ended where a signal comes.
+    `folder` is the sweep's, and `first` the number of its first job. Raises Ended where a signal comes, and UserError where an
+    interrupted group cannot be continued.
     """
     chosen = {index: choices for index, each in enumerate(jobs) if (choices := sound(each)) is not None}
-    indices = list(chosen)
+    batch = Batch(task, jobs, chosen, folder, first)
     yield [index for index in range(len(jobs)) if index not in chosen], None
-    for group in fused.groups([jobs[index].cfg for index in indices]):
-        mine = [indices[each] for each in group.indices]
+    rest = list(chosen)
+    for mine, kept in interrupted(batch, rest):
+        rest = [index for index in rest if index not in mine]
+        yield mine, continued(batch, mine, kept)
+    for group in fused.groups(batch.cfgs(rest)):
+        mine = [rest[each] for each in group.indices]
         if group.alone is not None:
             print(private.masked(f"{len(mine)} jobs one by one: {group.alone}"), flush=True)
             yield mine, None
             continue
-        try:
-            with signals.caught() as signal:
-                results = fused.run(group, signal)
-        # A rule of the user's that raises at one job's rows; which one shows when they run one by one.
-        except Exception:
-            yield mine, None
-            continue
+        cfg, identities = jobs[mine[0]].cfg, [jobs[index].identity for index in mine]
+        kept = group_checkpoints.new(pending(batch.cfgs(mine)), identities, group.columns, cfg.checkpoint.every_seconds)
+        yield mine, came(batch, mine, group, kept)
 
-        parts = ((jobs[index], chosen[index], folder / str(first + index)) for index in mine)
-        runs = whole(task, parts, results, [lane.loss for lane in group.jobs])
-        ids = recorded(task, [jobs[index].cfg for index in mine], runs)
-        found = [came_to(jobs[index], each, run_id) for index, (_, each), run_id in zip(mine, results, ids, strict=True)]
-        for index, each in zip(mine, found, strict=True):
-            task.write(first + index, asdict(each))
-        print(told(found), flush=True)
-        if interrupted := [each for each in found if each.stopped_by in job.SIGNALS]:
-            raise Ended(interrupted[0])
-        yield mine, found
+
+def pending(cfgs: Sequence[Any]) -> Path | None:
+    """Return the folder below which a group is saved, or None where it is not: its runs would not be found again."""
+    folders = {each.tracking.get("pending") for each in cfgs if not each.tracking.get("offline")}
+    return Path(folders.pop()) if len(folders) == 1 and all(folders) else None
+
+
+def interrupted(batch: Batch, indices: Sequence[int]) -> Iterator[tuple[list[int], Checkpoints]]:
+    """Yield, of these jobs, those that go on with an interrupted group; what `resume=false` starts anew is forgotten."""
+    found: dict[Path | None, dict[str, int]] = defaultdict(dict)
+    for index in indices:
+        found[pending(batch.cfgs([index]))][batch.jobs[index].identity] = index
+    found.pop(None, None)
+    for folder, by_identity in found.items():
+        assert folder is not None
+        again = {identity: index for identity, index in by_identity.items() if batch.jobs[index].cfg.resume}
+        with suppress(UserError):
+            for kept in group_checkpoints.interrupted(folder, by_identity.keys() - again.keys(), None):
+                kept.remove()
+        every = batch.jobs[indices[0]].cfg.checkpoint.every_seconds
+        for kept in group_checkpoints.interrupted(folder, again.keys(), every):
+            yield [again[identity] for identity in kept.identities], kept
+
+
+def continued(batch: Batch, mine: list[int], kept: Checkpoints) -> list[Outcome] | None:
+    """Go on with an interrupted group; returns the outcomes of its jobs, or None where they are to run one by one."""
+    try:
+        group = groups.again(batch.cfgs(mine), kept.columns)
+    except Exception:
+        # What they depend on is no longer what it was; what is wrong with it shows when they run one by one.
+        kept.remove()
+        return None
+    try:
+        start = kept.restore(group)
+    except BaseException:
+        kept.close()
+        raise
+    step = start[0].taken if start else 0
+    print(f"continues {len(mine)} jobs as one program from step {step}; resume=false starts anew", flush=True)
+    return came(batch, mine, group, kept, *(start or ()))
+
+
+def came(batch: Batch, mine: list[int], group: fused.Group, kept: Checkpoints, *start: Any) -> list[Outcome] | None:
+    """Run a group, from where it was interrupted if it was, and return its outcomes, or None where it is to run one by one."""
+    try:
+        with signals.caught() as signal:
+            results = fused.run(group, signal, kept.save, *start)
+    # A rule of the user's that raises at one job's rows; which one shows when they run one by one.
+    except Exception:
+        kept.remove()
+        return None
+    try:
+        found = noted(batch, mine, results, [lane.loss for lane in group.jobs], kept)
+    finally:
+        kept.close()
+    print(told(found), flush=True)
+    if ended := [each for each in found if each.stopped_by in job.SIGNALS]:
+        raise Ended(ended[0])
+    return found
+
+
+def noted(batch: Batch, mine: list[int], results: Sequence[Any], losses: Sequence[Any], kept: Checkpoints) -> list[Outcome]:
+    """Record jobs that have ended, and write down and return what they came to."""
+    kept.recording(batch.places(mine))
+    ids = recorded(batch.task, batch.cfgs(mine), whole(batch, mine, results, losses, kept))
+    jobs = [batch.jobs[index] for index in mine]
+    found = [came_to(each, result, run_id) for each, (_, result), run_id in zip(jobs, results, ids, strict=True)]
+    for index, each in zip(mine, found, strict=True):
+        batch.task.write(batch.first + index, asdict(each))
+    kept.recorded({each.identity for each in found if each.interrupted})
+    return found
 
 
 def sound(each: Job) -> dict[str, str] | None:
@@ -62,21 +145,24 @@ def sound(each: Job) -> dict[str, str] | None:
         return None
 
 
-def whole(
-    task: Task, parts: Iterable[tuple[Job, dict[str, str], Path]], results: Sequence[Any], losses: Sequence[Any]
-) -> Iterator[Run]:
+def whole(batch: Batch, mine: Sequence[int], results: Sequence[Any], losses: Sequence[Any], kept: Checkpoints) -> Iterator[Run]:
     """Yield jobs that have ended as they are recorded, each with its folder."""
-    for (each, chosen, folder), (rows, result), loss in zip(parts, results, losses, strict=True):
+    again = {"resumed": str(kept.resumed)} if kept.resumed else {}
+    for index, place, (rows, result), loss, run in zip(mine, batch.places(mine), results, losses, kept.runs, strict=True):
+        each = batch.jobs[index]
         rows = measures.measuring(loss, each.cfg.tracking.get("full_loss_every"))(rows, True)
         # It is recorded while the next one is made.
         result = replace(result, last=rows[len(rows) - 1 :], seconds={**result.seconds, "record": 0.0})
-        yield Run(about(each, chosen, folder, task), rows, experiment.tags(result), experiment.summary(result, loss))
+        said = about(each, batch.chosen[index], place, batch.task)
+        if run.folder is not None:
+            said = replace(said, folder=Path(run.folder))
+        yield Run(said, rows, experiment.tags(result) | again, experiment.summary(result, loss), run.key)
 
 
 def about(each: Job, chosen: dict[str, str], folder: Path, task: Task) -> Any:
     """Return what is said of a job once, as when it runs by itself."""
     marks = {**task.marks, "job": folder.name}
-    return job.about(each.plain, chosen, each.overrides, folder.absolute(), marks)
+    return job.about(each.plain, chosen, each.overrides, folder, marks)
 
 
 def recorded(task: Task, cfgs: Sequence[Any], runs: Iterable[Run]) -> list[str | None]:

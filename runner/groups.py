@@ -93,6 +93,13 @@ def groups(cfgs: Sequence[Any]) -> list[Group]:
     return sorted(found, key=lambda group: group.indices[0])
 
 
+def again(cfgs: Sequence[Any], columns: Sequence[str]) -> Group:
+    """Return jobs that have been lanes of one program, with these columns, as a group; raises where they cannot be built."""
+    memory: dict[Hashable, Any] = {}
+    jobs = tuple(prepared(index, cfg, memory) for index, cfg in enumerate(cfgs))
+    return Group(tuple(range(len(jobs))), None, jobs, tuple(columns), max(separable.LEAST_LANES, len(jobs)))
+
+
 def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
     """Return a job with all that is its own built; what equals an earlier job's is taken from memory.
 

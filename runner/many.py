@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,50 +26,80 @@ class Job(NamedTuple):
     rows: Trace
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
+    key: str  # by which the run is known before it is there; in a database, its id
 
 
 def record(
     client: Any,
     insert: bulk.Insert,
     experiment_id: str,
-    ids: Sequence[str],
     jobs: Sequence[Job],
+    now: int,
     *,
     name: str | None,
     every: int,
     max_coordinates: int,
     full_loss_every: int,
 ) -> None:
-    """Create, fill and end a run of these ids for each job, whose rows come measured. `insert` is that of `bulk`."""
+    """Create, fill and end a run for each job, whose rows come measured, at this time, in ms since 1970.
+
+    Of a run that is there, what it says of itself is replaced. `insert` is that of `bulk`.
+    """
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
 
     store = client._tracking_client.store
     location = store.get_experiment(experiment_id).artifact_location
-    now = time.time_ns() // 1_000_000
     runs, params, tags = [], [], []
-    for run_id, job in zip(ids, jobs, strict=True):
-        runs.append(
-            run_row(run_id, private.masked(name or job.about.name), experiment_id, f"{location}/{run_id}/artifacts", job, now)
-        )
-        params += [{"run_uuid": run_id, "key": key, "value": value} for key, value in tracking.cut(job.about.params).items()]
-        said = {"mlflow.runName": private.masked(name or job.about.name), **tracking.tags_of(job.about, run_id), **job.tags}
-        tags += [{"run_uuid": run_id, "key": key, "value": value} for key, value in said.items()]
+    for job in jobs:
+        title, uri = private.masked(name or job.about.name), f"{location}/{job.key}/artifacts"
+        runs.append(run_row(job.key, title, experiment_id, uri, job, now))
+        params += [{"run_uuid": job.key, "key": key, "value": value} for key, value in tracking.cut(job.about.params).items()]
+        said = {"mlflow.runName": title, **tracking.tags_of(job.about, job.key), **job.tags}
+        tags += [{"run_uuid": job.key, "key": key, "value": value} for key, value in said.items()]
     # Files on one core, tables on the other; whoever sees a run finds its files.
     with ThreadPoolExecutor(1) as pool, store.ManagedSessionMaker(read_only=False) as session:
-        places = [f"{location}/{run_id}/artifacts" for run_id in ids]
-        filed = pool.map(write_artifacts, places, jobs)
+        filed = pool.map(write_artifacts, [run["artifact_uri"] for run in runs], jobs)
         if store.engine.dialect.name == "sqlite":
             session.connection().exec_driver_sql(f"PRAGMA cache_size=-{CACHE}")
-        for model, rows in ((SqlRun, runs), (SqlParam, params), (SqlTag, tags)):
-            session.execute(model.__table__.insert(), rows)
+        there = cleared(session, [job.key for job in jobs], {tag["key"] for tag in tags})
+        for run in runs:
+            if run["run_uuid"] in there:
+                session.execute(SqlRun.__table__.update().where(SqlRun.run_uuid == run["run_uuid"]), run)
+        new = [run for run in runs if run["run_uuid"] not in there]
+        for model, rows in ((SqlRun, new), (SqlParam, params), (SqlTag, tags)):
+            if rows:
+                session.execute(model.__table__.insert(), rows)
         latest = []
-        # A timestamp of its own for each run: an index is ordered by them, and rows that lie side by side go in twice as fast.
-        for at, (run_id, job) in enumerate(zip(ids, jobs, strict=True), now - len(jobs)):
+        for job, at in zip(jobs, times(now, len(jobs)), strict=True):
             for key, (steps, values) in columns(job, every, max_coordinates):
-                insert(session.connection(), (key, at, run_id), steps.tolist(), values.tolist())
-                latest.append(bulk.newest(key, steps, values, at, run_id))
+                insert(session.connection(), (key, at, job.key), steps.tolist(), values.tolist())
+                latest.append(bulk.newest(key, steps, values, at, job.key))
         session.execute(SqlLatestMetric.__table__.insert(), latest)
         list(filed)
+
+
+def times(now: int, count: int) -> range:
+    """Return the time of each of so many runs' rows.
+
+    Each has one of its own: an index is ordered by them, and rows that lie side by side go in twice as fast.
+    """
+    return range(now - count, now)
+
+
+def cleared(session: Any, keys: Sequence[str], tags: Collection[str]) -> set[str]:
+    """Return which of these runs are there, with nothing left of what they said of themselves, under these tags among others.
+
+    A run that a signal had ended is recorded again when it has been continued.
+    """
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun, SqlTag
+    from sqlalchemy import delete, select
+
+    there = set(session.scalars(select(SqlRun.run_uuid).where(SqlRun.run_uuid.in_(keys))))
+    for model in (SqlMetric, SqlLatestMetric, SqlParam, SqlTag) if there else ():
+        own = (SqlTag.key.in_({*tags, *tracking.ENDING}),) if model is SqlTag else ()
+        statement = delete(model).where(model.run_uuid.in_(there), *own)
+        session.execute(statement, execution_options={"synchronize_session": False})
+    return there
 
 
 def ids(count: int) -> list[str]:
@@ -78,12 +107,13 @@ def ids(count: int) -> list[str]:
     return sorted(uuid.uuid4().hex for _ in range(count))
 
 
-def there(client: Any, ids: Sequence[str]) -> bool:
-    """Tell whether the runs of these ids, which are recorded together, are there."""
+def there(client: Any, jobs: Sequence[Job], now: int) -> bool:
+    """Tell whether these jobs, which are recorded together, have been at this time."""
     from mlflow.store.tracking.dbmodels.models import SqlRun
 
     with client._tracking_client.store.ManagedSessionMaker() as session:
-        return session.get(SqlRun, ids[0]) is not None
+        run = session.get(SqlRun, jobs[0].key)
+        return run is not None and run.end_time == now
 
 
 def columns(job: Job, every: int, max_coordinates: int) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:

@@ -22,10 +22,6 @@ from runner.trace import Trace, join
 SECONDS, BYTES = 0.5, 2**23
 
 
-# Tags of a run's end.
-ENDING = ("ending", "stopped_by", "first_nonfinite_step", "error", "end_reason")
-
-
 class Settings(NamedTuple):
     """Which rows and coordinates become metrics."""
 
@@ -46,7 +42,7 @@ class Run:
     def go_on(self, life: Mapping[str, str]) -> None:
         """Take back that the run has ended; `life` is by what it is known to be alive."""
         run = self.client.get_run(self.run_id)
-        for name in {*ENDING} & {*run.data.tags}:
+        for name in {*tracking.ENDING} & {*run.data.tags}:
             self.client.delete_tag(self.run_id, name)
         resumed = str(int(run.data.tags.get("resumed", 0)) + 1)
         tracking.log_tags(self.client, self.run_id, {**life, "resumed": resumed})
@@ -101,7 +97,7 @@ class Run:
             self.retry(partial(artifacts.log_file, self.client, self.run_id, self.trajectory.path))
         self.retry(partial(tracking.log_tags, self.client, self.run_id, self.tags))
         if self.continued:
-            self.retry(partial(drop_tags, self.client, self.run_id, set(ENDING) - set(self.tags)))
+            self.retry(partial(drop_tags, self.client, self.run_id, set(tracking.ENDING) - set(self.tags)))
         self.retry(partial(self.client.set_terminated, self.run_id, self.status, at))
 
     def abandon(self) -> None:

@@ -28,6 +28,8 @@ def tensorflow() -> Iterator[None]:
             sys.modules["tensorflow"].config.list_physical_devices()
             # It warns of retracing when a process traces its fifth program; a sweep traces one a job, by intent.
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
+            # It tells how long saving variables took.
+            logging.getLogger("absl").setLevel(logging.WARNING)
         except BaseException:
             file.seek(0)
             os.write(screen, file.read())

@@ -58,10 +58,12 @@ class Spool:
                 self.end, self.at = frame.end, frame.at
         os.ftruncate(self.file, self.end)
 
-    def say(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-        """Append a message; raises UserError, with the file as it was before, where there is no room for it."""
+    def say(
+        self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, at: int | None = None
+    ) -> None:
+        """Append a message of now, or of another time; raises UserError, the file being as before, where there is no room."""
         # Times never decrease, whatever the clock does.
-        self.at = max(self.at, time.time_ns() // 1_000_000)
+        self.at = max(self.at, time.time_ns() // 1_000_000 if at is None else at)
         if word != "record" or self.at > self.rows_at + TICK:
             self.rows_at = self.at
         message = wire.packed(word, fields, arrays or {})
@@ -166,8 +168,12 @@ class Lock:
                 os.close(self.file)
                 raise Held(holder)
             time.sleep(0.05)
+        self.become(role)
+
+    def become(self, role: str) -> None:
+        """Hold it in this role."""
         os.ftruncate(self.file, 0)
-        os.write(self.file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "role": role}).encode())
+        os.pwrite(self.file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "role": role}).encode(), 0)
 
     def taken(self) -> dict[str, Any] | None:
         """Take the lock and return None, or return what its holder says of itself."""

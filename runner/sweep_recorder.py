@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner import many, sweep_store, tracking
+from runner import many, private, sweep_store, sync, tracking
 from runner.trace import Trace
 
 Fields = dict[str, Any]
@@ -29,7 +32,7 @@ class SweepRecorder:
 
     def __init__(self, process: Any, **settings: Any) -> None:
         self.process, self.settings = process, settings
-        self.keys = {name: settings.pop(name) for name in ("uri", "experiment", "heartbeat", "flush_timeout")}
+        self.keys = {name: settings.pop(name) for name in ("uri", "experiment", "heartbeat", "flush_timeout", "pending")}
         self.where = {name: self.keys[name] for name in ("uri", "experiment")}
         self.uri, self.run_id, self.experiment_id = self.keys["uri"], None, None
 
@@ -56,30 +59,40 @@ class SweepRecorder:
         self.run_id, self.experiment_id = begun["run_id"], begun["experiment_id"]
         return begun["known"]
 
-    def record(self, jobs: Iterable[many.Job]) -> list[str]:
-        """Record whole runs, while the next ones are made; returns their ids."""
-        ids: list[str] = []
+    def record(self, jobs: Iterable[many.Job]) -> list[str | None]:
+        """Record whole runs, while the next ones are made; returns their ids, and says how many could not be sent."""
+        answers: list[Fields] = []
         waiting = 0
         for part in pieces(jobs):
             # Answers that nobody reads would fill the pipe one day, and both processes wait for each other.
             if waiting > AHEAD:
-                ids += self.process.answer()["run_ids"]
+                answers.append(self.process.answer())
                 waiting -= 1
             arrays = {f"{i}/{name}": array for i, job in enumerate(part) for name, array in arrays_of(job.rows).items()}
             said = [
-                {"about": tracking.fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics)} for job in part
+                {"about": tracking.fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics), "key": job.key}
+                for job in part
             ]
             fields = {"keys": self.keys, "jobs": said, "settings": self.settings, "cwd": os.getcwd()}
             self.process.say("sweep_record", fields, arrays)
             waiting += 1
-        for _ in range(waiting):
-            ids += self.process.answer()["run_ids"]
-        return ids
+        answers += [self.process.answer() for _ in range(waiting)]
+        if unsent := sum(each["unsent"] for each in answers):
+            why = next(each["left"] for each in answers if each["left"])
+            warn(f"{unsent} runs could not be sent, {why}; send them with: {self.command()}")
+        return [run_id for each in answers for run_id in each["run_ids"]]
+
+    def command(self) -> str:
+        """Return the command that sends what is pending."""
+        pending = Path(self.keys["pending"])
+        usual = pending == sync.PENDING.absolute()
+        return "python -m runner.sync" + ("" if usual else f" --pending {shlex.quote(str(pending))}")
 
     def end(self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float], table: Mapping[str, list]) -> None:
         """End the sweep's parent run."""
         said = {"status": status, "tags": dict(tags), "metrics": dict(metrics), "table": dict(table)}
-        self.process.ask("sweep_end", {"uri": self.uri, "run_id": self.run_id, **said})
+        if left := self.process.ask("sweep_end", {"keys": self.keys, "run_id": self.run_id, **said})["left"]:
+            warn(f"the sweep's own run {self.run_id} could not be ended, {left}")
 
     def report(self) -> list[str]:
         """Have the sweep reported, and return what that comes to in lines."""
@@ -91,6 +104,11 @@ class SweepRecorder:
             known = facts.of(self.process.ask("sweep_losses", where)["configs"])
             where["facts"] = {key: fact.fields for key, fact in known.items()}
         return self.process.ask("sweep_report", where)["lines"]
+
+
+def warn(text: str) -> None:
+    """Say in a line what could not be done, whoever has taken the log."""
+    print(f"WARNING: {private.masked(text)}", file=sys.stderr, flush=True)
 
 
 def pieces(jobs: Iterable[many.Job]) -> Iterator[list[many.Job]]:
@@ -122,8 +140,17 @@ def record(fields: Fields, arrays: Arrays) -> Fields:
             measured[int(i)][name[0]] = values
     for i, said in enumerate(fields["jobs"]):
         rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"], measured=measured[i])
-        jobs.append(many.Job(tracking.about_of(said["about"]), rows, said["tags"], said["metrics"]))
-    return sweep_store.record(fields["keys"], jobs, fields["settings"])
+        jobs.append(many.Job(tracking.about_of(said["about"]), rows, said["tags"], said["metrics"], said["key"]))
+    from runner import sweep_runs
+
+    return sweep_runs.record(fields["keys"], jobs, fields["settings"])
+
+
+def begin(fields: Fields, _: Arrays) -> Fields:
+    """Begin a sweep, and send meanwhile what earlier runs have left."""
+    begun = sweep_store.begin(**fields)
+    threading.Thread(target=sync.quietly, args=(Path(fields["keys"]["pending"]), Path()), daemon=True).start()
+    return begun
 
 
 def losses(fields: Fields, _: Arrays) -> Fields:
@@ -143,7 +170,7 @@ def report(fields: Fields, _: Arrays) -> Fields:
 # What the recorder process does at each of these words.
 ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
     "sweep_known": lambda fields, _: sweep_store.found(**fields),
-    "sweep_begin": lambda fields, _: sweep_store.begin(**fields),
+    "sweep_begin": begin,
     "sweep_record": record,
     "sweep_end": lambda fields, _: sweep_store.end(**fields),
     "sweep_losses": losses,

@@ -1,17 +1,16 @@
-"""A sweep in the tracking store: its parent run, the jobs that were run before, and the runs of many jobs at once."""
+"""A sweep in the tracking store: its parent run, and the jobs that were run before."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runner import alive, many, store, tracking
-from runner.retry import Policy
+from runner import alive, store, tracking
+from runner.errors import first_line
+from runner.retry import GaveUp, Policy
 
 # What is read back of a run, so that a sweep need not run it again.
 TAGS = ("ending", "stopped_by")
@@ -97,52 +96,34 @@ def by_sql(store: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]
             yield identity, dict(zip(("run_id", "status", *TAGS, *METRICS), values, strict=True))
 
 
-def record(keys: Mapping[str, Any], jobs: Sequence[many.Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Record whole runs, many at once where the store is a database within reach; returns their ids.
-
-    A store that fails is asked again, `flush_timeout` seconds long; raises GaveUp.
-    """
-    client, experiment_id = store.opened(keys["uri"], keys["experiment"])
-    began, direct = time.monotonic(), tracking.direct(client)
-    retry = Policy(keys["flush_timeout"], lambda: began)
-    if direct is None:
-        return {"run_ids": [one_by_one(keys, job, settings, retry) for job in jobs]}
-    ids = many.ids(len(jobs))
-    retry(lambda: many.there(client, ids) or many.record(client, direct, experiment_id, ids, jobs, **settings))
-    return {"run_ids": ids}
-
-
-def one_by_one(keys: Mapping[str, Any], job: many.Job, settings: Mapping[str, Any], retry: Policy) -> str:
-    """Record a run through MLflow's own interface, as a run that records itself is."""
-    from runner import begun, playing
-
-    said = begun.Begin(job.about, uuid.uuid4().hex, socket.gethostname(), {**keys, **settings})
-    at = tracking.clock()
-    run = playing.Run(*said.run(retry, at, new=True), retry)
-    run.begin(job.about, playing.Settings(settings["every"], settings["max_coordinates"]))
-    run.record(job.rows, at)
-    run.finish(job.tags, job.metrics, at)
-    run.end(at)
-    return run.run_id
-
-
 def end(
-    uri: str, run_id: str, status: str, tags: Marks, metrics: Mapping[str, float], table: Mapping[str, list]
+    keys: Mapping[str, Any], run_id: str, status: str, tags: Marks, metrics: Mapping[str, float], table: Mapping[str, list]
 ) -> dict[str, Any]:
-    """End a sweep's parent run, with a table of its jobs as an artifact, and what a job that died has left open."""
-    client = store.client_of(uri)
-    close_children(client, run_id)
-    tracking.log_tags(client, run_id, tags)
-    for key, value in metrics.items():
-        client.log_metric(run_id, key, value)
-    # As MLflow's log_table, which would leave ten decimals of each number.
-    rows = [list(row) for row in zip(*table.values(), strict=True)]
-    client.log_text(run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
-    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
-    client.set_terminated(run_id, status)
+    """End a sweep's parent run, with a table of its jobs as an artifact, and what a job that died has left open.
+
+    A store that fails is asked again, `flush_timeout` seconds long; returns in one line why it was given up, or None.
+    """
+    began, at = time.monotonic(), tracking.clock()
     if run_id in OPEN:
         OPEN.pop(run_id)[1].stop()
-    return {}
+
+    def say() -> None:
+        client = store.client_of(keys["uri"])
+        close_children(client, run_id)
+        tracking.log_tags(client, run_id, tags)
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value, at)
+        # As MLflow's log_table, which would leave ten decimals of each number.
+        rows = [list(row) for row in zip(*table.values(), strict=True)]
+        client.log_text(run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
+        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
+        client.set_terminated(run_id, status)
+
+    try:
+        Policy(keys["flush_timeout"], lambda: began)(say)
+    except GaveUp as error:
+        return {"left": first_line(error)}
+    return {"left": None}
 
 
 def close_children(client: Any, run_id: str) -> None:

@@ -58,7 +58,8 @@ def one(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent | Non
 
 def pointed(pending: Path) -> Iterator[Path]:
     """Yield the folders that have something to be sent; a pointer to none is removed."""
-    for pointer in sorted(pending.glob("*")) if pending.is_dir() else ():
+    # Beside them lie the checkpoints of groups.
+    for pointer in sorted(each for each in pending.glob("*") if each.is_file()):
         folder = Path(pointer.read_text().strip())
         if (folder / spool.FILE).exists():
             yield folder

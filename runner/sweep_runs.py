@@ -1,0 +1,101 @@
+"""The runs of fused jobs on their way into the tracking store: many at once into a database, one by one into any other.
+
+What a store does not take stays in spools, each in its run's folder, from where it can be sent.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner import begun, bulk, many, playing, spool, store, tracking
+from runner.errors import UserError, first_line
+from runner.retry import Policy, Retry
+
+# Stores that have not taken something in time, nor anything since: they are asked once, and not waited for.
+SILENT: set[str] = set()
+
+
+class Sent(NamedTuple):
+    """The id of a run, where it has one by now, and in one line why it is not there as a whole, or None."""
+
+    run_id: str | None
+    left: str | None = None
+
+
+def record(keys: Mapping[str, Any], jobs: Sequence[many.Job], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Record whole runs; returns their ids, how many of them could not be sent, and why the first of these could not.
+
+    A store that fails is asked again, `flush_timeout` seconds long.
+    """
+    began, at = time.monotonic(), tracking.clock()
+    retry = Policy(0 if keys["uri"] in SILENT else keys["flush_timeout"], lambda: began)
+    # One that was spooled before is continued there.
+    together = [job for job in jobs if not (job.about.folder / spool.FILE).exists()]
+    # If the store took them, and its answer alone was lost, they are sent again as the same rows.
+    times = dict(zip((job.key for job in together), many.times(at, len(together)), strict=True))
+    left, sent = None, {}
+    try:
+        client, experiment_id, insert = retry(partial(reached, keys))
+        if insert is not None and together:
+            into = client, insert, experiment_id, together, at
+            retry(lambda: many.there(client, together, at) or many.record(*into, **settings))
+            sent = {job.key: Sent(job.key) for job in together}
+    except Exception as error:
+        left = first_line(error)
+    for job in jobs:
+        if job.key not in sent:
+            sent[job.key] = by_spool(job, {**keys, **settings}, times.get(job.key, at), retry, left)
+            left = left or sent[job.key].left
+    (SILENT.add if left else SILENT.discard)(keys["uri"])
+    unsent = sum(each.left is not None for each in sent.values())
+    return {"run_ids": [sent[job.key].run_id for job in jobs], "unsent": unsent, "left": left}
+
+
+def reached(keys: Mapping[str, Any]) -> tuple[Any, str, bulk.Insert | None]:
+    """Return a client of the store, the experiment's id and what inserts into a database; raises OSError."""
+    try:
+        client, experiment_id = store.opened(keys["uri"], keys["experiment"])
+    except UserError as error:
+        # It was of use when the sweep began.
+        raise ConnectionError(first_line(error)) from error
+    return client, experiment_id, tracking.direct(client)
+
+
+def by_spool(job: many.Job, keys: Mapping[str, Any], at: int, retry: Retry, left: str | None) -> Sent:
+    """Bring to a run's spool what is not there yet, and send that, unless it is known why something would be `left`."""
+    folder = job.about.folder
+    lock = spool.Lock(folder, "run", spool.PATIENCE)
+    try:
+        new = not (folder / spool.FILE).exists()
+        said = begun.Begin(job.about, job.key, socket.gethostname(), {**keys, "uri": store.absolute(keys["uri"])})
+        write(folder, said, job, at)
+        return Sent(None, left) if left else send(folder, said, at, new, retry)
+    finally:
+        lock.release(remove=not (folder / spool.FILE).exists())
+
+
+def write(folder: Path, said: begun.Begin, job: many.Job, at: int) -> None:
+    """Write a run's spool, or go on with it; all of it is of this time."""
+    rows, made = job.rows[spool.recorded(folder) :], spool.Spool(folder)
+    made.say("begin", {**said._asdict(), "about": tracking.fields_of(said.about)}, at=at)
+    if len(rows):
+        made.say("record", *spool.row_fields(rows), at=at)
+    made.say("finish", {"tags": job.tags, "metrics": job.metrics}, at=at)
+    made.say("end", {}, at=at)
+    made.close()
+    spool.Pointer(Path(said.keys["pending"]), said.run_key).write(folder)
+
+
+def send(folder: Path, said: begun.Begin, at: int, new: bool, retry: Retry) -> Sent:
+    """Play a run's spool to the store, and remove it where all of it has arrived."""
+    try:
+        run = playing.Run(*said.run(retry, at, new=new), retry)
+    except Exception as error:
+        return Sent(None, first_line(error))
+    with (folder / spool.FILE).open("rb") as file:
+        return Sent(run.run_id, playing.play(playing.Player(folder, retry, run), spool.frames(file)))

@@ -1,0 +1,426 @@
+"""An interrupted group goes on from its checkpoint bit for bit, and what the store did not take of a batch is sent later."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import processes
+import proxy
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import servers
+from conftest import CONF, history, store
+from hydra import compose, initialize_config_dir
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from omegaconf import OmegaConf
+
+from runner import checkpoints, config, fused, group_checkpoints, groups, sync
+from runner.errors import UserError
+from runner.loop import Ending, Result
+from runner.programs import Programs
+from runner.trace import Trace
+
+Ended = list[tuple[Trace, Result]]
+STEPS, CHUNK = 40, 7
+GROUPS = {
+    "sgd": ["optimizer.learning_rate=0.001", "execution=graph"],
+    "adam": ["optimizer=adam"],
+    "float64": ["optimizer=adam", "dtype=float64"],
+    "schedule": ["optimizer=adam", "optimizer/learning_rate=cosine_decay", "optimizer.learning_rate.decay_steps=30"],
+}
+# These end at rows of their own: some by the rule, before and after the interruption, and some not at all.
+RULES = ["optimizer=adam", "optimizer.learning_rate=0.1", "stopping=target", "stopping.target.loss=10"]
+
+
+@pytest.fixture(scope="module")
+def composed() -> Iterator[Callable[..., list[Any]]]:
+    """Give a function that composes configurations, one for each of so many seeds, from overrides."""
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def make(*words: str, seeds: int = 4) -> list[Any]:
+            shared = [f"max_iterations={STEPS}", f"execution.chunk={CHUNK}", "loss=rosenbrock", "guess=normal"]
+            cfgs = [copy.deepcopy(compose("config", [*shared, *words])) for _ in range(seeds)]
+            for seed, cfg in enumerate(cfgs):
+                OmegaConf.update(cfg, "seed", seed)
+            return cfgs
+
+        yield make
+
+
+@pytest.fixture(autouse=True)
+def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin without programs, go on with all lanes, and leave Keras's default dtype as it was."""
+    monkeypatch.setattr(groups, "PROGRAMS", Programs())
+    monkeypatch.setattr(groups, "FAULTS", {})
+    monkeypatch.setattr(fused, "COMPILE_SECONDS", np.inf)
+    before = keras.config.floatx()
+    yield
+    keras.config.set_floatx(before)
+
+
+def identity(cfg: Any) -> str:
+    return config.identity(config.resolved(cfg))
+
+
+def begun(cfgs: list[Any], pending: Path, chunks: int | None = None, every: float | None = 0) -> Ended:
+    """Run jobs as one group until so many chunks are taken; record nothing of it but which ones a signal ended."""
+    (group,) = fused.groups(cfgs)
+    assert group.alone is None, group.alone
+    kept = group_checkpoints.new(pending, [identity(cfg) for cfg in cfgs], group.columns, every)
+    came = iter([None] * chunks + ["SIGTERM"]) if chunks is not None else None
+    results = fused.run(group, lambda: next(came) if came else None, kept.save)
+    kept.close()
+    return results
+
+
+def killed(cfgs: list[Any], pending: Path, chunks: int) -> None:
+    """Run jobs until so many chunks are taken, and leave things as a kill does."""
+
+    class Killed(BaseException):
+        pass
+
+    (group,) = fused.groups(cfgs)
+    kept = group_checkpoints.new(pending, [identity(cfg) for cfg in cfgs], group.columns, 0)
+    left = iter(range(chunks))
+
+    def kill() -> None:
+        if next(left, None) is None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fused.run(group, kill, kept.save)
+    kept.close()
+
+
+def again(cfgs: list[Any], pending: Path) -> tuple[int, Ended]:
+    """Go on with the interrupted group of these jobs; returns the step, and what each job came to, in the jobs' order."""
+    groups.PROGRAMS.kept.clear()
+    by_identity = {identity(cfg): cfg for cfg in cfgs}
+    (kept,) = group_checkpoints.interrupted(pending, by_identity.keys(), 0)
+    group = groups.again([by_identity[each] for each in kept.identities], kept.columns)
+    try:
+        start = kept.restore(group)
+        assert start is not None
+        step = start[0].taken
+        results = dict(zip(kept.identities, fused.run(group, lambda: None, kept.save, *start), strict=True))
+    finally:
+        kept.close()
+    return step, [results[each] for each in by_identity]
+
+
+def same(one: tuple[Trace, Result], other: tuple[Trace, Result]) -> None:
+    """Assert that two jobs ended alike and that all their numbers have the same bits."""
+    (rows, result), (expected, reference) = one, other
+    assert len(rows) == len(expected)
+    for name, column in rows.columns().items():
+        np.testing.assert_array_equal(column, expected.columns()[name], err_msg=name)
+    assert (result.ending, result.stopped_by) == (reference.ending, reference.stopped_by)
+    assert (result.iterations, result.best.start) == (reference.iterations, reference.best.start)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_goes_on_bit_for_bit(composed, tmp_path, name):
+    cfgs = composed(*GROUPS[name])
+    whole = begun(cfgs, tmp_path / "whole")
+    first = begun(cfgs, tmp_path / "parts", chunks=3)
+    for (rows, result), (expected, _) in zip(first, whole, strict=True):
+        assert (result.ending, result.stopped_by, result.iterations) == (Ending.INTERRUPTED, "SIGTERM", 3 * CHUNK)
+        np.testing.assert_array_equal(rows.loss, expected.loss[: 3 * CHUNK + 1])
+        np.testing.assert_array_equal(rows.gradient, expected.gradient[: 3 * CHUNK + 1])
+    step, rest = again(cfgs, tmp_path / "parts")
+    assert step == 3 * CHUNK
+    for one, other in zip(rest, whole, strict=True):
+        same(one, other)
+
+
+@pytest.mark.parametrize("compile_seconds", [np.inf, -np.inf], ids=["all lanes", "fewer lanes"])
+def test_jobs_that_ended_at_rows_of_their_own_stay_ended(composed, tmp_path, monkeypatch, compile_seconds):
+    cfgs = composed(*RULES, seeds=16)
+    monkeypatch.setattr(fused, "COMPILE_SECONDS", compile_seconds)
+    whole = begun(cfgs, tmp_path / "whole")
+    stops = {result.iterations for _, result in whole}
+    assert min(stops) < 2 * CHUNK < 3 * CHUNK < max(stops), stops
+    killed(cfgs, tmp_path / "killed", chunks=3)
+    step, rest = again(cfgs, tmp_path / "killed")
+    assert step == 2 * CHUNK
+    for one, other in zip(rest, whole, strict=True):
+        same(one, other)
+    # Those that had ended at a signal are recorded, and do not come again.
+    first = begun(cfgs, tmp_path / "signal", chunks=3)
+    live = [i for i, (_, result) in enumerate(first) if result.ending is Ending.INTERRUPTED]
+    assert 0 < len(live) < len(cfgs)
+    step, rest = again([cfgs[i] for i in live], tmp_path / "signal")
+    assert step == 3 * CHUNK
+    for i, one in zip(live, rest, strict=True):
+        same(one, whole[i])
+
+
+def test_a_group_that_had_ended_takes_no_step_again(composed, tmp_path, monkeypatch):
+    cfgs = composed(*RULES)
+    whole = begun(cfgs, tmp_path)
+    monkeypatch.setattr(groups.Group, "program", None)
+    step, rest = again(cfgs, tmp_path)
+    assert step >= max(result.iterations for _, result in whole)
+    for one, other in zip(rest, whole, strict=True):
+        same(one, other)
+
+
+def damage(folder: Path, step: int) -> None:
+    """Change a byte in the rows of a checkpoint."""
+    (file,) = folder.glob(f"groups/*/{step}/{checkpoints.ROWS}")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_none_is_passed_over_in_silence(composed, tmp_path, caplog):
+    cfgs = composed(*GROUPS["adam"])
+    whole = begun(cfgs, tmp_path / "whole")
+    begun(cfgs, tmp_path / "parts", chunks=3)
+    shutil.copytree(tmp_path / "parts", tmp_path / "none")
+    damage(tmp_path / "parts", 3 * CHUNK)
+    step, rest = again(cfgs, tmp_path / "parts")
+    assert step == 2 * CHUNK and "the one before is looked for" in caplog.text
+    for one, other in zip(rest, whole, strict=True):
+        same(one, other)
+    for step in (2 * CHUNK, 3 * CHUNK):
+        damage(tmp_path / "none", step)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^checkpoint: none of .* is whole; set resume=false, which starts anew$"):
+            again(cfgs, tmp_path / "none")
+
+
+def test_two_processes_never_go_on_with_one_job_and_may_share_out_a_group(composed, tmp_path):
+    cfgs = composed(*GROUPS["adam"])
+    whole = begun(cfgs, tmp_path / "whole")
+    begun(cfgs, tmp_path / "parts", chunks=3)
+    ids = [identity(cfg) for cfg in cfgs]
+    (one,) = group_checkpoints.interrupted(tmp_path / "parts", ids[:1], 0)
+    with pytest.raises(UserError, match="are being continued by process"):
+        list(group_checkpoints.interrupted(tmp_path / "parts", ids[:1], 0))
+    step, rest = again(cfgs[1:], tmp_path / "parts")
+    assert one.identities == ids[:1] and step == 3 * CHUNK
+    for mine, other in zip(rest, whole[1:], strict=True):
+        same(mine, other)
+    one.close()
+    step, (mine,) = again(cfgs[:1], tmp_path / "parts")
+    assert step == 3 * CHUNK
+    same(mine, whole[0])
+
+
+def test_a_group_that_cannot_be_saved_goes_on(composed, tmp_path, caplog):
+    (tmp_path / "groups").write_text("")
+    results = begun(composed(*GROUPS["adam"]), tmp_path)
+    assert [result.iterations for _, result in results] == [STEPS] * 4
+    assert "cannot be written" in caplog.text
+
+
+def test_nothing_is_written_before_it_is_due(composed, tmp_path):
+    begun(composed(*GROUPS["adam"]), tmp_path / "pending", every=60)
+    assert not (tmp_path / "pending").exists()
+
+
+# Slow enough to be interrupted, and of numbers that differ in each step.
+COMMAND = ["loss=rosenbrock", "optimizer=adam", "guess=normal", "seed=1,2", "execution=graph", "execution.chunk=500"]
+COMMAND += ["max_iterations=30000", "tracking.every=500", "checkpoint.every_seconds=0.3", "hydra/launcher=fused", "report=none"]
+
+
+def by_seed(found: list[Any]) -> dict[str, Any]:
+    return {run.data.params["seed"]: run for run in found}
+
+
+def trajectory(folder: Path, run_id: str) -> pa.Table:
+    """Return the file of a run's rows."""
+    uri = store(folder).tracking_uri
+    return pq.read_table(download_artifacts(run_id=run_id, artifact_path="trajectory.parquet", tracking_uri=uri))
+
+
+def saved(folder: Path) -> int:
+    """Return the last step that the group in a folder was saved at."""
+    return max((int(path.name) for path in folder.glob("outputs/pending/groups/*/*") if path.name.isdecimal()), default=0)
+
+
+def stopped(folder: Path, number: int) -> int:
+    """Start the sweep, signal it when it has been saved, and return its exit code when it has ended."""
+    before, process = saved(folder), processes.started(folder, "-m", *COMMAND)
+    assert processes.wait(lambda: saved(folder) > before, 60)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def equal(folder: Path, runs: list[Any], others: list[Any]) -> None:
+    """Assert that jobs have recorded the same numbers, each once, and ended alike."""
+    mine, theirs = by_seed(runs), by_seed(others)
+    assert len(runs) == len(others) and mine.keys() == theirs.keys()
+    for seed, run in mine.items():
+        assert run.info.status == "FINISHED" and run.data.tags["ending"] == "iteration_limit"
+        assert "stopped_by" not in run.data.tags
+        files = [trajectory(folder, each.info.run_id) for each in (run, theirs[seed])]
+        assert files[0].equals(files[1])
+        for metric in ("loss", "x/0", "gradient/1", "gradient_norm", "system/iterations", "system/best_step"):
+            assert history(folder, run.info.run_id, metric) == history(folder, theirs[seed].info.run_id, metric)
+
+
+def test_the_same_command_goes_on_after_signals_and_kills(cli, runs, tmp_path):
+    assert stopped(tmp_path, signal.SIGTERM) == 143
+    first = by_seed(runs())
+    assert {run.info.status for run in first.values()} == {"KILLED"} and len(runs()) == 2
+    step = int(first["1"].data.metrics["system/iterations"])
+    assert stopped(tmp_path, signal.SIGKILL) == -signal.SIGKILL
+    ended = cli("-m", *COMMAND)
+    assert ended.code == 0 and ended.err == ""
+    (said,) = [line for line in ended.out.splitlines() if line.startswith("continues 2 jobs as one program from step ")]
+    assert int(said.split()[8].rstrip(";")) >= step and said.endswith("; resume=false starts anew")
+    continued = by_seed(runs())
+    assert {seed: run.info.run_id for seed, run in continued.items()} == {seed: run.info.run_id for seed, run in first.items()}
+    assert {run.data.tags["resumed"] for run in continued.values()} == {"2"}
+    assert not (tmp_path / "outputs/pending").exists()
+    assert cli("-m", *COMMAND, "sweep.reuse=false").code == 0
+    anew = [run for run in runs() if run.info.run_id not in {each.info.run_id for each in continued.values()}]
+    equal(tmp_path, list(continued.values()), anew)
+
+
+def test_resume_false_starts_anew(cli, runs, tmp_path):
+    assert stopped(tmp_path, signal.SIGTERM) == 143
+    before = {run.info.run_id for run in runs()}
+    ended = cli("-m", *COMMAND, "resume=false")
+    assert ended.code == 0 and ended.err == "" and "continues" not in ended.out
+    assert {run.info.run_id: run.info.status for run in runs() if run.info.run_id in before} == dict.fromkeys(before, "KILLED")
+    assert len(runs()) == 4 and not (tmp_path / "outputs/pending").exists()
+
+
+SHORT = ["-m", "loss=rosenbrock", "optimizer=adam", "guess=normal", "seed=1,2,3", f"max_iterations={STEPS}"]
+SHORT += [f"execution.chunk={CHUNK}", "hydra/launcher=fused", "tracking.flush_timeout=1"]
+
+
+def around(monkeypatch: pytest.MonkeyPatch, then: Callable[[], Any], chunks: int | None = None) -> None:
+    """Do something when a group has run and is about to be recorded; a signal comes after so many chunks, if any."""
+    run = fused.run
+    came = iter([None] * chunks + ["SIGTERM"]) if chunks is not None else None
+
+    def wrapped(group: fused.Group, signal: Callable[[], str | None], *words: Any) -> Ended:
+        results = run(group, (lambda: next(came)) if came else signal, *words)
+        then()
+        return results
+
+    monkeypatch.setattr(fused, "run", wrapped)
+
+
+def rename(file: Path, *names: str) -> None:
+    """Give a table of a store another name."""
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("ALTER TABLE {} RENAME TO {}".format(*names))
+
+
+def contents(client: MlflowClient, run: Any) -> dict[str, Any]:
+    """Return what a store has of a run, without what differs from one run to the next."""
+    metrics = {}
+    for key in run.data.metrics:
+        rows = [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, key)]
+        assert len({step for step, _ in rows}) == len(rows), key
+        metrics[key] = sorted(rows) if "seconds" not in key else None
+    own = ("run_key", "folder", "overrides", "mlflow.runName", "heartbeat", "heartbeat_every", "pid", "mlflow.parentRunId")
+    tags = {key: value for key, value in run.data.tags.items() if key not in own}
+    params = {key: value for key, value in run.data.params.items() if not key.startswith(("tracking.", "sweep."))}
+    files = sorted(each.path for each in client.list_artifacts(run.info.run_id))
+    return {"metrics": metrics, "tags": tags, "params": params, "files": files, "status": run.info.status}
+
+
+def undisturbed(cli: Callable[..., Any], runs: Callable[[], list[Any]], tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Run the jobs where nothing disturbs them, and return what the store has of each."""
+    assert cli(*SHORT, "tracking.experiment=undisturbed").code == 0
+    found = {seed: contents(store(tmp_path), run) for seed, run in by_seed(runs()).items()}
+    client = store(tmp_path)
+    experiment = client.get_experiment_by_name("undisturbed")
+    assert experiment is not None and len(found) == 3
+    client.delete_experiment(experiment.experiment_id)
+    return found
+
+
+def test_what_the_store_does_not_take_is_sent_later_and_once(cli, runs, tmp_path, monkeypatch):
+    expected, file = undisturbed(cli, runs, tmp_path), tmp_path / "outputs/mlflow.db"
+    with monkeypatch.context() as patched:
+        around(patched, lambda: rename(file, "metrics", "gone"))
+        ended = cli(*SHORT, "sweep.reuse=false")
+    rename(file, "gone", "metrics")
+    assert ended.code == 0 and "3 iteration_limit" in ended.out and "Traceback" not in ended.err
+    first, second = ended.err.splitlines()
+    assert first.startswith("WARNING: 3 runs could not be sent, ") and first.endswith("; send them with: python -m runner.sync")
+    assert second.startswith("WARNING: the sweep's own run ") and "could not be ended" in second
+    assert runs() == []
+    shutil.copytree(tmp_path / "outputs/sweeps", tmp_path / "kept")
+    for folders in ([], [str(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/*/spool")]):
+        shutil.copytree(tmp_path / "kept", tmp_path / "outputs/sweeps", dirs_exist_ok=True)
+        assert sync.main(folders) == 0
+        assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
+        sent = by_seed(runs())
+        assert len(runs()) == 3 and {seed: contents(store(tmp_path), run) for seed, run in sent.items()} == expected
+
+
+def test_an_interrupted_group_that_the_store_did_not_take_goes_on(cli, runs, tmp_path, monkeypatch):
+    expected, file = undisturbed(cli, runs, tmp_path), tmp_path / "outputs/mlflow.db"
+    with monkeypatch.context() as patched:
+        around(patched, lambda: rename(file, "metrics", "gone"), chunks=3)
+        assert cli(*SHORT).code == 143
+    rename(file, "gone", "metrics")
+    assert runs() == [] and sync.main([]) == 0
+    before = by_seed(runs())
+    assert {run.info.status for run in before.values()} == {"KILLED"} and len(before) == 3
+    ended = cli(*SHORT)
+    assert ended.code == 0 and ended.err == "" and f"continues 3 jobs as one program from step {3 * CHUNK};" in ended.out
+    after = by_seed(runs())
+    assert {seed: run.info.run_id for seed, run in after.items()} == {seed: run.info.run_id for seed, run in before.items()}
+    for seed, run in after.items():
+        assert history(tmp_path, run.info.run_id, "loss").keys() == {*range(STEPS + 1)}
+        assert run.data.tags.pop("resumed") == "1" and run.info.status == "FINISHED"
+        # What a run came to stands at step 0, twice if it came to something twice.
+        names = [name for name in run.data.metrics if not name.startswith("system/")]
+        assert {name: expected[seed]["metrics"][name] for name in names} == {
+            name: sorted(history(tmp_path, run.info.run_id, name).items()) for name in names
+        }
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
+
+
+@pytest.mark.xdist_group("bulk")
+def test_runs_on_a_server_go_on_and_what_it_does_not_take_is_sent_later(cli, tmp_path, monkeypatch):
+    gone = threading.Event()
+    fault = lambda method, path, before: proxy.BUSY if gone.is_set() else None  # noqa: E731
+    with (
+        servers.mlflow(f"sqlite:///{tmp_path}/new.db", tmp_path) as uri,
+        proxy.faulty(uri, fault) as address,
+    ):
+        client, words = MlflowClient(tracking_uri=uri), (*SHORT, f"tracking.uri={address}", "tracking.experiment=named")
+        with monkeypatch.context() as patched:
+            around(patched, lambda: None, chunks=3)
+            assert cli(*words).code == 143
+        experiment = client.get_experiment_by_name("named")
+        assert experiment is not None
+        found = lambda: by_seed(client.search_runs([experiment.experiment_id], "tags.identity LIKE '%'"))  # noqa: E731
+        before = found()
+        assert {run.info.status for run in before.values()} == {"KILLED"} and len(before) == 3
+        with monkeypatch.context() as patched:
+            around(patched, gone.set)
+            ended = cli(*words)
+        assert ended.code == 0 and "WARNING: 3 runs could not be sent" in ended.err and "Traceback" not in ended.err
+        assert f"continues 3 jobs as one program from step {3 * CHUNK};" in ended.out
+        gone.clear()
+        assert sync.main([]) == 0
+        for seed, run in found().items():
+            assert run.info.run_id == before[seed].info.run_id and run.info.status == "FINISHED"
+            steps = [row.step for row in client.get_metric_history(run.info.run_id, "loss")]
+            assert sorted(steps) == [*range(STEPS + 1)]
+        assert "3 reused" in cli(*words).out
