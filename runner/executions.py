@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +24,16 @@ CHUNK_BYTES = 8 * 2**20
 # graph of small ones, of which each costs some 50 ns. By default that is 1 KiB, a dozen numbers. Up to 64, Adam with 10
 # numbers is 17 times as fast, with 100 nine times; beyond it, its own products of matrices lose against Eigen's.
 KERNEL_OPTION, KERNEL_BYTES = "xla_cpu_small_while_loop_byte_threshold", 64 * 2**10
+# What a compiled loop begins again with where it has gone too far is no older than this.
+KEPT_SECONDS = 0.1
+
+
+class Kept(NamedTuple):
+    """The values of a program's variables before a step, and when that was, by the monotonic clock."""
+
+    step: int
+    at: float
+    values: list[tf.Tensor]
 
 
 def eager(step: Step, *, chunk: int) -> Execution:
@@ -63,14 +75,55 @@ def xla(step: Step, *, chunk: int) -> Execution:
 
 
 def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
-    """Run n steps as one program: a loop that writes its rows into buffers, and the evaluation of the point it ends at.
-
-    The number of steps is an input, the buffers' length is not: one program serves every n ≤ chunk, and n = 0 compiles it. A
-    strategy that Python drives has its evaluations compiled instead.
-    """
+    """Run n steps as one program; a strategy that Python drives has its evaluations compiled instead."""
     if step.compiled is not None:
         with compiling(jit_compile):
             return eager(step.compiled(partial(tf.function, jit_compile=jit_compile, autograph=False)), chunk=chunk)
+    program, capacity = programmed(step, chunk, jit_compile)
+    taken, reached, kept, variables = 0, None, Kept(0, -math.inf, []), captured(program)
+
+    def advance(n: int) -> Trace:
+        nonlocal kept, reached, taken
+        # Seldom: to read a variable takes as long as a hundred small steps.
+        if time.monotonic() - kept.at > KEPT_SECONDS:
+            values = [tf.raw_ops.ReadVariableOp(resource=each, dtype=dtype) for each, dtype in variables]
+            kept = Kept(taken, time.monotonic(), values)
+        rows, reached = program(tf.constant(n))
+        start, taken = taken, taken + n
+        # A view: what the program has returned is on the host already, and nobody else writes there.
+        return traced(start, tf.nest.map_structure(lambda part: np.asarray(memoryview(part))[:n], rows))
+
+    def last() -> Trace:
+        nonlocal reached
+        if reached is None:
+            with compiling(jit_compile):
+                _, reached = program(tf.constant(0))
+        return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], reached))
+
+    def rewind(at: int) -> None:
+        nonlocal reached, taken
+        if at == taken:
+            return
+        for (each, _), value in zip(variables, kept.values, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=each, value=value)
+        taken = kept.step
+        while taken < at:
+            _, reached = program(tf.constant(n := min(at - taken, capacity)))
+            taken += n
+
+    def restart(at: int = 0) -> None:
+        nonlocal kept, reached, taken
+        taken, reached, kept = at, None, Kept(at, -math.inf, [])
+        step.restart()
+
+    return Execution(advance, last, restart, capacity, variables=step.variables, rewind=rewind)
+
+
+def programmed(step: Step, chunk: int, jit_compile: bool) -> tuple[Any, int]:
+    """Return a program, a loop that writes its rows into buffers and the evaluation of the point it ends at, and its capacity.
+
+    The number of steps is an input, the buffers' length is not: one program serves every n ≤ capacity, and n = 0 compiles it.
+    """
     with compiling(jit_compile):
         pattern = tf.function(step.evaluate, autograph=False).get_concrete_function().structured_outputs
     row_bytes = sum(part.dtype.size * (part.shape.num_elements() or 0) for part in tf.nest.flatten(pattern))
@@ -90,29 +143,17 @@ def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
     with compiling(jit_compile):
         # A call of the tf.function itself, which looks for the trace that fits, takes twice as long.
         function = tf.function(loop, jit_compile=jit_compile, autograph=False)
-        program = function.get_concrete_function(tf.TensorSpec((), tf.int32))
-    taken, reached = 0, None
+        return function.get_concrete_function(tf.TensorSpec((), tf.int32)), capacity
 
-    def advance(n: int) -> Trace:
-        nonlocal reached, taken
-        rows, reached = program(tf.constant(n))
-        start, taken = taken, taken + n
-        # A view: what the program has returned is on the host already, and nobody else writes there.
-        return traced(start, tf.nest.map_structure(lambda part: np.asarray(memoryview(part))[:n], rows))
 
-    def last() -> Trace:
-        nonlocal reached
-        if reached is None:
-            with compiling(jit_compile):
-                _, reached = program(tf.constant(0))
-        return traced(taken, tf.nest.map_structure(lambda part: part.numpy()[None], reached))
+def captured(program: Any) -> list[tuple[tf.Tensor, tf.DType]]:
+    """Return the handles of the variables that a program reads and writes, with their types.
 
-    def restart(at: int = 0) -> None:
-        nonlocal reached, taken
-        taken, reached = at, None
-        step.restart()
-
-    return Execution(advance, last, restart, capacity, variables=step.variables)
+    `program.variables` lacks those that TensorFlow 1's optimizers write by their handles alone.
+    """
+    handles = [each for each in program.captured_inputs if each.dtype == tf.resource]
+    kinds = [(each, each._handle_data.shape_and_type) for each in handles if each._handle_data is not None]
+    return [(each, tf.as_dtype(kind[0].dtype)) for each, kind in kinds if kind]
 
 
 def traced(start: int, rows: Any) -> Trace:

@@ -144,7 +144,7 @@ def steps(
     taken = lambda: int(optimizers.steps(program.optimizer))  # noqa: E731
     measure = measures.measuring(ready.loss, full_loss_every)
     result = loop.run(program.execution, taken, ready.rules, watchers, signal, measure, start, save)
-    # The loop may have gone further: past a gradient that is not finite, or a rule that held.
+    # The loop may have gone further, past a rule that held, or to an x that is not finite.
     program.x.assign(result.x)
     return result
 

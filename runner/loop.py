@@ -160,6 +160,8 @@ def run(
 
         reached, trace = new.start + len(new), join([*([at.earlier] if at.earlier else []), new])
         stop = rules.stop(trace, len(trace) - len(new)) or (Stop(new.start, *over) if over else None)
+        if stop is not None and stop.ending is Ending.DIVERGED:
+            execution.rewind(stop.step)
         new = new if stop is None else new[: stop.step + 1 - new.start]
         at.earlier = trace[max(0, len(trace) - rules.look_back) :] if rules.look_back else None
         at.best = lower(at.best, new)

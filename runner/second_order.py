@@ -14,7 +14,7 @@ import tensorflow as tf
 from runner.errors import UserError
 from runner.loop import EVALUATIONS
 from runner.losses import Loss
-from runner.strategies import Row, Step, checked, no_gradient, own_steps
+from runner.strategies import Row, Step, checked, no_gradient, own_steps, usable
 
 Function = Callable[[tf.Tensor], tf.Tensor]
 # A shift that is doubled so often has become larger than any eigenvalue: from 1e-3 of the norm on, 10 would do.
@@ -99,6 +99,8 @@ def newton(loss: Loss, optimizer: Any, x: tf.Variable, *, shift: float, sufficie
 
     def take() -> Row:
         row = evaluate()
+        if not usable(*row[:3]):
+            return row
         slopes = tf.reshape(row.gradient, (n, 1))
         p = tf.reshape(direction(hessian(function, row.x), slopes, shift), row.x.shape)
         slope = tf.reduce_sum(row.gradient * p)

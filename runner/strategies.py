@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from runner import averages, optimizers
@@ -121,7 +122,8 @@ def tape(
 
     def take() -> Row:
         row = evaluate()
-        optimizer.apply_gradients(zip([row.gradient], [x], strict=True))
+        if usable(*row[:3]):
+            optimizer.apply_gradients(zip([row.gradient], [x], strict=True))
         return row
 
     return Step(take, evaluate)
@@ -154,7 +156,7 @@ def minimize(loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
         if own is None:
             gradients = two_steps(optimizer, loss_without_arguments, [x])
         else:
-            with applied(optimizer) as gradients:
+            with applied(optimizer, seen) as gradients:
                 own(loss_without_arguments, var_list=[x])
         return Row(seen[0], seen[1], tf.convert_to_tensor(gradients[0]), {})
 
@@ -166,26 +168,32 @@ def two_steps(optimizer: Any, loss: Callable[[], tf.Tensor], var_list: list[tf.V
     with tf.GradientTape() as t:
         y = loss()
     gradients = t.gradient(y, var_list)
-    optimizer.apply_gradients(zip(gradients, var_list, strict=True))
+    if usable(*var_list, y, *gradients):
+        optimizer.apply_gradients(zip(gradients, var_list, strict=True))
     return gradients
 
 
 @contextmanager
-def applied(optimizer: Any) -> Iterator[list[tf.Tensor]]:
-    """Give the gradients that `optimizer.apply_gradients` is handed in this block."""
+def applied(optimizer: Any, seen: Sequence[tf.Tensor]) -> Iterator[list[tf.Tensor]]:
+    """Give the gradients that `optimizer.apply_gradients` is handed in this block; x and the loss are then `seen`."""
     gradients: list[tf.Tensor] = []
     original = optimizer.apply_gradients
 
     def apply_gradients(grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
         pairs = list(grads_and_vars)
         gradients.extend(gradient for gradient, _ in pairs)
-        return original(pairs, *args, **kwargs)
+        return original(pairs, *args, **kwargs) if usable(*seen, *gradients) else None
 
     optimizer.apply_gradients = apply_gradients
     try:
         yield gradients
     finally:
         optimizer.apply_gradients = original
+
+
+def usable(*numbers: Any) -> bool:
+    """Return whether a step may be taken from these: if all are finite. A compiled loop is rewound instead."""
+    return not tf.executing_eagerly() or all(np.isfinite(each.numpy()).all() for each in numbers)
 
 
 def checked(y: Any, x: tf.Tensor) -> tf.Tensor:

@@ -62,6 +62,7 @@ class Execution(NamedTuple):
     taken from yet. The first `last()` compiles, evaluates the first point and takes no step. `restart(at)` follows a change of
     x and the optimizer's state from outside: the next row is that of step `at`, 0 where it is left out, what the strategy
     carries is as before step 0, and nothing is compiled again. `variables` hold what it carries; None: there are none that do.
+    `rewind(step)` undoes what updates from this step on have done, bit for bit, where a row of the last chunk is not finite.
 
     A strategy may come to an end of its own: `ended()` is why, an ending with its finer word and its sentence, and `advance`
     returns fewer rows where that shows on the way. `close()` follows the last row that is asked for.
@@ -74,6 +75,7 @@ class Execution(NamedTuple):
     ended: Callable[[], tuple[Any, str, str] | None] = lambda: None
     close: Callable[[], None] = lambda: None
     variables: Sequence[Any] | None = ()
+    rewind: Callable[[int], None] = lambda step: None
 
 
 def split(name: str, values: np.ndarray, coordinates: int | None = None) -> dict[str, np.ndarray]:
