@@ -178,14 +178,14 @@ def test_without_tracking_mlflow_is_not_imported(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_run_as_killed(tmp_path, number, code):
-    command = Command(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100", "report=none")
+def test_a_signal_ends_a_run_as_killed(prepared, number, code):
+    command = Command(prepared, "execution=eager", "max_iterations=1000000", "tracking.every=100", "report=none")
     command.reach(21)
     command.signal(number)
     began = time.monotonic()
     assert command.ended() == Ended(code, "") and "interrupted" in command.out.read_text()
     assert time.monotonic() - began < 5
-    client = store(tmp_path)
+    client = store(prepared)
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert run.info.status == "KILLED" and run.data.tags["ending"] == "interrupted"
     last = int(run.data.metrics["system/iterations"])
