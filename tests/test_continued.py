@@ -85,6 +85,23 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(prepared, undist
     equal(prepared, undisturbed)
 
 
+def test_a_run_that_is_being_continued_is_left_to_the_process_that_does(prepared):
+    words = ("execution=eager", "max_iterations=1000000", "report=none")
+    first = Command(prepared, *words)
+    first.reach(51)
+    first.kill()
+    second = Command(prepared, *words)
+    try:
+        second.reach(1)
+        assert "continues run " in second.out.read_text()
+        third = Command(prepared, *words, to=prepared / "third").ended()
+    finally:
+        second.kill()
+    assert third.code == 1 and third.err.count("\n") == 1
+    assert f"is being continued by process {second.process.pid} on " in third.err and "set resume=false" in third.err
+    assert len(store(prepared).search_runs(["1"])) == 1
+
+
 @pytest.mark.long
 def test_a_run_that_was_killed_before_its_first_checkpoint_takes_its_steps_again(prepared, undisturbed):
     interrupted(prepared, signal.SIGKILL)
