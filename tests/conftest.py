@@ -61,17 +61,26 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def with_store(folder: Path, migrated: Path) -> Path:
+    """Put an empty store into a folder, where commands look for it, and return the folder."""
+    (folder / "outputs").mkdir(parents=True)
+    shutil.copy(migrated, folder / "outputs")
+    return folder
+
+
 @pytest.fixture
-def cli(
-    tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Ended]:
+def prepared(tmp_path: Path, migrated: Path) -> Path:
+    """Give a folder with nothing but an empty store."""
+    return with_store(tmp_path, migrated)
+
+
+@pytest.fixture
+def cli(prepared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run `python -m runner` with these words in a folder with nothing but a store, and in this process, to import once.
 
     Runs are not drawn and sweeps not reported, which takes seconds each; `drawn` and `reported` have them so.
     """
-    (tmp_path / "outputs").mkdir()
-    shutil.copy(migrated, tmp_path / "outputs")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(prepared)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(config, "draws", lambda cfg, marks: False)

@@ -69,7 +69,12 @@ def test_a_side_can_be_run_again():
 
 
 @pytest.mark.xdist_group("bulk")
-@pytest.mark.parametrize("place", [recording.SQLITE, recording.POSTGRESQL, recording.SERVER], ids=lambda place: place.name)
+# That a server gets the same is in test_ui, too.
+@pytest.mark.parametrize(
+    "place",
+    [recording.SQLITE, recording.POSTGRESQL, pytest.param(recording.SERVER, marks=pytest.mark.long)],
+    ids=lambda place: place.name,
+)
 def test_every_recorder_leaves_the_same_table(place):
     with place.open() as store:
         for way in place.ways.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from commands import Command, Ended
-from conftest import history, store
+from conftest import history, store, with_store
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
@@ -45,9 +45,9 @@ def finished(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
     """Return the folder of a run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    folder = with_store(tmp_path_factory.mktemp("undisturbed"), migrated)
     finished(folder, "report=none")
     return folder
 
@@ -66,40 +66,57 @@ def equal(folder: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)])
-def test_a_run_that_a_signal_ended_goes_on(tmp_path, undisturbed, number, code):
-    assert interrupted(tmp_path, number) == code
-    before = only_run(tmp_path)
+def test_a_run_that_a_signal_ended_goes_on(prepared, undisturbed, number, code):
+    assert interrupted(prepared, number) == code
+    before = only_run(prepared)
     assert before.info.status == "KILLED"
-    out = finished(tmp_path)
+    out = finished(prepared)
     step = int(before.data.metrics["system/iterations"])
     assert f"continues run {before.info.run_id} from step {step}; resume=false starts anew\n" in out
-    equal(tmp_path, undisturbed)
+    equal(prepared, undisturbed)
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path, undisturbed):
-    assert interrupted(tmp_path, signal.SIGKILL, "checkpoint.every_seconds=0") == -signal.SIGKILL
-    steps = [int(path.name) for path in tmp_path.glob("outputs/runs/*/*/checkpoint/[0-9]*") if path.suffix != ".tmp"]
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(prepared, undisturbed):
+    assert interrupted(prepared, signal.SIGKILL, "checkpoint.every_seconds=0") == -signal.SIGKILL
+    steps = [int(path.name) for path in prepared.glob("outputs/runs/*/*/checkpoint/[0-9]*") if path.suffix != ".tmp"]
     assert len(steps) == 2
-    out = finished(tmp_path)
+    out = finished(prepared)
     assert f"from step {max(steps)};" in out
-    equal(tmp_path, undisturbed)
+    equal(prepared, undisturbed)
+
+
+def test_a_run_that_is_being_continued_is_left_to_the_process_that_does(prepared):
+    words = ("execution=eager", "max_iterations=1000000", "report=none")
+    first = Command(prepared, *words)
+    first.reach(51)
+    first.kill()
+    second = Command(prepared, *words)
+    try:
+        second.reach(1)
+        assert "continues run " in second.out.read_text()
+        third = Command(prepared, *words, to=prepared / "third").ended()
+    finally:
+        second.kill()
+    assert third.code == 1 and third.err.count("\n") == 1
+    assert f"is being continued by process {second.process.pid} on " in third.err and "set resume=false" in third.err
+    assert len(store(prepared).search_runs(["1"])) == 1
 
 
 @pytest.mark.long
-def test_a_run_that_was_killed_before_its_first_checkpoint_takes_its_steps_again(tmp_path, undisturbed):
-    interrupted(tmp_path, signal.SIGKILL)
-    assert "from step 0;" in finished(tmp_path)
-    equal(tmp_path, undisturbed)
+def test_a_run_that_was_killed_before_its_first_checkpoint_takes_its_steps_again(prepared, undisturbed):
+    interrupted(prepared, signal.SIGKILL)
+    assert "from step 0;" in finished(prepared)
+    equal(prepared, undisturbed)
 
 
 @pytest.mark.long
-def test_another_configuration_and_resume_false_start_anew(tmp_path):
-    interrupted(tmp_path, signal.SIGTERM)
-    client = store(tmp_path)
-    first = only_run(tmp_path).info.run_id
+def test_another_configuration_and_resume_false_start_anew(prepared):
+    interrupted(prepared, signal.SIGTERM)
+    client = store(prepared)
+    first = only_run(prepared).info.run_id
     for words in (["seed=1", "max_iterations=5"], ["optimizer.learning_rate=0.02"], ["resume=false"]):
-        assert "continues run" not in finished(tmp_path, *words)
+        assert "continues run" not in finished(prepared, *words)
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert len(runs) == 4
     assert client.get_run(first).info.status == "KILLED"
-    assert f"continues run {first} from" in finished(tmp_path, "checkpoint.every_seconds=5")
+    assert f"continues run {first} from" in finished(prepared, "checkpoint.every_seconds=5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_a_plan_says_what_would_run_and_runs_nothing(cli, runs, tmp_path):
 
 @pytest.mark.xdist_group("bulk")
 @pytest.mark.parametrize("kind", ["postgresql", "server"])
-def test_other_stores_get_the_same(cli, tmp_path, kind):
+def test_other_stores_get_the_same(cli, tmp_path, migrated, kind):
     words = ["-m", "optimizer.learning_rate=0.1,0.2,0.3", "max_iterations=20", "hydra/launcher=fused"]
 
     def check(uri: str) -> None:
@@ -149,5 +150,5 @@ def test_other_stores_get_the_same(cli, tmp_path, kind):
         with servers.postgresql(tmp_path / "server") as uri:
             check(uri)
     else:
-        with servers.mlflow(f"sqlite:///{tmp_path}/new.db", tmp_path) as address:
+        with servers.mlflow(f"sqlite:///{shutil.copy(migrated, tmp_path)}", tmp_path) as address:
             check(address)

@@ -30,10 +30,16 @@ import tensorflow as tf
 
 STEPS = [0, 1]
 
+class Odd(BaseException):
+    # Which no pickle brings to another process.
+    def __init__(self, *, word):
+        self.handle = open(os.devnull)
+
 def loss(x, *, way):
     # In the second step, when the run has begun.
     if way == 4 and not tf.is_symbolic_tensor(x) and not STEPS.pop(): os.kill(os.getpid(), 9)
     if way == 6: raise RuntimeError("threads " + os.environ["TF_NUM_INTRAOP_THREADS"])
+    if way == 7: raise Odd(word="odd")
     return tf.square(x - 4)
 
 def guess(loss, dtype, seed, *, x):
@@ -117,13 +123,13 @@ def comes_to_what_it_should(folder: Path, address: str, launcher: list[str]) -> 
 
 def loses_one_job_alone(folder: Path, address: str, launcher: list[str], threads: int) -> None:
     """Kill a job's process, and make sure that the others end well, and that this one is named."""
-    ended = sweep(folder, address, *launcher, "loss.way=0,4,5,6", "max_iterations=3", "execution=eager")
-    assert ended.code == 1 and "2 of 4 jobs failed" in ended.err, ended
+    ended = sweep(folder, address, *launcher, "loss.way=0,4,5,6,7", "max_iterations=3", "execution=eager")
+    assert ended.code == 1 and "3 of 5 jobs failed" in ended.err and "Odd: " in ended.out, ended
     told = [line for line in ended.out.splitlines() if line.startswith("  ") and "loss.way=4" in line and "died" in line]
     assert len(told) == 1 and "its process died" in told[0]
     assert f"RuntimeError: threads {threads}" in ended.out, ended.out
     (parent,), _ = recorded(folder, address)
-    assert parent.info.status == "FAILED" and parent.data.metrics["system/failed"] == 2
+    assert parent.info.status == "FAILED" and parent.data.metrics["system/failed"] == 3
 
     def killed() -> set:
         """The recorder of a dead process ends its run, in its own time."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from conftest import CONF, environment, strategies
+from commands import WARM
+from conftest import CONF, strategies
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -129,20 +129,24 @@ def test_the_averages_of_adam_are_those_of_its_finite_gradients(execution):
         assert found == pytest.approx(value, rel=1e-4)
 
 
-DIGEST = (
-    "import sys, tensorflow as tf; from runner import config, experiment; from hydra import compose, initialize_config_dir\n"
-    "from runner.trace import join\nconfig.register()\n"
-    "with initialize_config_dir(sys.argv[1], version_base='1.3'):\n    cfg = compose('config', sys.argv[2:])\n"
-    "ready, rows = experiment.built(cfg), []\nexperiment.steps(ready, [rows.append])\n"
-    "from tensorflow.python.framework import config as switches\n"
-    "print(switches.is_op_determinism_enabled(), join(rows).x.tobytes().hex())\n"
-)
+def write(file: Path, words: list[str]) -> None:
+    """Run what is composed of these words, and write to a file the bytes of every x."""
+    from tensorflow.python.framework import config as switches
+
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        ready, rows = experiment.built(compose("config", words)), []
+    experiment.steps(ready, [rows.append])
+    assert switches.is_op_determinism_enabled()
+    file.write_bytes(join(rows).x.tobytes())
 
 
-def test_a_deterministic_run_has_the_same_bytes_in_another_process():
+def test_a_deterministic_run_has_the_same_bytes_in_another_process(tmp_path):
     words = ["tracking=none", "deterministic=true", "loss=mlp", "loss.batch_size=32", "optimizer=adam", "max_iterations=20"]
-    command = [sys.executable, "-c", DIGEST, str(CONF), *words]
-    printed = [subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    switched, found = printed[0].split()
-    assert switched == "True" and len(set(printed)) == 1
-    assert len(found) > 20
+    files = [tmp_path / "one", tmp_path / "other"]
+    for process in [WARM.Process(target=write, args=(file, words)) for file in files]:
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    one, other = (file.read_bytes() for file in files)
+    assert one == other and len(one) > 20

@@ -52,29 +52,29 @@ def only_run(folder: Path):
     return run
 
 
-def test_a_run_whose_process_is_killed_ends_with_all_that_it_sent(tmp_path):
-    with started(tmp_path, *LONG) as (command, recorder):
-        assert only_run(tmp_path).info.status == "RUNNING"
+def test_a_run_whose_process_is_killed_ends_with_all_that_it_sent(prepared):
+    with started(prepared, *LONG) as (command, recorder):
+        assert only_run(prepared).info.status == "RUNNING"
         command.kill()
     assert gone(recorder)
-    run = only_run(tmp_path)
+    run = only_run(prepared)
     assert run.info.status == "KILLED" and run.info.end_time is not None
     assert run.data.tags["ending"] == "interrupted" and run.data.tags["stopped_by"] == "death"
-    steps = [row.step for row in store(tmp_path).get_metric_history(run.info.run_id, "loss")]
+    steps = [row.step for row in store(prepared).get_metric_history(run.info.run_id, "loss")]
     assert steps == list(range(len(steps))) and len(steps) > 200
     path = download_artifacts(
-        run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=store(tmp_path).tracking_uri
+        run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=store(prepared).tracking_uri
     )
     assert pq.read_table(path)["step"].to_pylist() == steps
 
 
-def test_a_signal_to_both_processes_ends_the_run_as_one_to_the_run_does(tmp_path):
-    with started(tmp_path, *LONG) as (command, recorder):
+def test_a_signal_to_both_processes_ends_the_run_as_one_to_the_run_does(prepared):
+    with started(prepared, *LONG) as (command, recorder):
         for pid in (recorder, command.process.pid):
             os.kill(pid, signal.SIGTERM)
         assert command.ended() == Ended(143, "")
     assert "interrupted (SIGTERM)" in command.out.read_text()
-    assert only_run(tmp_path).data.tags["stopped_by"] == "SIGTERM" and gone(recorder)
+    assert only_run(prepared).data.tags["stopped_by"] == "SIGTERM" and gone(recorder)
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -82,8 +82,8 @@ def steps_of(folder: Path) -> list[int]:
     return [row.step for row in store(folder).get_metric_history(only_run(folder).info.run_id, "loss")]
 
 
-def test_a_run_goes_on_without_its_recorder_and_is_sent_at_its_end(tmp_path):
-    with started(tmp_path, *LONG) as (command, recorder):
+def test_a_run_goes_on_without_its_recorder_and_is_sent_at_its_end(prepared):
+    with started(prepared, *LONG) as (command, recorder):
         os.kill(recorder, signal.SIGKILL)
         time.sleep(0.5)
         command.signal(signal.SIGTERM)
@@ -92,28 +92,28 @@ def test_a_run_goes_on_without_its_recorder_and_is_sent_at_its_end(tmp_path):
         "WARNING: tracking: the recorder process ended by itself, with exit code -9; the run goes on, and is sent at its end\n"
     )
     assert ended == Ended(143, text)
-    run, steps = only_run(tmp_path), steps_of(tmp_path)
+    run, steps = only_run(prepared), steps_of(prepared)
     assert run.info.status == "KILLED" and steps == list(range(int(run.data.metrics["system/iterations"]) + 1))
 
 
-def test_a_run_deleted_meanwhile_goes_on_and_keeps_its_spool(tmp_path):
-    with started(tmp_path, *LONG) as (command, recorder):
-        store(tmp_path).delete_run(only_run(tmp_path).info.run_id)
+def test_a_run_deleted_meanwhile_goes_on_and_keeps_its_spool(prepared):
+    with started(prepared, *LONG) as (command, recorder):
+        store(prepared).delete_run(only_run(prepared).info.run_id)
         time.sleep(1.5)
         command.signal(signal.SIGTERM)
         code, err = command.ended()
     assert code == 143 and gone(recorder)
-    (spool,) = tmp_path.glob("outputs/runs/*/*/spool")
+    (spool,) = prepared.glob("outputs/runs/*/*/spool")
     at_once, at_end = err.splitlines()
     assert "must be in the 'active' state" in at_once and "is not recorded further, and goes on" in at_once
     assert at_end.endswith(f"send it with: python -m runner.sync {spool.parent}")
 
 
-def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("from runner import bulk\n\nbulk.REVISIONS = ('another',)\n")
-    ended = Command(tmp_path, "max_iterations=3", "report=none", paths=[tmp_path]).ended()
+def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(prepared):
+    (prepared / "sitecustomize.py").write_text("from runner import bulk\n\nbulk.REVISIONS = ('another',)\n")
+    ended = Command(prepared, "max_iterations=3", "report=none", paths=[prepared]).ended()
     assert ended.code == 0 and ended.err.startswith("WARNING: MLflow's schema ") and ended.err.count("\n") == 1
-    (log,) = (tmp_path / "outputs" / "runs").glob("*/*/runner.log")
+    (log,) = (prepared / "outputs" / "runs").glob("*/*/runner.log")
     assert "[runner.tracking][WARNING] MLflow's schema " in log.read_text()
 
 

@@ -178,14 +178,14 @@ def test_without_tracking_mlflow_is_not_imported(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_run_as_killed(tmp_path, number, code):
-    command = Command(tmp_path, "execution=eager", "max_iterations=1000000", "tracking.every=100", "report=none")
+def test_a_signal_ends_a_run_as_killed(prepared, number, code):
+    command = Command(prepared, "execution=eager", "max_iterations=1000000", "tracking.every=100", "report=none")
     command.reach(21)
     command.signal(number)
     began = time.monotonic()
     assert command.ended() == Ended(code, "") and "interrupted" in command.out.read_text()
     assert time.monotonic() - began < 5
-    client = store(tmp_path)
+    client = store(prepared)
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert run.info.status == "KILLED" and run.data.tags["ending"] == "interrupted"
     last = int(run.data.metrics["system/iterations"])
@@ -209,10 +209,12 @@ def test_an_exception_in_a_loss_fails_the_run(cli, runs, tmp_path, monkeypatch):
     assert list(history(tmp_path, run.info.run_id, "x")) == [0, 1, 2, 3]
 
 
-def test_two_runs_of_the_same_moment_have_folders_of_their_own(tmp_path):
-    both = [Command(tmp_path, "tracking=none", "max_iterations=1", to=tmp_path / str(i)) for i in range(2)]
+@pytest.mark.parametrize(("words", "folders"), [((), "runs"), (("-m", "seed=1,2"), "sweeps")])
+def test_two_of_the_same_moment_have_folders_of_their_own(tmp_path, words, folders):
+    words = (*words, "tracking=none", "max_iterations=1")
+    both = [Command(tmp_path, *words, to=tmp_path / str(i)) for i in range(2)]
     assert [each.ended() for each in both] == [Ended(0, "")] * 2
-    assert len(list((tmp_path / "outputs" / "runs").glob("*/*"))) == 2
+    assert len(list((tmp_path / "outputs" / folders).glob("*/*"))) == 2
 
 
 def test_a_store_whose_schema_is_not_covered_gets_the_same_rows_the_slower_way(cli, runs, tmp_path, monkeypatch):

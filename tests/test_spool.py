@@ -223,26 +223,27 @@ def test_the_next_run_sends_what_is_pending(cli, runs, tmp_path):
     assert [run.info.status for run in runs()] == ["FINISHED"] * 2
 
 
-def test_an_interrupted_run_is_continued_in_its_folder_with_each_step_once(tmp_path):
+def test_an_interrupted_run_is_continued_in_its_folder_with_each_step_once(prepared):
     words = ("execution=eager", "max_iterations=1500", "report=none")
-    first = Command(tmp_path, *words)
+    first = Command(prepared, *words)
     first.reach(201)
     first.kill()
-    assert Command(tmp_path, *words).ended() == Ended(0, "")
-    client = store(tmp_path)
+    assert Command(prepared, *words).ended() == Ended(0, "")
+    client = store(prepared)
     (run,) = client.search_runs([client.get_experiment_by_name("runner").experiment_id])
     assert run.info.status == "FINISHED" and run.data.tags["resumed"] == "1" and "stopped_by" not in run.data.tags
     steps = [row.step for row in client.get_metric_history(run.info.run_id, "loss")]
     assert sorted(steps) == list(range(1501))
-    (table,) = tmp_path.glob("outputs/runs/*/*/trajectory.parquet")
+    (table,) = prepared.glob("outputs/runs/*/*/trajectory.parquet")
     assert pq.read_table(table)["step"].to_pylist() == list(range(1501))
-    assert not list(tmp_path.glob("outputs/runs/*/*/spool"))
+    assert not list(prepared.glob("outputs/runs/*/*/spool"))
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, migrated):
     """Give an MLflow server's address and the file of its store."""
     folder = tmp_path_factory.mktemp("server")
+    shutil.copy(migrated, folder)
     with servers.mlflow(f"sqlite:///{folder}/mlflow.db", folder) as uri:
         yield uri, folder / "mlflow.db"
 

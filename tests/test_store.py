@@ -7,9 +7,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import disks
@@ -66,6 +68,29 @@ def test_a_server_that_is_not_there_is_refused(silent):
     assert "connection refused" in refused(f"http://u:SECRETPW@127.0.0.1:{servers.free_port()}")
     assert "no such host" in refused("http://nosuch.invalid")
     assert "no answer within" in refused(f"http://127.0.0.1:{silent}")
+
+
+def test_a_server_that_sends_elsewhere_is_not_followed():
+    asked: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def serve(self) -> None:
+            asked.append(self.path)
+            self.send_response(307)
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = serve
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        refused(f"http://127.0.0.1:{server.server_address[1]}", within=60)
+        server.shutdown()
+    assert asked and "/elsewhere" not in asked
 
 
 def test_a_database_that_is_not_there_is_refused(silent):

@@ -136,14 +136,14 @@ def test_a_sweep_may_end_at_the_first_failure(cli, tmp_path, bad):
     assert len([run for run in children(tmp_path) if run.info.status == "FINISHED"]) == 1
 
 
-def test_a_signal_ends_a_sweep_with_the_job(tmp_path):
+def test_a_signal_ends_a_sweep_with_the_job(prepared):
     words = ["-m", "optimizer.learning_rate=0.1,0.2", "execution=eager", "max_iterations=1000000", "tracking.every=100"]
-    command, consoles = Command(tmp_path, *words), "outputs/sweeps/*/*/0/console.txt"
-    command.wait(lambda: any("  20  " in file.read_text() for file in tmp_path.glob(consoles)))
+    command, consoles = Command(prepared, *words), "outputs/sweeps/*/*/0/console.txt"
+    command.wait(lambda: any("  20  " in file.read_text() for file in prepared.glob(consoles)))
     command.signal(signal.SIGTERM)
     assert command.ended() == Ended(143, "") and "1 jobs: 1 interrupted" in command.out.read_text()
-    (run,) = children(tmp_path)
-    assert run.info.status == "KILLED" and parents(tmp_path)[0].info.status == "KILLED"
+    (run,) = children(prepared)
+    assert run.info.status == "KILLED" and parents(prepared)[0].info.status == "KILLED"
 
 
 def test_grids_of_numbers(cli, runs):

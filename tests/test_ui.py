@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import browser
 import numpy as np
 import pytest
 import servers
+from conftest import with_store
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.xdist_group("ui")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, migrated):
     """Give the address of a server on two runs, and the links that they printed."""
-    folder: Path = tmp_path_factory.mktemp("ui")
+    folder = with_store(tmp_path_factory.mktemp("ui"), migrated)
     links = [browser.run(folder, "strategy=tape"), browser.run(folder, "loss=rosenbrock", "optimizer=adam")]
     with servers.mlflow(f"sqlite:///{folder}/outputs/mlflow.db", folder) as address:
         yield address, links

@@ -22,6 +22,7 @@ import disks
 import pytest
 import servers
 from commands import Command, Ended, metrics, printed, runs, same
+from conftest import with_store
 
 from runner import store
 
@@ -42,20 +43,13 @@ OUTAGE = 5.0
 OUT = "the tracking store does not take rows, which are kept in the run's folder meanwhile"
 
 
-def folder_with_store(path: Path, migrated: Path) -> Path:
-    """Return a new folder with an empty store where commands look for it."""
-    (path / "outputs").mkdir(parents=True)
-    shutil.copy(migrated, path / "outputs")
-    return path
-
-
 def uri_of(folder: Path) -> str:
     return f"sqlite:///{folder}/outputs/mlflow.db"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, migrated: Path) -> Path:
-    return folder_with_store(tmp_path / "folder", migrated)
+    return with_store(tmp_path / "folder", migrated)
 
 
 def undisturbed(folder: Path, *words: str) -> tuple[str, list[Any]]:
@@ -68,7 +62,7 @@ def undisturbed(folder: Path, *words: str) -> tuple[str, list[Any]]:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> tuple[str, Any]:
     """Return a store, and in it the run that nothing disturbed."""
-    uri, (run,) = undisturbed(folder_with_store(tmp_path_factory.mktemp("reference") / "folder", migrated), *WORDS)
+    uri, (run,) = undisturbed(with_store(tmp_path_factory.mktemp("reference") / "folder", migrated), *WORDS)
     return uri, run
 
 
@@ -108,7 +102,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(reference, folder, k
 
 @pytest.mark.parametrize("kills", [pytest.param(1), pytest.param(12, marks=pytest.mark.long)])
 def test_a_sweep_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path, migrated, folder, kills):
-    uri, wanted = undisturbed(folder_with_store(tmp_path / "reference", migrated), *SWEEP)
+    uri, wanted = undisturbed(with_store(tmp_path / "reference", migrated), *SWEEP)
     moments = random.Random(kills)
 
     def spooled() -> int:
