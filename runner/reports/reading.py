@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from runner import artifacts
 from runner.errors import UserError
 from runner.reports.describing import described, number
 from runner.reports.facts import UNKNOWN, Fact
-from runner.reports.files import THREADS, of_loss, opened
+from runner.reports.losses import THREADS, of_loss
 from runner.reports.selection import Record, Selection
 
 TARGETS = 10.0 ** -np.arange(1, 9)
@@ -106,7 +107,7 @@ def followed(
     best = frame.groupby("problem")["best_loss"].transform("min")
 
     def row(record: Record, minimum: float, fact: Fact) -> Followed | None:
-        with opened(client, record, "trajectory.parquet") as path:
+        with artifacts.opened(client, record.run_id, record.artifact_uri, "trajectory.parquet") as path:
             return None if path is None else follow(path, minimum, fact, grid)
 
     with ThreadPoolExecutor(THREADS) as pool:
