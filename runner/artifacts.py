@@ -1,11 +1,15 @@
-"""The files of a run: its trajectory, and how a file gets to where MLflow keeps artifacts."""
+"""The files of a run: its trajectory, and how a file gets to where MLflow keeps artifacts, and from there."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runner.errors import UserError, first_line
 from runner.trace import Trace, split
 
 
@@ -31,6 +35,31 @@ def log_file(client: Any, run_id: str, path: Path) -> None:
         new.unlink(missing_ok=True)
     except OSError:
         client.log_artifact(run_id, str(path))
+
+
+@contextmanager
+def opened(client: Any, run_id: str, uri: str, name: str) -> Iterator[Path | None]:
+    """Give an artifact's file, where it lies or fetched for as long as this block; None where the run has no such artifact.
+
+    Raises UserError where there is one that cannot be fetched.
+    """
+    folder = local(uri)
+    if folder is not None:
+        yield folder / name if (folder / name).is_file() else None
+        return
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    # By one request; a client's download_artifacts takes four.
+    kept = get_artifact_repository(uri, tracking_uri=client.tracking_uri)
+    with tempfile.TemporaryDirectory() as place:
+        path: Path | None = Path(place, name)
+        try:
+            kept._download_file(name, str(path))
+        except Exception as error:
+            if any(each.path == name for each in kept.list_artifacts()):
+                raise UserError(f"{name} of run {run_id} cannot be fetched: {first_line(error)}") from error
+            path = None
+        yield path
 
 
 class Trajectory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ def answered(work: Any, words: Sequence[str] | None = None) -> int:
     """Do what a command is for, and return its exit code; an error is told in one line."""
     try:
         return work(words)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise

@@ -69,11 +69,11 @@ def made(
 
     `known` are facts of the losses, where somebody has them at hand.
     """
-    from runner.reports import answer, facts, files, page, reading, selection
+    from runner.reports import answer, facts, losses, page, reading, selection
 
     began = time.monotonic()
     found = selection.records(client, selected)
-    known = facts.of(files.configs(client, found)) if known is None else known
+    known = facts.of(losses.configs(client, found)) if known is None else known
     runs = reading.read(client, found, known, selected)
     runs = runs if by is None else compared_by(runs, by)
     tables = computed(runs)
@@ -144,12 +144,12 @@ def safe(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**quoted)
 
 
-def losses(uri: str, run_id: str) -> dict[str, str]:
+def configurations(uri: str, run_id: str) -> dict[str, str]:
     """Return the configurations that name the losses of a sweep's runs."""
-    from runner.reports import files, selection
+    from runner.reports import losses, selection
 
     client, selected = sweep(uri, run_id)
-    return files.configs(client, selection.records(client, selected))
+    return losses.configs(client, selection.records(client, selected))
 
 
 def of_sweep(uri: str, run_id: str, fields: Mapping[str, Any] | None) -> list[str]:

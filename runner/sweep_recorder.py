@@ -157,7 +157,7 @@ def losses(fields: Fields, _: Arrays) -> Fields:
     """Return the configurations that name the losses of a sweep's runs."""
     from runner import report
 
-    return {"configs": report.losses(fields["uri"], fields["run_id"])}
+    return {"configs": report.configurations(fields["uri"], fields["run_id"])}
 
 
 def report(fields: Fields, _: Arrays) -> Fields:

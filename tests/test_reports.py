@@ -11,7 +11,7 @@ import pytest
 from conftest import Ended, store
 from scipy import stats
 
-from runner import report
+from runner import recorded, report
 from runner.reports import answer, describing, facts, fairness, profiles, ranking, reading, selection, stability, wording
 
 NAN = np.nan
@@ -332,6 +332,13 @@ def test_a_report_that_goes_wrong_is_told_in_one_line_and_the_sweep_is_none_the_
     told = f"; again: python -m runner.report {run.info.run_id}"
     assert run.info.status == "FINISHED" and ended.out.splitlines()[-1].endswith(told)
     assert ended.out.splitlines()[-1].startswith("the report cannot be made: ")
+
+
+def test_ctrl_c_ends_the_command_without_a_word(capsys):
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    assert recorded.answered(interrupted) == 130 and capsys.readouterr() == ("", "")
 
 
 def test_a_store_without_sweeps_is_told_of_in_one_line(command):

@@ -150,3 +150,21 @@ def test_the_report_in_the_page_of_the_sweeps_own_run(address):
     # MLflow asks for a user that it does not know.
     assert all("users/current" in each or "404 (NOT FOUND)" in each.upper() for each in errors), errors
     assert len(errors) <= 2
+
+
+def test_a_file_that_is_gone_is_a_run_without_rows_and_one_that_cannot_be_fetched_an_error(swept, address, folder):
+    client, run_id = sweep_of(address, "joblib")
+    found = selection.sweep(client, client.get_run(run_id)).found.values()
+    gone, broken = (folder / each.artifact_uri.replace("mlflow-artifacts:/", "artifacts/") for each in [*found][:2])
+    (gone / "trajectory.parquet").unlink()
+    line = ["runner.report", run_id, "--tracking-uri", address, "--out", "gone"]
+    out = told(folder, *line)
+    assert ": 11 runs, 1 problem, 1 optimizer" in out and "beware (left out): 1 run without rows: failed, or running yet" in out
+    (broken / "trajectory.parquet").unlink()
+    (broken / "trajectory.parquet").mkdir()
+    (broken / "trajectory.parquet/file").touch()
+    ended = subprocess.run(
+        [sys.executable, "-m", *line], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert re.match(r"error: trajectory.parquet of run [0-9a-f]{32} cannot be fetched: ", ended.stderr), ended.stderr

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from runner import artifacts
 from runner.errors import UserError
 from runner.reports.describing import described, number
 from runner.reports.facts import UNKNOWN, Fact
-from runner.reports.files import THREADS, of_loss, opened
+from runner.reports.losses import THREADS, of_loss
 from runner.reports.selection import Record, Selection
 
 TARGETS = 10.0 ** -np.arange(1, 9)
@@ -65,22 +67,17 @@ def read(client: Any, found: Sequence[Record], facts: Mapping[str, Fact], select
     ended = [each for each in found if {"loss", "optimizer", "ending"} <= each.tags.keys()]
     if not ended:
         raise UserError(f"{selection.title} has no runs with rows yet")
-    frame = described(ended)
-    minima, grid = minimum(frame, ended, facts), steps_shown(int(frame["iterations"].max()))
     known = [facts.get(of_loss(each), UNKNOWN) for each in ended]
-    below = np.where(np.isnan(minima), frame.groupby("problem")["best_loss"].transform("min"), minima)
-    frame = frame.assign(minimum=minima, limit=[2 / fact.curvature if fact.curvature else np.nan for fact in known])
-
-    def row(record: Record, minimum: float, fact: Fact) -> Followed | None:
-        with opened(client, record, "trajectory.parquet") as path:
-            return None if path is None else follow(path, minimum, fact, grid)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        every = list(pool.map(row, ended, below, known))
+    frame = described(ended)
+    frame["minimum"] = minimum(frame, ended, facts)
+    frame["limit"] = [2 / fact.curvature if fact.curvature else np.nan for fact in known]
+    grid = steps_shown(int(frame["iterations"].max()))
+    every = followed(client, ended, frame, known, grid)
+    there = [each is not None for each in every]
     rows = [each for each in every if each is not None]
     if not rows:
         raise UserError(f"{selection.title} has no runs with rows yet")
-    frame = frame[[each is not None for each in every]].assign(**seen(rows))
+    frame = frame[there].assign(**seen(rows))
     pace = {
         # Row 0 is evaluated as well.
         "evaluations": (frame["evaluations"] / (frame["iterations"] + 1)).to_numpy(np.float64),
@@ -88,15 +85,36 @@ def read(client: Any, found: Sequence[Record], facts: Mapping[str, Fact], select
     }
     steps, relative = (np.array([getattr(each, name) for each in rows]) for name in ("steps", "relative"))
     per_row = pace["evaluations"][:, None]
-    to_target = {"steps": steps, "evaluations": (steps + 1) * per_row, "seconds": steps * pace["seconds"][:, None]}
-    gap = np.array([each.gap for each in rows], np.float32)
-    left_out = len(selection.ids) - len(rows)
-    marked = minimisers(frame["problem"], [each for each, row in zip(known, every, strict=True) if row is not None])
-    told = (selection.title, (relative + 1) * per_row, selection.words, marked, left_out)
-    return Runs(frame, TARGETS, to_target, grid, gap, pace, *told)
+    return Runs(
+        frame,
+        TARGETS,
+        {"steps": steps, "evaluations": (steps + 1) * per_row, "seconds": steps * pace["seconds"][:, None]},
+        grid,
+        np.array([each.gap for each in rows], np.float32),
+        pace,
+        selection.title,
+        (relative + 1) * per_row,
+        selection.words,
+        minimisers(frame["problem"], compress(known, there)),
+        left_out=len(selection.ids) - len(rows),
+    )
 
 
-def minimisers(problems: pd.Series, known: Sequence[Fact]) -> dict[str, np.ndarray]:
+def followed(
+    client: Any, found: Sequence[Record], frame: pd.DataFrame, known: Sequence[Fact], grid: np.ndarray
+) -> list[Followed | None]:
+    """Return what each run's trajectory shows, None where it has none; of a server only a few are here at a time."""
+    best = frame.groupby("problem")["best_loss"].transform("min")
+
+    def row(record: Record, minimum: float, fact: Fact) -> Followed | None:
+        with artifacts.opened(client, record.run_id, record.artifact_uri, "trajectory.parquet") as path:
+            return None if path is None else follow(path, minimum, fact, grid)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(row, found, frame["minimum"].fillna(best), known))
+
+
+def minimisers(problems: pd.Series, known: Iterable[Fact]) -> dict[str, np.ndarray]:
     """Return the minimisers of each problem in a plane all of whose runs have the same."""
     found: dict[str, dict[bytes, np.ndarray]] = {}
     for problem, fact in zip(problems, known, strict=True):

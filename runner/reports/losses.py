@@ -1,0 +1,38 @@
+"""Which losses recorded runs are of: what names a loss, and the configuration of one run of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from runner import artifacts
+from runner.reports.selection import Record
+
+# Files that are read at once; of a server each has to be fetched.
+THREADS = 8
+
+
+def distinct(found: Iterable[Record]) -> dict[str, Record]:
+    """Return one run of each loss, by what names it."""
+    return {of_loss(each): each for each in reversed(list(found))}
+
+
+def of_loss(record: Record) -> str:
+    """Return what names a run's loss without its noise; a seed may draw its data."""
+    named = {key: value for key, value in record.params.items() if key.startswith(("loss.", "instance.")) or key == "seed"}
+    return json.dumps(named, sort_keys=True)
+
+
+def configs(client: Any, found: Iterable[Record]) -> dict[str, str]:
+    """Return the configuration of one run of each loss."""
+
+    def text(record: Record) -> str | None:
+        with artifacts.opened(client, record.run_id, record.artifact_uri, "config.yaml") as path:
+            return None if path is None else path.read_text()
+
+    one = distinct(found)
+    with ThreadPoolExecutor(THREADS) as pool:
+        texts = zip(one, pool.map(text, one.values()), strict=True)
+        return {key: text for key, text in texts if text is not None}
