@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from runner import build, experiment, fused, group_checkpoints, groups, job, measures, private, signals
 from runner.compose import Job
-from runner.errors import UserError
+from runner.errors import UserError, first_line
 from runner.group_checkpoints import Checkpoints
 from runner.job import Ended, Outcome, Task
 from runner.many import Job as Run
@@ -88,7 +88,7 @@ def continued(batch: Batch, mine: list[int], kept: Checkpoints) -> list[Outcome]
         group = groups.again(batch.cfgs(mine), kept.columns)
     except Exception:
         # What they depend on is no longer what it was; what is wrong with it shows when they run one by one.
-        kept.remove()
+        kept.close()
         return None
     try:
         start = kept.restore(group)
@@ -106,8 +106,10 @@ def came(batch: Batch, mine: list[int], group: fused.Group, kept: Checkpoints, *
         with signals.caught() as signal:
             results = fused.run(group, signal, kept.save, *start)
     # A rule of the user's that raises at one job's rows; which one shows when they run one by one.
-    except Exception:
+    except Exception as error:
         kept.remove()
+        if start:
+            print(private.masked(f"{len(mine)} jobs one by one, from step 0: {first_line(error)}"), flush=True)
         return None
     try:
         found = noted(batch, mine, results, [lane.loss for lane in group.jobs], kept)

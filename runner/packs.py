@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -75,7 +75,8 @@ class Pack:
         for number in numbers:
             self.task.begin(number)
         try:
-            with redirect_stdout(said):
+            # A worker's errors may go where nobody looks.
+            with redirect_stdout(said), redirect_stderr(said):
                 values = self.run(batch, numbers)
             return [job.as_outcome(*each) for each in zip(batch, values, strict=True)]
         finally:

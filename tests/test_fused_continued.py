@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from omegaconf import OmegaConf
 
-from runner import checkpoints, config, fused, group_checkpoints, groups, sync
+from runner import checkpoints, config, fused, group_checkpoints, groups, many, sweep_runs, sync, tracking
 from runner.errors import UserError
 from runner.loop import Ending, Result
 from runner.programs import Programs
@@ -44,27 +44,22 @@ GROUPS = {
 RULES = ["optimizer=adam", "optimizer.learning_rate=0.1", "stopping=target", "stopping.target.loss=10"]
 
 
-@pytest.fixture(scope="module")
-def composed() -> Iterator[Callable[..., list[Any]]]:
-    """Give a function that composes configurations, one for each of so many seeds, from overrides."""
+def jobs(*words: str, seeds: int = 4) -> list[Any]:
+    """Return the configurations of these overrides, one for each of so many seeds."""
     config.register()
+    shared = [f"max_iterations={STEPS}", f"execution.chunk={CHUNK}", "loss=rosenbrock", "guess=normal"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-
-        def make(*words: str, seeds: int = 4) -> list[Any]:
-            shared = [f"max_iterations={STEPS}", f"execution.chunk={CHUNK}", "loss=rosenbrock", "guess=normal"]
-            cfgs = [copy.deepcopy(compose("config", [*shared, *words])) for _ in range(seeds)]
-            for seed, cfg in enumerate(cfgs):
-                OmegaConf.update(cfg, "seed", seed)
-            return cfgs
-
-        yield make
+        cfg = compose("config", [*shared, *words])
+    cfgs = [copy.deepcopy(cfg) for _ in range(seeds)]
+    for seed, each in enumerate(cfgs):
+        OmegaConf.update(each, "seed", seed)
+    return cfgs
 
 
 @pytest.fixture(autouse=True)
 def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin without programs, go on with all lanes, and leave Keras's default dtype as it was."""
     monkeypatch.setattr(groups, "PROGRAMS", Programs())
-    monkeypatch.setattr(groups, "FAULTS", {})
     monkeypatch.setattr(fused, "COMPILE_SECONDS", np.inf)
     before = keras.config.floatx()
     yield
@@ -131,9 +126,9 @@ def same(one: tuple[Trace, Result], other: tuple[Trace, Result]) -> None:
     assert (result.iterations, result.best.start) == (reference.iterations, reference.best.start)
 
 
-@pytest.mark.parametrize("name", GROUPS)
-def test_a_group_goes_on_bit_for_bit(composed, tmp_path, name):
-    cfgs = composed(*GROUPS[name])
+@pytest.mark.parametrize("name", [pytest.param(each, marks=pytest.mark.long if each == "float64" else []) for each in GROUPS])
+def test_a_group_goes_on_bit_for_bit(tmp_path, name):
+    cfgs = jobs(*GROUPS[name])
     whole = begun(cfgs, tmp_path / "whole")
     first = begun(cfgs, tmp_path / "parts", chunks=3)
     for (rows, result), (expected, _) in zip(first, whole, strict=True):
@@ -147,8 +142,8 @@ def test_a_group_goes_on_bit_for_bit(composed, tmp_path, name):
 
 
 @pytest.mark.parametrize("compile_seconds", [np.inf, -np.inf], ids=["all lanes", "fewer lanes"])
-def test_jobs_that_ended_at_rows_of_their_own_stay_ended(composed, tmp_path, monkeypatch, compile_seconds):
-    cfgs = composed(*RULES, seeds=16)
+def test_jobs_that_ended_at_rows_of_their_own_stay_ended(tmp_path, monkeypatch, compile_seconds):
+    cfgs = jobs(*RULES, seeds=16)
     monkeypatch.setattr(fused, "COMPILE_SECONDS", compile_seconds)
     whole = begun(cfgs, tmp_path / "whole")
     stops = {result.iterations for _, result in whole}
@@ -168,8 +163,8 @@ def test_jobs_that_ended_at_rows_of_their_own_stay_ended(composed, tmp_path, mon
         same(one, whole[i])
 
 
-def test_a_group_that_had_ended_takes_no_step_again(composed, tmp_path, monkeypatch):
-    cfgs = composed(*RULES)
+def test_a_group_that_had_ended_takes_no_step_again(tmp_path, monkeypatch):
+    cfgs = jobs(*RULES)
     whole = begun(cfgs, tmp_path)
     monkeypatch.setattr(groups.Group, "program", None)
     step, rest = again(cfgs, tmp_path)
@@ -186,8 +181,8 @@ def damage(folder: Path, step: int) -> None:
     file.write_bytes(data)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_none_is_passed_over_in_silence(composed, tmp_path, caplog):
-    cfgs = composed(*GROUPS["adam"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_none_is_passed_over_in_silence(tmp_path, caplog):
+    cfgs = jobs(*GROUPS["adam"])
     whole = begun(cfgs, tmp_path / "whole")
     begun(cfgs, tmp_path / "parts", chunks=3)
     shutil.copytree(tmp_path / "parts", tmp_path / "none")
@@ -203,8 +198,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_none_is_passed_ove
             again(cfgs, tmp_path / "none")
 
 
-def test_two_processes_never_go_on_with_one_job_and_may_share_out_a_group(composed, tmp_path):
-    cfgs = composed(*GROUPS["adam"])
+def test_two_processes_never_go_on_with_one_job_and_may_share_out_a_group(tmp_path):
+    cfgs = jobs(*GROUPS["adam"])
     whole = begun(cfgs, tmp_path / "whole")
     begun(cfgs, tmp_path / "parts", chunks=3)
     ids = [identity(cfg) for cfg in cfgs]
@@ -221,15 +216,15 @@ def test_two_processes_never_go_on_with_one_job_and_may_share_out_a_group(compos
     same(mine, whole[0])
 
 
-def test_a_group_that_cannot_be_saved_goes_on(composed, tmp_path, caplog):
+def test_a_group_that_cannot_be_saved_goes_on(tmp_path, caplog):
     (tmp_path / "groups").write_text("")
-    results = begun(composed(*GROUPS["adam"]), tmp_path)
+    results = begun(jobs(*GROUPS["adam"]), tmp_path)
     assert [result.iterations for _, result in results] == [STEPS] * 4
     assert "cannot be written" in caplog.text
 
 
-def test_nothing_is_written_before_it_is_due(composed, tmp_path):
-    begun(composed(*GROUPS["adam"]), tmp_path / "pending", every=60)
+def test_nothing_is_written_before_it_is_due(tmp_path):
+    begun(jobs(*GROUPS["adam"]), tmp_path / "pending", every=60)
     assert not (tmp_path / "pending").exists()
 
 
@@ -294,15 +289,7 @@ def test_the_same_command_goes_on_after_signals_and_kills(cli, runs, tmp_path):
     equal(tmp_path, list(continued.values()), anew)
 
 
-def test_resume_false_starts_anew(cli, runs, tmp_path):
-    assert stopped(tmp_path, signal.SIGTERM) == 143
-    before = {run.info.run_id for run in runs()}
-    ended = cli("-m", *COMMAND, "resume=false")
-    assert ended.code == 0 and ended.err == "" and "continues" not in ended.out
-    assert {run.info.run_id: run.info.status for run in runs() if run.info.run_id in before} == dict.fromkeys(before, "KILLED")
-    assert len(runs()) == 4 and not (tmp_path / "outputs/pending").exists()
-
-
+# Of a few steps, which a signal may end after so many chunks, or whose store may fail while they are recorded.
 SHORT = ["-m", "loss=rosenbrock", "optimizer=adam", "guess=normal", "seed=1,2,3", f"max_iterations={STEPS}"]
 SHORT += [f"execution.chunk={CHUNK}", "hydra/launcher=fused", "tracking.flush_timeout=1"]
 
@@ -351,6 +338,17 @@ def undisturbed(cli: Callable[..., Any], runs: Callable[[], list[Any]], tmp_path
     return found
 
 
+def test_resume_false_starts_anew(cli, runs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        around(patched, lambda: None, chunks=3)
+        assert cli(*SHORT).code == 143
+    before = {run.info.run_id for run in runs()}
+    ended = cli(*SHORT, "resume=false")
+    assert ended.code == 0 and ended.err == "" and "continues" not in ended.out
+    assert {run.info.run_id: run.info.status for run in runs() if run.info.run_id in before} == dict.fromkeys(before, "KILLED")
+    assert len(runs()) == 6 and not (tmp_path / "outputs/pending").exists()
+
+
 def test_what_the_store_does_not_take_is_sent_later_and_once(cli, runs, tmp_path, monkeypatch):
     expected, file = undisturbed(cli, runs, tmp_path), tmp_path / "outputs/mlflow.db"
     with monkeypatch.context() as patched:
@@ -363,12 +361,46 @@ def test_what_the_store_does_not_take_is_sent_later_and_once(cli, runs, tmp_path
     assert second.startswith("WARNING: the sweep's own run ") and "could not be ended" in second
     assert runs() == []
     shutil.copytree(tmp_path / "outputs/sweeps", tmp_path / "kept")
-    for folders in ([], [str(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/*/spool")]):
+    folders = [str(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/*/spool")]
+
+    def next_sweep_sends() -> None:
+        assert cli("-m", "optimizer.learning_rate=0.1,0.2", "max_iterations=1", "hydra/launcher=fused").code == 0
+        assert processes.wait(lambda: not (tmp_path / "outputs/pending").exists(), 20)
+
+    for send in (next_sweep_sends, lambda: sync.main(folders)):
         shutil.copytree(tmp_path / "kept", tmp_path / "outputs/sweeps", dirs_exist_ok=True)
-        assert sync.main(folders) == 0
-        assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
-        sent = by_seed(runs())
-        assert len(runs()) == 3 and {seed: contents(store(tmp_path), run) for seed, run in sent.items()} == expected
+        send()
+        assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool"))
+        sent = [run for run in runs() if run.data.params["loss._target_"].endswith("rosenbrock")]
+        assert len(sent) == 3 and {seed: contents(store(tmp_path), run) for seed, run in by_seed(sent).items()} == expected
+
+
+def test_runs_that_the_store_took_without_an_answer_are_there_once(migrated, tmp_path, monkeypatch):
+    (tmp_path / "outputs").mkdir()
+    shutil.copy(migrated, tmp_path / "outputs")
+    steps = np.arange(5.0)
+    about = tracking.About(tmp_path / "run", "one", {"seed": "1"}, {"identity": "same"}, "seed: 1")
+    tags, metrics = {"ending": "iteration_limit"}, {"system/iterations": 4.0}
+    job = many.Job(about, Trace(0, steps, steps**2, 2 * steps), tags, metrics, *many.ids(1))
+    keys = {"uri": store(tmp_path).tracking_uri, "experiment": "silent", "pending": str(tmp_path / "pending")}
+    settings = {"name": None, "every": 1, "max_coordinates": 16, "full_loss_every": 100}
+    record = many.record
+
+    def unanswered(*words: Any, **options: Any) -> None:
+        record(*words, **options)
+        raise ConnectionError("the answer was lost")
+
+    monkeypatch.setattr(many, "record", unanswered)
+    said = sweep_runs.record({**keys, "flush_timeout": 0, "heartbeat": 10.0}, [job], settings)
+    assert said["unsent"] == 1 and said["left"].endswith("the answer was lost")
+    assert sync.main(["--pending", keys["pending"]]) == 0
+    client = store(tmp_path)
+    experiment = client.get_experiment_by_name("silent")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == job.key and run.info.status == "FINISHED"
+    assert history(tmp_path, run.info.run_id, "loss") == dict(enumerate((steps**2).tolist()))
+    assert history(tmp_path, run.info.run_id, "system/iterations") == {0: 4.0}
 
 
 def test_an_interrupted_group_that_the_store_did_not_take_goes_on(cli, runs, tmp_path, monkeypatch):
@@ -395,6 +427,7 @@ def test_an_interrupted_group_that_the_store_did_not_take_goes_on(cli, runs, tmp
     assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("bulk")
 def test_runs_on_a_server_go_on_and_what_it_does_not_take_is_sent_later(cli, tmp_path, monkeypatch):
     gone = threading.Event()
