@@ -12,13 +12,22 @@ from runner.retry import Retry
 
 # MLflow's word for runs, deleted or not.
 ALL = 3
+# Runs that a store was asked more than once to create, by id: their experiment and key.
+REPEATED: dict[str, tuple[str, str]] = {}
 
 
 def found(client: Any, experiment_id: str, run_key: str) -> str | None:
-    """Return the id of the run with this key, deleted or not."""
-    for run in client.search_runs([experiment_id], f"tags.run_key = '{run_key}'", run_view_type=ALL, max_results=1):
-        return run.info.run_id
-    return None
+    """Return the id of the run with this key, that of a deleted one only where there is no other."""
+    runs = client.search_runs([experiment_id], f"tags.run_key = '{run_key}'", run_view_type=ALL, max_results=100)
+    return min(runs, key=lambda run: run.info.lifecycle_stage != "active").info.run_id if runs else None
+
+
+def delete_others(client: Any, run_id: str) -> None:
+    """Delete the empty runs of the same key: a store may create one long after it was asked to, and again in the meantime."""
+    experiment_id, run_key = REPEATED[run_id]
+    for run in client.search_runs([experiment_id], f"tags.run_key = '{run_key}'"):
+        if run.info.run_id != run_id and not run.data.metrics:
+            client.delete_run(run.info.run_id)
 
 
 def interrupted(client: Any, experiment_id: str, identity: str, host: str) -> list[dict[str, Any]]:
@@ -65,4 +74,7 @@ class Begin(NamedTuple):
             tags = tracking.tags_of(self.about, self.run_key, self.host) | life
             return client.create_run(experiment_id, at, tags, name).info.run_id
 
-        return client, retry(create)
+        run_id = retry(create)
+        if attempts > 1 + int(not new):
+            REPEATED[run_id] = experiment_id, self.run_key
+        return client, run_id

@@ -61,6 +61,16 @@ def write(store: Any, insert: Insert, run_id: str, columns: Columns, at: int) ->
             store._update_latest_metrics_if_necessary(latest, session)
 
 
+def forget(store: Any, run_id: str, prefix: str) -> None:
+    """Remove the metrics of a run whose names begin so."""
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric
+    from sqlalchemy import delete
+
+    with store.ManagedSessionMaker(read_only=False) as session:
+        for table in (SqlMetric, SqlLatestMetric):
+            session.execute(delete(table).where(table.run_uuid == run_id, table.key.startswith(prefix, autoescape=True)))
+
+
 def into_sqlite(connection: Any, row: tuple[str, int, str], steps: list[int], values: list[float]) -> None:
     """Insert a metric, so many rows a statement."""
     for i in range(0, len(steps), ROWS):

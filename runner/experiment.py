@@ -82,8 +82,8 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         console.head(say, chosen, cfg.optimizer._target_, shown, ready.rules, ready.x0)
         checkpoints = Checkpoints((recorder.folder or about.folder) / "checkpoint", ready.program, cfg.checkpoint.every_seconds)
         afterwards.push(checkpoints.failed)
-        # A run that is not recorded is not found again.
-        save = checkpoints.save if recorder.run_id else keep_nothing
+        # A run without a spool is not found again.
+        save = checkpoints.save if recorder.folder else keep_nothing
         start = continued(checkpoints, recorder, report, say)
         with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
             watchers = [recorder.record, show, *([report.watch] if report else [])]
@@ -107,7 +107,7 @@ def continued(checkpoints: Checkpoints, recorder: Recorder, report: Report | Non
         return None
     start = checkpoints.restore(recorder.recorded)
     step = start.step if start else 0
-    console.continues(say, str(recorder.run_id), step)
+    console.continues(say, recorder.run_id or f"in {recorder.folder}", step)
     if report and start:
         for rows in recorder.rows():
             if rows.start < step:

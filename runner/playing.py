@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import artifacts, begun, pictures, spool, sweep_store, tracking
+from runner import artifacts, begun, bulk, pictures, spool, sweep_store, tracking
 from runner.drawing import Drawing
 from runner.errors import first_line
 from runner.retry import GaveUp, Retry, once
@@ -35,7 +35,10 @@ class Run:
     def __init__(self, client: Any, run_id: str, retry: Retry = once) -> None:
         self.client, self.run_id, self.retry = client, run_id, retry
         self.status, self.recorded, self.continued = "FAILED", 0, 0
+        # Whether the store may have its end already, as that of a part of it or as it was thought to be.
+        self.again = False
         self.tags: Mapping[str, str] = {}
+        self.came_to: tuple[Mapping[str, float], int] = {}, 0
         self.open = ExitStack()
         self.trajectory: artifacts.Trajectory | None = None
 
@@ -80,29 +83,37 @@ class Run:
             logging.getLogger(__name__).warning("the report cannot be drawn: %s", first_line(error))
 
     def finish(self, tags: Mapping[str, str], metrics: Mapping[str, float], at: int) -> None:
-        """Say how the run ended and what it came to."""
-        self.gathered.flush()
-        self.write(tracking.once(metrics), at)
-        self.status, self.tags = tracking.status_of(tags), tags
+        """Say how the run ended and what it came to, which the store is told with its end: it may have been continued."""
+        self.status, self.tags, self.came_to = tracking.status_of(tags), tags, (metrics, at)
 
     def fail(self, status: str, tags: Mapping[str, str]) -> None:
         """Say that the run ended without a result."""
-        self.status, self.tags = status, tags
+        self.status, self.tags, self.came_to = status, tags, ({}, 0)
 
     def end(self, at: int) -> None:
         """Complete the run's file and end the run, when all that was said of it has arrived."""
         self.gathered.flush()
+        metrics, then = self.came_to
+        if metrics:
+            if self.again and hasattr(store := self.client._tracking_client.store, "engine"):
+                # What a part of the run came to. A server offers no way to do so.
+                self.retry(partial(bulk.forget, store, self.run_id, "system/"))
+            self.write(tracking.once(metrics), then)
         self.open.close()
         if self.trajectory is not None and self.trajectory.close():
             self.retry(partial(artifacts.log_file, self.client, self.run_id, self.trajectory.path))
-        self.retry(partial(tracking.log_tags, self.client, self.run_id, self.tags))
-        if self.continued:
+        resumed = {"resumed": str(self.continued)} if self.continued else {}
+        self.retry(partial(tracking.log_tags, self.client, self.run_id, {**self.tags, **resumed}))
+        if self.again:
             self.retry(partial(drop_tags, self.client, self.run_id, set(tracking.ENDING) - set(self.tags)))
+        if self.run_id in begun.REPEATED:
+            self.retry(partial(begun.delete_others, self.client, self.run_id))
         self.retry(partial(self.client.set_terminated, self.run_id, self.status, at))
 
     def abandon(self) -> None:
         """End a run that cannot be recorded further, for want of room perhaps, in a store that may be all right."""
         with suppress(Exception):
+            tracking.log_tags(self.client, self.run_id, {"recording": "incomplete"})
             self.client.set_terminated(self.run_id, "FAILED")
 
     def discard(self) -> None:
@@ -170,14 +181,15 @@ class Player:
             self.run.fail(fields["status"], fields["tags"])
 
     def begin(self, fields: Mapping[str, Any]) -> None:
-        """begun.Begin the run, or go on with it where it was interrupted."""
+        """Begin the run, or go on with it where it was interrupted."""
         if self.begun is not None:
             assert self.run is not None
-            self.run.continued += 1
+            self.run.continued, self.run.again = self.run.continued + 1, True
             return
         self.begun = begun.Begin.of(fields)
         if self.run is None:
             self.run = Run(*self.begun.run(self.retry, self.at, new=False), self.retry)
+            self.run.again = True
         settings = Settings(self.begun.keys["every"], self.begun.keys["max_coordinates"])
         # Wherever the folder has been moved.
         self.run.begin(replace(self.begun.about, folder=self.folder), settings)

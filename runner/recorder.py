@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from runner import spool, store, sweep_recorder, tracking
+from runner import spool, store, sweep_recorder, tracking, unsent
 from runner.errors import UserError, first_line
 from runner.recorder_process import Process
 from runner.trace import Trace
@@ -94,14 +94,16 @@ class Session:
 
     def interrupted(self) -> tuple[dict[str, Any], spool.Lock] | None:
         """Return the interrupted run that is to be continued, with its lock, or None."""
-        if self.process is None or not self.about.resume or "identity" not in self.about.tags:
+        if not self.about.resume or "identity" not in self.about.tags:
             return None
+        if self.process is None:
+            return first_free(unsent.interrupted(self.pointer.path.parent, self.about.tags["identity"]))
         return first_free(self.process.ask("find", self.said)["runs"])
 
     def open(self, folder: Path) -> None:
         """Begin, or go on with, the spool of a folder."""
-        self.folder, self.recorded = folder, spool.recorded(folder)
-        self.spool = spool.Spool(folder)
+        self.folder, self.spool = folder, spool.Spool(folder)
+        self.recorded = self.spool.recorded
         self.spool.say("begin", self.said)
         self.pointer.write(folder)
 
@@ -205,11 +207,17 @@ def first_free(runs: list[dict[str, Any]]) -> tuple[dict[str, Any], spool.Lock] 
     Raises UserError where one is being continued.
     """
     for run in runs:
+        folder = Path(run["folder"])
         try:
-            return run, spool.Lock(Path(run["folder"]), "continued", patience=spool.PATIENCE)
+            lock = spool.Lock(folder, "continued", patience=spool.PATIENCE)
         except spool.Held as held:
             if held.holder.get("role") == "continued":
                 holder = f"process {held.holder['pid']} on {held.holder['host']}"
-                run_id = run["run_id"]
-                raise UserError(f"run {run_id} is being continued by {holder}; wait for it, or set resume=false") from held
+                which = run["run_id"] or f"in {run['folder']}"
+                raise UserError(f"run {which} is being continued by {holder}; wait for it, or set resume=false") from held
+            continue
+        if (folder / spool.FILE).exists():
+            return run, lock
+        # Another has continued it meanwhile, to its end.
+        lock.release(remove=True)
     return None

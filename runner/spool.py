@@ -16,6 +16,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -29,6 +30,8 @@ FILE, LOCK = "spool", "lock"
 HEAD = struct.Struct("<QIq")
 # Seconds that a run waits for what sends an interrupted one.
 PATIENCE = 30.0
+# Seconds that the holder of a lock has to say who it is.
+UNKNOWN = 1.0
 # Rows of so many ms share a time, which lets a store take them together.
 TICK = 500
 
@@ -53,9 +56,12 @@ class Spool:
             raise UserError(unwritable(self.path, error)) from error
         self.end, self.at = 0, 0
         self.rows_at = 0  # of the rows that were appended last
+        self.recorded = 0  # the step after the last one that was there
         with self.path.open("rb") as file:
             for frame in frames(file):
                 self.end, self.at = frame.end, frame.at
+                if frame.message.word == "record":
+                    self.recorded = max(self.recorded, frame.message.fields["start"] + len(frame.message.arrays["loss"]))
         os.ftruncate(self.file, self.end)
 
     def say(
@@ -160,12 +166,13 @@ class Lock:
 
         One that is sending is waited for, so many seconds at the most.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path, until = folder / LOCK, time.monotonic() + patience
-        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        self.path, began = folder / LOCK, time.monotonic()
         while (holder := self.taken()) is not None:
-            if holder.get("role") != "sending" or time.monotonic() > until:
-                os.close(self.file)
+            os.close(self.file)
+            # A holder that is not there has left the lock to one that has not said yet who it is.
+            there = holder and (holder["host"] != socket.gethostname() or Path(f"/proc/{holder['pid']}").exists())
+            wait = UNKNOWN if not there else patience if holder["role"] == "sending" else 0.0
+            if time.monotonic() - began > wait:
                 raise Held(holder)
             time.sleep(0.05)
         self.become(role)
@@ -177,12 +184,18 @@ class Lock:
 
     def taken(self) -> dict[str, Any] | None:
         """Take the lock and return None, or return what its holder says of itself."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             text = os.pread(self.file, 4096, 0).decode()
             return json.loads(text) if text.endswith("}") else {}
-        return None
+        # Its holder may have removed it in between, and another have made one of its own.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self.file), self.path.stat()):
+                return None
+        return {}
 
     def release(self, *, remove: bool = False) -> None:
         """Let others have it, or remove it where nobody will need it."""

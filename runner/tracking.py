@@ -25,8 +25,8 @@ from runner.trace import Trace
 
 # What one of MLflow's parameters holds.
 PARAM_LENGTH = 6000
-# Tags of a run's end.
-ENDING = ("ending", "stopped_by", "first_nonfinite_step", "error", "end_reason")
+# Tags of a run's end, and, `recording`, of one that is not in the store as a whole.
+ENDING = ("ending", "stopped_by", "first_nonfinite_step", "error", "end_reason", "recording")
 
 
 @dataclass(frozen=True)

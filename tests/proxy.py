@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 # What is done to a request, by its method, its path and how many of that path came before: one of the words below, or None.
 Fault = Callable[[str, str, int], str | None]
-# Answer 500 after the server has done it; close the connection after that; refuse it with 503 and Retry-After; answer late.
-AFTER, DROP, BUSY, SLOW = "after", "drop", "busy", "slow"
+# Answer 500 after the server has done it, or before; close the connection after that; refuse it with 503 and Retry-After;
+# answer late.
+AFTER, BEFORE, DROP, BUSY, SLOW = "after", "before", "drop", "busy", "slow"
 LATE = 1.5
 
 
@@ -22,6 +23,16 @@ LATE = 1.5
 def faulty(uri: str, fault: Fault) -> Iterator[str]:
     """Give the address of a proxy to a server."""
     target, seen, lock = urlsplit(uri).netloc, Counter(), threading.Lock()
+
+    def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        connection = http.client.HTTPConnection(target)
+        sent = {key: value for key, value in headers.items() if key.lower() not in ("host", "connection")}
+        connection.request(method, path, body, sent)
+        answer = connection.getresponse()
+        content = answer.read()
+        kept = {key: value for key, value in answer.getheaders() if key.lower() == "content-type"}
+        connection.close()
+        return answer.status, content, kept
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -33,19 +44,16 @@ def faulty(uri: str, fault: Fault) -> Iterator[str]:
                 word, seen[path] = fault(self.command, path, seen[path]), seen[path] + 1
             if word == BUSY:
                 return self.reply(503, b"busy", {"Retry-After": "1"})
-            connection = http.client.HTTPConnection(target)
-            headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
-            connection.request(self.command, self.path, body, headers)
-            answer = connection.getresponse()
-            content = answer.read()
-            kept = {key: value for key, value in answer.getheaders() if key.lower() == "content-type"}
-            connection.close()
+            if word == BEFORE:
+                threading.Timer(LATE, forward, [self.command, self.path, dict(self.headers), body]).start()
+                return self.reply(500, b"not yet", {})
+            status, content, kept = forward(self.command, self.path, dict(self.headers), body)
             if word == DROP:
                 self.close_connection = True
                 return None
             if word == SLOW:
                 time.sleep(LATE)
-            return self.reply(500, b"spoiled", {}) if word == AFTER else self.reply(answer.status, content, kept)
+            return self.reply(500, b"spoiled", {}) if word == AFTER else self.reply(status, content, kept)
 
         def reply(self, status: int, content: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)

@@ -12,6 +12,9 @@ from conftest import history, store, with_store
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
+from runner import sync, unsent
+from runner.spool import frames
+
 # Slow enough to be interrupted, and of numbers that differ in each step.
 COMMAND = ("loss=rosenbrock", "optimizer=adam", "execution=eager", "max_iterations=400", "tracking.every=1")
 
@@ -53,11 +56,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Pat
 
 
 def equal(folder: Path, undisturbed: Path) -> None:
-    """Assert that both folders' runs recorded the same numbers, and each step once."""
+    """Assert that both folders' runs recorded the same numbers, and each step and what the run came to once."""
     run, other = only_run(folder), only_run(undisturbed)
     assert pq.read_table(trajectory(folder, run)).equals(pq.read_table(trajectory(undisturbed, other)))
     for metric in ("loss", "x/0", "gradient/1", "gradient_norm"):
         assert history(folder, run.info.run_id, metric) == history(undisturbed, other.info.run_id, metric)
+    for metric in ("system/iterations", "system/last_loss", "system/seconds_loop"):
+        assert history(folder, run.info.run_id, metric).keys() == {0}
     seconds = {name for name in run.data.metrics if name.startswith("system/seconds_")}
     mine, theirs = ({name: value for name, value in each.data.metrics.items() if name not in seconds} for each in (run, other))
     assert mine == theirs
@@ -107,6 +112,21 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_takes_its_steps_again
     interrupted(prepared, signal.SIGKILL)
     assert "from step 0;" in finished(prepared)
     equal(prepared, undisturbed)
+
+
+def test_a_run_that_is_only_spooled_goes_on_and_is_sent_as_one(tmp_path, undisturbed):
+    assert interrupted(tmp_path, signal.SIGKILL, "tracking.offline=true", "checkpoint.every_seconds=0").returncode < 0
+    (spool,) = tmp_path.glob("outputs/runs/*/*/spool")
+    assert interrupted(tmp_path, signal.SIGTERM, "tracking.offline=true", at="150").returncode == 143
+    assert f"continues run in {spool.parent} from step " in finished(tmp_path, "tracking.offline=true")
+    assert list(tmp_path.glob("outputs/runs/*/*/spool")) == [spool]
+    with (spool.parent / "spool").open("rb") as file:
+        identity = next(frames(file)).message.fields["about"]["tags"]["identity"]
+    assert unsent.interrupted(tmp_path / "outputs/pending", identity) == [], "it has ended and would be continued"
+    assert not (tmp_path / "outputs/mlflow.db").exists()
+    assert sync.main([str(spool.parent)]) == 0
+    assert only_run(tmp_path).data.tags["resumed"] == "2"
+    equal(tmp_path, undisturbed)
 
 
 @pytest.mark.long

@@ -21,8 +21,9 @@ import servers
 from commands import Command, Ended
 from conftest import environment, store
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 
-from runner import retry, spool, sync
+from runner import alive, retry, spool, sync
 from runner.errors import UserError
 from runner.trace import Trace
 
@@ -59,7 +60,7 @@ def test_rows_come_back_as_they_were(tmp_path):
             np.testing.assert_array_equal(getattr(found, part), getattr(wanted, part), strict=True)
         np.testing.assert_array_equal(found.named["rate"], wanted.named["rate"], strict=True)
         np.testing.assert_array_equal(found.measured["error"], wanted.measured["error"], strict=True)
-    assert spool.recorded(tmp_path) == 6
+    assert spool.recorded(tmp_path) == spool.Spool(tmp_path).recorded == 6
 
 
 def test_a_spool_cut_at_any_byte_of_its_last_message_keeps_those_before_and_can_be_gone_on_with(tmp_path):
@@ -193,9 +194,15 @@ def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(drawn,
     assert ended.code == 0 and ended.err == "" and f"python -m runner.sync {folder}" in ended.out
     assert len(runs()) == 1 and [each.read_text().strip() for each in tmp_path.glob("outputs/pending/*")] == [str(folder)]
     shutil.copy(path, tmp_path / "kept")
-    for _ in range(3):
+    for last in (False, False, True):
         assert sync.main([str(folder)]) == 0
         assert not path.exists() and not (tmp_path / "outputs/pending").exists()
+        if last:
+            break
+        # As one that could not be sent as a whole, and then fell silent.
+        (later,) = [run for run in runs() if run.data.tags["folder"] == str(folder)]
+        for key, value in {"recording": "incomplete", **alive.STALE}.items():
+            store(tmp_path).set_tag(later.info.run_id, key, value)
         shutil.copy(tmp_path / "kept", path)
     online, later = runs()
     assert contents(store(tmp_path), later) == contents(store(tmp_path), online)
@@ -272,6 +279,25 @@ def test_a_server_behind_faults_gets_one_run_and_no_row_twice(server, tmp_path, 
         assert {key: (rows, steps) for key, rows, steps in counts if "/" not in key} == dict.fromkeys(
             ("loss", "x", "gradient"), (1501, 1501)
         )
+
+
+def test_a_run_that_a_server_creates_late_and_again_is_deleted(server, tmp_path):
+    uri, _ = server
+    client = MlflowClient(tracking_uri=uri)
+
+    def late(method: str, path: str, before: int) -> str | None:
+        return proxy.BEFORE if path.endswith("runs/create") and before == 0 else None
+
+    with proxy.faulty(uri, late) as address:
+        keys = (f"tracking.uri={address}", "tracking.experiment=late", "report=none")
+        ended = processes.started(tmp_path, "execution=eager", "max_iterations=5000", *keys)
+        _, err = ended.communicate(timeout=120)
+    assert (ended.returncode, err) == (0, "")
+    experiments = [client.get_experiment_by_name("late").experiment_id]
+    (run,) = client.search_runs(experiments)
+    (ghost,) = client.search_runs(experiments, run_view_type=ViewType.DELETED_ONLY)
+    assert run.info.status == "FINISHED" and len(client.get_metric_history(run.info.run_id, "loss")) == 5001
+    assert ghost.data.tags["run_key"] == run.data.tags["run_key"] and not ghost.data.metrics
 
 
 def test_a_server_that_goes_away_costs_the_run_nothing_and_gets_all_of_it_later(server, tmp_path):

@@ -1,0 +1,33 @@
+"""Runs that are only spooled: which of them were interrupted, for no store tells of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runner import spool
+
+
+def interrupted(pending: Path, identity: str) -> list[dict[str, Any]]:
+    """Return the runs of this identity that are listed there and did not end of themselves, the newest first."""
+    found = []
+    for pointer in (each for each in pending.glob("*") if each.is_file()):
+        folder = Path(pointer.read_text().strip())
+        if (folder / spool.FILE).is_file():
+            with (folder / spool.FILE).open("rb") as file:
+                read = spool.frames(file)
+                first = next(read, None)
+                if first and first.message.fields["about"]["tags"].get("identity") == identity and not finished(read):
+                    found.append((first.at, {"run_id": None, "folder": str(folder), "run_key": pointer.name}))
+    return [run for _, run in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def finished(read: Iterator[spool.Frame]) -> bool:
+    """Tell whether a run ended of itself, by the last of its messages: it has a result, or has failed."""
+    killed, ended = False, False
+    for word, fields, _ in (frame.message for frame in read):
+        ended = word == "end"
+        if word in ("finish", "fail"):
+            killed = fields.get("status") == "KILLED" or fields["tags"].get("ending") == "interrupted"
+    return ended and not killed
