@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -26,7 +28,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from omegaconf import OmegaConf
 
-from runner import checkpoints, config, fused, group_checkpoints, groups, many, sweep_runs, sync, tracking
+from runner import checkpoints, config, fused, group_checkpoints, groups, many, spool, sweep_runs, sync, tracking
 from runner.errors import UserError
 from runner.loop import Ending, Result
 from runner.programs import Programs
@@ -287,6 +289,23 @@ def test_the_same_command_goes_on_after_signals_and_kills(cli, runs, tmp_path):
     assert cli("-m", *COMMAND, "sweep.reuse=false").code == 0
     anew = [run for run in runs() if run.info.run_id not in {each.info.run_id for each in continued.values()}]
     equal(tmp_path, list(continued.values()), anew)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("cli")
+def test_packs_whose_worker_is_killed_go_on_from_their_checkpoints(runs, tmp_path):
+    words = [word for word in COMMAND if not word.startswith(("seed=", "hydra/launcher="))]
+    words += ["seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep.pack=2"]
+    process = processes.started(tmp_path, "-m", *words)
+    assert processes.wait(lambda: saved(tmp_path), 90)
+    lock = next(path.parents[1] / spool.LOCK for path in tmp_path.glob(f"outputs/pending/groups/*/*/{checkpoints.SUMS}"))
+    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0 and "continues 2 jobs as one program from step " in out
+    assert len(runs()) == 4 and {run.info.status for run in runs()} == {"FINISHED"}
+    for run in runs():
+        assert history(tmp_path, run.info.run_id, "loss").keys() == {*range(0, 30001, 500)}
+    assert not (tmp_path / "outputs/pending").exists()
 
 
 # Of a few steps, which a signal may end after so many chunks, or whose store may fail while they are recorded.
