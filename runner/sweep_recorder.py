@@ -92,7 +92,7 @@ class SweepRecorder:
         """End the sweep's parent run."""
         said = {"status": status, "tags": dict(tags), "metrics": dict(metrics), "table": dict(table)}
         if left := self.process.ask("sweep_end", {"keys": self.keys, "run_id": self.run_id, **said})["left"]:
-            warn(f"the sweep's own run {self.run_id} could not be ended, {left}")
+            warn(f"the sweep's own run {self.run_id} could not be ended, {left}; end it with: {self.command()}")
 
     def report(self) -> list[str]:
         """Have the sweep reported, and return what that comes to in lines."""

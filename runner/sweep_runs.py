@@ -42,8 +42,7 @@ def record(keys: Mapping[str, Any], jobs: Sequence[many.Job], settings: Mapping[
     try:
         client, experiment_id, insert = retry(partial(reached, keys))
         if insert is not None and together:
-            into = client, insert, experiment_id, together, at
-            retry(lambda: many.there(client, together, at) or many.record(*into, **settings))
+            retry(partial(into_database, client, insert, experiment_id, together, at, settings))
             sent = {job.key: Sent(job.key) for job in together}
     except Exception as error:
         left = first_line(error)
@@ -66,10 +65,28 @@ def reached(keys: Mapping[str, Any]) -> tuple[Any, str, bulk.Insert | None]:
     return client, experiment_id, tracking.direct(client)
 
 
+def into_database(
+    client: Any, insert: bulk.Insert, experiment_id: str, jobs: Sequence[many.Job], at: int, settings: Mapping[str, Any]
+) -> None:
+    """Record runs together, unless that has been done; raises OSError where another process is at it."""
+    try:
+        if not many.there(client, jobs, at):
+            many.record(client, insert, experiment_id, jobs, at, **settings)
+    except Exception as error:
+        # The process that these jobs had before may have died and left its recorder, which brings them to an end.
+        if type(error.__cause__).__name__ == "IntegrityError":
+            raise ConnectionError(first_line(error)) from error
+        raise
+
+
 def by_spool(job: many.Job, keys: Mapping[str, Any], at: int, retry: Retry, left: str | None) -> Sent:
     """Bring to a run's spool what is not there yet, and send that, unless it is known why something would be `left`."""
     folder = job.about.folder
-    lock = spool.Lock(folder, "run", spool.PATIENCE)
+    try:
+        lock = spool.Lock(folder, "sending", spool.PATIENCE)
+    except spool.Held as held:
+        holder = f"process {held.holder.get('pid')} on {held.holder.get('host')}"
+        raise UserError(f"{folder} is held by {holder}; wait for it, and give the same command again") from held
     try:
         new = not (folder / spool.FILE).exists()
         said = begun.Begin(job.about, job.key, socket.gethostname(), {**keys, "uri": store.absolute(keys["uri"])})

@@ -6,6 +6,8 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from runner import alive, store, tracking
@@ -16,6 +18,8 @@ from runner.retry import GaveUp, Policy
 TAGS = ("ending", "stopped_by")
 METRICS = ("iterations", "last_loss", "best_loss")
 TABLE = "jobs.json"
+# Where it stands, among what is pending, how sweeps ended that the store could not be told of.
+ENDS = "sweeps"
 # Runs that one page of a search brings; MLflow takes up to 50,000.
 PAGE = 10_000
 Marks = Mapping[str, str]
@@ -97,19 +101,29 @@ def by_sql(store: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]
 
 
 def end(
-    keys: Mapping[str, Any], run_id: str, status: str, tags: Marks, metrics: Mapping[str, float], table: Mapping[str, list]
+    keys: Mapping[str, Any],
+    run_id: str,
+    status: str,
+    tags: Marks,
+    metrics: Mapping[str, float],
+    table: Mapping[str, list],
+    at: int | None = None,
 ) -> dict[str, Any]:
     """End a sweep's parent run, with a table of its jobs as an artifact, and what a job that died has left open.
 
-    A store that fails is asked again, `flush_timeout` seconds long; returns in one line why it was given up, or None.
+    A store that fails is asked again, `flush_timeout` seconds long; returns in one line why it was given up, or None. What it
+    was to be told is then in a file among what is pending.
     """
-    began, at = time.monotonic(), tracking.clock()
+    began, at = time.monotonic(), at or tracking.clock()
     if run_id in OPEN:
         OPEN.pop(run_id)[1].stop()
 
     def say() -> None:
         client = store.client_of(keys["uri"])
         close_children(client, run_id)
+        # One that had fallen silent may have been taken for dead.
+        for name in {*tracking.ENDING} & {*client.get_run(run_id).data.tags}:
+            client.delete_tag(run_id, name)
         tracking.log_tags(client, run_id, tags)
         for key, value in metrics.items():
             client.log_metric(run_id, key, value, at)
@@ -117,13 +131,34 @@ def end(
         rows = [list(row) for row in zip(*table.values(), strict=True)]
         client.log_text(run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
         client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
-        client.set_terminated(run_id, status)
+        client.set_terminated(run_id, status, at)
 
     try:
         Policy(keys["flush_timeout"], lambda: began)(say)
     except GaveUp as error:
+        where = {**keys, "uri": store.absolute(keys["uri"])}
+        said = {"keys": where, "run_id": run_id, "status": status, "tags": tags, "metrics": metrics, "table": table, "at": at}
+        file = Path(keys["pending"]) / ENDS / f"{run_id}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(said))
         return {"left": first_line(error)}
     return {"left": None}
+
+
+def end_pending(pending: Path, timeout: float) -> Iterator[tuple[str, str | None]]:
+    """End the parent runs that could not be ended; yields their ids, each with the reason in one line if it still cannot be."""
+    for file in sorted((pending / ENDS).glob("*.json")):
+        try:
+            said = json.loads(file.read_text())
+            left = end(**{**said, "keys": {**said["keys"], "flush_timeout": timeout}})["left"]
+        except Exception as error:
+            left = first_line(error)
+        if left is None:
+            file.unlink()
+            for folder in (file.parent, pending):
+                with suppress(OSError):
+                    folder.rmdir()
+        yield file.stem, left
 
 
 def close_children(client: Any, run_id: str) -> None:

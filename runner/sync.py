@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from runner import playing, quick, spool, store
+from runner import playing, quick, spool, store, sweep_store
 from runner.errors import first_line
 from runner.retry import Policy
 
@@ -75,6 +75,8 @@ def quietly(pending: Path, own: Path) -> None:
             sent = one(folder, 0, log.info) if folder != own else None
             if sent and sent.left is None:
                 log.info("sent run %s, which was pending in %s", sent.run_id, folder)
+        for run_id, left in sweep_store.end_pending(pending, 0):
+            log.info("the sweep's run %s %s", run_id, "has been ended" if left is None else f"is not ended: {left}")
     except Exception as error:
         log.info("what is pending is not sent: %s", first_line(error))
 
@@ -98,7 +100,14 @@ def main(words: list[str] | None = None) -> int:
         else:
             complain(f"{folder}: {sent.left}")
             code = 1
-    if not folders:
+    ended = [] if given.folders else list(sweep_store.end_pending(given.pending, given.timeout))
+    for run_id, left in ended:
+        if left is None:
+            print(f"the sweep's run {run_id} has been ended")
+        else:
+            complain(f"the sweep's run {run_id}: {left}")
+            code = 1
+    if not folders and not ended:
         print("nothing is pending")
     return code
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -26,7 +28,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from omegaconf import OmegaConf
 
-from runner import checkpoints, config, fused, group_checkpoints, groups, many, sweep_runs, sync, tracking
+from runner import checkpoints, config, fused, group_checkpoints, groups, many, spool, sweep_runs, sync, tracking
 from runner.errors import UserError
 from runner.loop import Ending, Result
 from runner.programs import Programs
@@ -289,6 +291,23 @@ def test_the_same_command_goes_on_after_signals_and_kills(cli, runs, tmp_path):
     equal(tmp_path, list(continued.values()), anew)
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("cli")
+def test_packs_whose_worker_is_killed_go_on_from_their_checkpoints(runs, tmp_path):
+    words = [word for word in COMMAND if not word.startswith(("seed=", "hydra/launcher="))]
+    words += ["seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep.pack=2"]
+    process = processes.started(tmp_path, "-m", *words)
+    assert processes.wait(lambda: saved(tmp_path), 90)
+    lock = next(path.parents[1] / spool.LOCK for path in tmp_path.glob(f"outputs/pending/groups/*/*/{checkpoints.SUMS}"))
+    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0 and "continues 2 jobs as one program from step " in out
+    assert len(runs()) == 4 and {run.info.status for run in runs()} == {"FINISHED"}
+    for run in runs():
+        assert history(tmp_path, run.info.run_id, "loss").keys() == {*range(0, 30001, 500)}
+    assert not (tmp_path / "outputs/pending").exists()
+
+
 # Of a few steps, which a signal may end after so many chunks, or whose store may fail while they are recorded.
 SHORT = ["-m", "loss=rosenbrock", "optimizer=adam", "guess=normal", "seed=1,2,3", f"max_iterations={STEPS}"]
 SHORT += [f"execution.chunk={CHUNK}", "hydra/launcher=fused", "tracking.flush_timeout=1"]
@@ -358,7 +377,7 @@ def test_what_the_store_does_not_take_is_sent_later_and_once(cli, runs, tmp_path
     assert ended.code == 0 and "3 iteration_limit" in ended.out and "Traceback" not in ended.err
     first, second = ended.err.splitlines()
     assert first.startswith("WARNING: 3 runs could not be sent, ") and first.endswith("; send them with: python -m runner.sync")
-    assert second.startswith("WARNING: the sweep's own run ") and "could not be ended" in second
+    assert second.startswith("WARNING: the sweep's own run ") and second.endswith("; end it with: python -m runner.sync")
     assert runs() == []
     shutil.copytree(tmp_path / "outputs/sweeps", tmp_path / "kept")
     folders = [str(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/*/spool")]
@@ -366,6 +385,11 @@ def test_what_the_store_does_not_take_is_sent_later_and_once(cli, runs, tmp_path
     def next_sweep_sends() -> None:
         assert cli("-m", "optimizer.learning_rate=0.1,0.2", "max_iterations=1", "hydra/launcher=fused").code == 0
         assert processes.wait(lambda: not (tmp_path / "outputs/pending").exists(), 20)
+        client = store(tmp_path)
+        (experiment,) = [each for each in client.search_experiments() if each.name == "runner"]
+        parents = client.search_runs([experiment.experiment_id], "tags.sweep = 'parent'")
+        assert [parent.info.status for parent in parents] == ["FINISHED"] * 2
+        assert sorted(parent.data.metrics["system/jobs"] for parent in parents) == [2, 3]
 
     for send in (next_sweep_sends, lambda: sync.main(folders)):
         shutil.copytree(tmp_path / "kept", tmp_path / "outputs/sweeps", dirs_exist_ok=True)
@@ -375,15 +399,26 @@ def test_what_the_store_does_not_take_is_sent_later_and_once(cli, runs, tmp_path
         assert len(sent) == 3 and {seed: contents(store(tmp_path), run) for seed, run in by_seed(sent).items()} == expected
 
 
-def test_runs_that_the_store_took_without_an_answer_are_there_once(migrated, tmp_path, monkeypatch):
+def line(count: int) -> Trace:
+    """Return rows of the square at 0, 1, 2 …"""
+    steps = np.arange(float(count))
+    return Trace(0, steps, steps**2, 2 * steps)
+
+
+@pytest.fixture
+def at_hand(migrated: Path, tmp_path: Path) -> tuple[many.Job, dict[str, Any], dict[str, Any]]:
+    """Return a run that has ended, the store that it is to be recorded in, and which of its rows are."""
     (tmp_path / "outputs").mkdir()
     shutil.copy(migrated, tmp_path / "outputs")
-    steps = np.arange(5.0)
     about = tracking.About(tmp_path / "run", "one", {"seed": "1"}, {"identity": "same"}, "seed: 1")
-    tags, metrics = {"ending": "iteration_limit"}, {"system/iterations": 4.0}
-    job = many.Job(about, Trace(0, steps, steps**2, 2 * steps), tags, metrics, *many.ids(1))
+    job = many.Job(about, line(5), {"ending": "iteration_limit"}, {"system/iterations": 4.0}, *many.ids(1))
     keys = {"uri": store(tmp_path).tracking_uri, "experiment": "silent", "pending": str(tmp_path / "pending")}
     settings = {"name": None, "every": 1, "max_coordinates": 16, "full_loss_every": 100}
+    return job, {**keys, "flush_timeout": 2, "heartbeat": 10.0}, settings
+
+
+def test_runs_that_the_store_took_without_an_answer_are_there_once(at_hand, tmp_path, monkeypatch):
+    job, keys, settings = at_hand
     record = many.record
 
     def unanswered(*words: Any, **options: Any) -> None:
@@ -391,7 +426,7 @@ def test_runs_that_the_store_took_without_an_answer_are_there_once(migrated, tmp
         raise ConnectionError("the answer was lost")
 
     monkeypatch.setattr(many, "record", unanswered)
-    said = sweep_runs.record({**keys, "flush_timeout": 0, "heartbeat": 10.0}, [job], settings)
+    said = sweep_runs.record({**keys, "flush_timeout": 0}, [job], settings)
     assert said["unsent"] == 1 and said["left"].endswith("the answer was lost")
     assert sync.main(["--pending", keys["pending"]]) == 0
     client = store(tmp_path)
@@ -399,8 +434,21 @@ def test_runs_that_the_store_took_without_an_answer_are_there_once(migrated, tmp
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.run_id == job.key and run.info.status == "FINISHED"
-    assert history(tmp_path, run.info.run_id, "loss") == dict(enumerate((steps**2).tolist()))
+    assert history(tmp_path, run.info.run_id, "loss") == {step: step**2 for step in range(5)}
     assert history(tmp_path, run.info.run_id, "system/iterations") == {0: 4.0}
+
+
+def test_runs_that_another_process_has_recorded_meanwhile_are_there_once(at_hand, tmp_path, monkeypatch):
+    job, keys, settings = at_hand
+    assert sweep_runs.record(keys, [job], settings)["unsent"] == 0
+    looks = iter([lambda *words: set(), many.cleared])
+    # As where the other one is committed just after this one has looked.
+    monkeypatch.setattr(many, "cleared", lambda *words: next(looks)(*words))
+    longer = job._replace(rows=line(7), metrics={"system/iterations": 6.0})
+    assert sweep_runs.record(keys, [longer], settings)["unsent"] == 0
+    assert next(looks, None) is None
+    assert history(tmp_path, job.key, "loss") == {step: step**2 for step in range(7)}
+    assert history(tmp_path, job.key, "system/iterations") == {0: 6.0}
 
 
 def test_an_interrupted_group_that_the_store_did_not_take_goes_on(cli, runs, tmp_path, monkeypatch):
