@@ -41,7 +41,7 @@ def targets(runs: Runs) -> dict[str, int]:
 def plane(runs: Runs) -> pd.DataFrame:
     """Return a row a start in a plane: problem, optimizer, rate, x0, x1, width, height, reached, and the steps to targets.
 
-    Of the runs from one start, as of several seeds, it is the first. Problems of fewer than PLANE starts are left out.
+    Of the runs from one start, as of several seeds, it is the first. Problems with fewer than PLANE starts are left out.
     """
     frame: Any = runs.frame.assign(row=range(len(runs.frame)))
     frame = frame[(frame["dimension"] == 2) & frame["x0"].notna() & frame["x1"].notna()]
@@ -49,7 +49,7 @@ def plane(runs: Runs) -> pd.DataFrame:
     frame = frame.drop_duplicates(["problem", "optimizer", "rate", "x0", "x1"])
     found = []
     for _, own in frame.groupby("problem", sort=False):
-        if own[["x0", "x1"]].drop_duplicates().shape[0] >= PLANE:
+        if own.groupby(["optimizer", "rate"]).size().max() >= PLANE:
             found.append(own.assign(width=spacing(own["x0"]), height=spacing(own["x1"])))
     if not found:
         return pd.DataFrame()
