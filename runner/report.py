@@ -91,13 +91,16 @@ def made(
 
 
 def compared_by(runs: Runs, key: str) -> Runs:
-    """Return runs whose groups are the values of a key in place of optimizers; raises UserError where they do not differ."""
+    """Return runs whose groups are the values of a key in place of optimizers; raises UserError where they do not differ.
+
+    What optimizers they had stays as `method`.
+    """
     column = key if key in runs.frame else f"p.{key}"
     if column not in runs.frame:
         known = [name.removeprefix("p.") for name in runs.frame if name.startswith("p.")]
         raise UserError(f"--by must name what differs among the runs, got {key!r}; {nearest(key, known)}")
     labels = runs.frame[column].map(lambda value: f"{key}={value}")
-    return replace(runs, frame=runs.frame.assign(optimizer=labels))
+    return replace(runs, frame=runs.frame.assign(method=runs.frame["optimizer"], optimizer=labels), compared="group")
 
 
 def computed(runs: Runs) -> dict[str, pd.DataFrame]:

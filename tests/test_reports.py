@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,21 @@ def test_what_is_never_solved_is_a_share_of_nothing():
 )
 def test_numbers_as_people_read_them(value, told):
     assert wording.number(value) == told
+
+
+def test_long_numbers_in_words_are_rounded():
+    words = "optimizer=adam_2 optimizer.learning_rate=0.31622776601683794 optimizer.epsilon=1.2345678e-07 seed=20240101 a=0.125"
+    assert (
+        wording.rounded(words)
+        == "optimizer=adam_2 optimizer.learning_rate=0.3162 optimizer.epsilon=1.235e-07 seed=20240101 a=0.125"
+    )
+
+
+def test_the_next_grid_of_a_group_is_of_its_optimizers():
+    runs = runs_of([NAN, 5, 3], rate=[0.01, 0.1, 1.0], last_loss=[0.5, 0.01, 0.01], start="s", optimizer=["b", "a", "a"])
+    runs = report.compared_by(replace(runs, frame=runs.frame.assign(strategy="tape")), "strategy")
+    row = stability.table(runs).iloc[0]
+    assert row.optimizer == "strategy=tape" and row.next.endswith("optimizer=b,a optimizer.learning_rate=10,100,1000")
 
 
 def test_one_thing_is_not_many():
@@ -291,7 +307,7 @@ def test_a_sweep_is_reported_when_it_ends(reported, command, tmp_path):
     assert again.code == 0 and again.err == "" and (tmp_path / "elsewhere/report.html").is_file()
     assert "reaches 1e-08 in 1 step [1, 1], 100% of 4 runs; it converges at rates 0.05 … 0.9, 2/L = 1" in again.out
     ended = command("--filter", "params.`optimizer.learning_rate` = '0.9'", "--by", "seed")
-    assert ended.code == 0 and ": 4 runs, 1 problem, 4 optimizers" in ended.out
+    assert ended.code == 0 and ": 4 runs, 1 problem, 4 groups" in ended.out
     for words, told in (
         (("--filter", "params.seed = '9'"), "runs with params.seed = '9' has no runs to report with params.seed = '9'"),
         (("--filter", "nonsense"), "--filter 'nonsense' is no condition of MLflow's:"),

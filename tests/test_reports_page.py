@@ -190,7 +190,9 @@ def test_of_many_optimizers_those_that_reach_most_are_drawn_and_the_others_are_c
     assert choosing.drawn(names, overall) == names[3:] and choosing.drawn(names[:3], overall) == names[:3]
     of = made(optimizers=names, side=2, learning_rates=[0.01, 0.1], problems=["sphere"])
     text = page(of, tables(of), "")
-    assert text.count("3 optimizers more: drawn are the 14 that reach most targets; python -m runner.report --filter") == 2
+    assert (
+        text.count("3 optimizers more: drawn are the 14 that reach most targets; <code>python -m runner.report --filter") == 2
+    )
     assert "optimizer (14 of 17)" in text and "configuration (14 of 34)" in text
 
 

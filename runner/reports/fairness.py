@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from runner.reports.reading import Runs
-from runner.reports.wording import some
+from runner.reports.wording import number, some
 
 Mark = tuple[str, str, int, str]
 CLIPPING = ("optimizer.clipnorm", "optimizer.clipvalue", "optimizer.global_clipnorm")
@@ -86,5 +86,5 @@ def edges(runs: Runs, stability: pd.DataFrame) -> Iterator[Mark]:
     for row in stability[stability["at_edge"] != ""].itertuples():
         own = runs.frame[(runs.frame["problem"] == row.problem) & (runs.frame["optimizer"] == row.optimizer)]
         side = {"low": "lowest", "high": "highest"}[str(row.at_edge)]
-        words = f"the best learning rate, {row.best:g}, is the {side} tried; go on with: {row.next}"
+        words = f"the best learning rate, {number(row.best)}, is the {side} tried; go on with: {row.next}"
         yield "edge", f"{row.optimizer} on {row.problem}", len(own), words

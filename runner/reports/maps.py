@@ -41,7 +41,7 @@ def targets(runs: Runs) -> dict[str, int]:
 def plane(runs: Runs) -> pd.DataFrame:
     """Return a row a start in a plane: problem, optimizer, rate, x0, x1, width, height, reached, and the steps to targets.
 
-    Of the runs from one start, as of several seeds, it is the first. Problems of fewer than PLANE starts are left out.
+    Of the runs from one start, as of several seeds, it is the first. Problems with fewer than PLANE starts are left out.
     """
     frame: Any = runs.frame.assign(row=range(len(runs.frame)))
     frame = frame[(frame["dimension"] == 2) & frame["x0"].notna() & frame["x1"].notna()]
@@ -49,7 +49,7 @@ def plane(runs: Runs) -> pd.DataFrame:
     frame = frame.drop_duplicates(["problem", "optimizer", "rate", "x0", "x1"])
     found = []
     for _, own in frame.groupby("problem", sort=False):
-        if own[["x0", "x1"]].drop_duplicates().shape[0] >= PLANE:
+        if own.groupby(["optimizer", "rate"]).size().max() >= PLANE:
             found.append(own.assign(width=spacing(own["x0"]), height=spacing(own["x1"])))
     if not found:
         return pd.DataFrame()
@@ -135,21 +135,10 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     held = plane(runs)
     if held.empty:
         return None
-    kinds = sorted(set(held["reached"]) - {NOWHERE, DIVERGED})
-    # Black is that of what diverges.
-    looks = dict(zip(kinds, cycle(each for each in COLOURS if each != BLACK), strict=False)) | {NOWHERE: GREY, DIVERGED: BLACK}
-    held["colour"] = [looks[kind] for kind in held["reached"]]
-    hatches = dict(zip(kinds, cycle(HATCHES), strict=False))
-    held["hatch"] = [hatches.get(kind, " ") for kind in held["reached"]]
-    held = held.assign(slot=0, way=held["optimizer"] + " at " + held["rate"])
+    held = dressed(held, next(iter(targets(runs))))
     keys = {"problem": "Problem", "way": "Optimizer at a learning rate"}
-    # What gets most starts to a minimum, the quickest first, is shown first.
-    names = list(targets(runs))
-    got = held.assign(got=held["reached"].isin(kinds), slow=held[names[0]].fillna(np.inf))
-    groups = got.groupby(["problem", "way"], sort=False)
-    held = held.iloc[np.lexsort([held["reached"], groups["slow"].transform("median"), -groups["got"].transform("mean")])]
     columns = ["x0", "x1", "width", "height", "reached", "colour", "hatch"]
-    shown = ("Steps to the target", names)
+    shown = ("Steps to the target", list(targets(runs)))
     chosen = Chosen(held, keys, columns, [0], words=["reached", "colour", "hatch"], ordered=list(keys), shown=shown)
     (source,) = chosen.sources
     tips = [("from", "(@x0{0.000}, @x1{0.000})"), ("reached", "@reached"), ("steps to the target", "@shown{0,0}")]
@@ -171,6 +160,26 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
     # A minimiser far from all starts is out of sight.
     ends.x_range.renderers = ends.y_range.renderers = [reached]
     return chosen.widgets, [ends, steps]
+
+
+def dressed(held: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return a map's rows with their colours and hatches, in order.
+
+    The optimizer and rate that get most starts to a minimum, of equals those in fewer steps to the target, are the first.
+    """
+    kinds = sorted(set(held["reached"]) - {NOWHERE, DIVERGED})
+    # Black is that of what diverges.
+    looks = dict(zip(kinds, cycle(each for each in COLOURS if each != BLACK), strict=False)) | {NOWHERE: GREY, DIVERGED: BLACK}
+    hatches = dict(zip(kinds, cycle(HATCHES), strict=False))
+    held = held.assign(
+        slot=0,
+        way=held["optimizer"] + " at " + held["rate"],
+        colour=[looks[kind] for kind in held["reached"]],
+        hatch=[hatches.get(kind, " ") for kind in held["reached"]],
+    )
+    got = held.assign(got=held["reached"].isin(kinds), slow=held[target].fillna(np.inf))
+    groups = got.groupby(["problem", "way"], sort=False)
+    return held.iloc[np.lexsort([held["reached"], groups["slow"].transform("median"), -groups["got"].transform("mean")])]
 
 
 def draw_rates(runs: Runs) -> tuple[list[Any], Any] | None:

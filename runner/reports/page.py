@@ -21,7 +21,7 @@ ROWS = 200
 BY_OPTIMIZER = ("Learning rates", "Profiles")
 # Columns that are parts of a whole.
 SHARES = ("success_rate",)
-CHOICE = "python -m runner.report --filter chooses runs, and --by KEY what they are grouped by"
+CHOICE = "<code>python -m runner.report --filter</code> chooses runs, and <code>--by KEY</code> what they are grouped by"
 # What a part of the page says where there is nothing to show.
 ABSENT = {
     "Ranking": "No run has reached a target, so nothing is ranked.",
@@ -60,7 +60,7 @@ p { margin: .4em 0 .8em } pre { white-space: pre-wrap; background: #f4f4f4; padd
 .rows { overflow: auto; max-height: 28em; margin-top: .8em } table { border-collapse: collapse; font-size: .85em }
 th { position: sticky; top: 0; background: #e8e8e8; text-align: left; cursor: pointer; white-space: nowrap }
 th, td { padding: .2em .7em; border-bottom: 1px solid #ddd } td { font-variant-numeric: tabular-nums }
-nav a { margin-right: 1em }
+nav a { margin-right: 1em } code { white-space: nowrap }
 @media print { .rows { overflow: visible; max-height: none } nav { display: none } section { break-inside: avoid } }
 </style>{% endblock %}
 {% block contents %}
@@ -137,7 +137,7 @@ def undrawn(runs: Runs) -> str:
     left = runs.frame["optimizer"].nunique() - SLOTS
     if left <= 0:
         return ""
-    return f"{some(left, 'optimizer')} more: drawn are the {SLOTS} that reach most targets; {CHOICE}."
+    return f"{some(left, runs.compared)} more: drawn are the {SLOTS} that reach most targets; {CHOICE}."
 
 
 def arranged(drawn: tuple[list[Any], Any] | None, across: bool = False) -> Any:

@@ -15,8 +15,8 @@ from runner.reports.reading import Runs
 
 # Places at which a curve is kept, at the most.
 POINTS = 200
-# A budget that goes on where a run ends, and the runs with restarts that there are at least of a problem.
-RESTARTED, SAMPLES = "evaluations, with simulated restarts", 100
+# A budget that goes on where a run ends; of a problem there are so many such runs, unless there are too many of another.
+RESTARTED, SAMPLES, MOST = "evaluations, with simulated restarts", 100, 5000
 # Of the data profile, the part τ of the first gap that is left where a problem is solved; as in Moré and Wild (2009).
 TOLERANCE = 1e-3
 
@@ -55,9 +55,10 @@ def restarts(runs: Runs, chosen: np.ndarray) -> dict[str, np.ndarray]:
     shares = np.array([np.isfinite(spent[own]).mean(axis=0) for own in alike.values()])
     if not ((shares > 0) & (shares < 1)).any():
         return {}
+    sizes = [len(own) for own in alike.values()]
     # As many for each run, whose problems would otherwise count for more than others.
-    repeats, rng = -(-SAMPLES // min(map(len, alike.values()))), np.random.default_rng(SEED)
-    found = defaultdict(list)
+    repeats = max(min(-(-SAMPLES // min(sizes)), MOST // max(sizes)), 1)
+    rng, found = np.random.default_rng(SEED), defaultdict(list)
     for (name, _), own in alike.items():
         every = np.tile(whole[own], repeats)
         found[str(name)] += [restarted(np.tile(each, repeats), every, rng) for each in spent[own].T]

@@ -81,7 +81,8 @@ def draw(runs: Runs, stability: pd.DataFrame, overall: pd.DataFrame) -> tuple[li
     made.hover.renderers = [dots for *_, dots in lines]
     label = CustomJS(args={"axis": made.yaxis[0]}, code="axis.axis_label = `${cb_obj.value}, median`")
     chosen.selects[1].js_on_change("value", label)
-    return chosen.widgets, [made, *([] if stability.empty else [intervals(stability, chosen.selects[0], made)])]
+    known = stability[stability["optimizer"].isin(optimizers)] if len(stability) else stability
+    return chosen.widgets, [made, *([intervals(known, chosen.selects[0], made)] if len(known) else [])]
 
 
 def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:

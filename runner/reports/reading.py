@@ -44,6 +44,7 @@ class Runs:
     relative: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     words: str = ""  # overrides that the runs come from
     minimisers: Mapping[str, np.ndarray] = field(default_factory=dict)  # of each problem in a plane that has them, [m, 2]
+    compared: str = "optimizer"  # what one of those is that are compared
     left_out: int = 0  # runs without a trajectory: failed, killed, or running yet
 
 

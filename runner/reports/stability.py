@@ -81,7 +81,7 @@ def following(runs: Runs, own: pd.DataFrame, rates: np.ndarray) -> str:
     first = own.iloc[0]
     new = {
         "loss": first["loss"],
-        "optimizer": first["optimizer"],
+        "optimizer": ",".join(own["method" if "method" in own else "optimizer"].unique()),
         "optimizer.learning_rate": ",".join(f"{rate:.4g}" for rate in rates),
     }
     kept = [word for word in shlex.split(runs.words) if word.partition("=")[0] not in new]

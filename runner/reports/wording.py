@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
 # From here on a number has no use for decimals.
 WHOLE = 1000
+# More digits than anybody reads.
+LONG = re.compile(r"\d+\.\d{6,}(e[+-]?\d+)?")
 
 
 def number(value: Any) -> str:
@@ -24,3 +27,8 @@ def number(value: Any) -> str:
 def some(count: Any, word: str) -> str:
     """Return a count of things."""
     return f"{number(count)} {word}" if count == 1 else f"{number(count)} {word}s"
+
+
+def rounded(words: str) -> str:
+    """Return words whose long numbers have four digits; those of the tables are exact."""
+    return LONG.sub(lambda found: number(float(found[0])), words)
