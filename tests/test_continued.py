@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import processes
@@ -14,7 +17,7 @@ from conftest import history, store
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
-from runner import sync, unsent
+from runner import signals, sync, unsent
 from runner.spool import frames
 
 # Slow enough to be interrupted, and of numbers that differ in each step.
@@ -117,6 +120,42 @@ def test_a_run_that_is_only_spooled_goes_on_and_is_sent_as_one(tmp_path, undistu
     assert sync.main([str(spool.parent)]) == 0
     assert only_run(tmp_path).data.tags["resumed"] == "2"
     equal(tmp_path, undisturbed)
+
+
+def test_of_two_commands_at_once_one_goes_on_with_the_run(tmp_path):
+    words = (*COMMAND, "max_iterations=100000")
+    interrupted(tmp_path, signal.SIGTERM, *words)
+    both = [processes.started(tmp_path, *words) for _ in range(2)]
+    refused = processes.wait(lambda: next((each for each in both if each.poll() is not None), None), 120)
+    (other,) = {*both} - {refused}
+    _, err = refused.communicate()
+    run_id, holder = only_run(tmp_path).info.run_id, f"process {other.pid} on {socket.gethostname()}"
+    assert refused.returncode == 1
+    assert err == f"error: run {run_id} is being continued by {holder}; wait for it, or set resume=false\n"
+    os.kill(other.pid, signal.SIGTERM)
+    out, err = other.communicate(timeout=60)
+    assert (other.returncode, err) == (143, "") and f"continues run {run_id} from" in out
+    assert only_run(tmp_path).data.tags["resumed"] == "1" and history(tmp_path, run_id, "loss")
+
+
+def test_what_makes_another_run_starts_anew_and_leaves_the_interrupted_one(cli, runs, monkeypatch):
+    words = ("loss=rosenbrock", "optimizer=adam", "max_iterations=500", "report=none")
+
+    @contextmanager
+    def caught() -> Iterator[Callable[[], str | None]]:
+        yield iter([None, None, *["SIGTERM"] * 9]).__next__
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signals, "caught", caught)
+        assert cli(*words).code == 143
+    (first,) = runs()
+    others = ("optimizer=sgd", "optimizer.beta_1=0.8", "loss=ellipsoid", "loss.dimension=3", "dtype=float64", "seed=1")
+    for number, other in enumerate(others, 2):
+        ended = cli(*words, other)
+        assert (ended.code, ended.err) == (0, "") and "continues" not in ended.out and len(runs()) == number, other
+    (again,) = [run for run in runs() if run.info.run_id == first.info.run_id]
+    assert first.info.status == "KILLED" and again.to_dictionary() == first.to_dictionary()
+    assert f"continues run {first.info.run_id} from" in cli(*words).out and len(runs()) == number
 
 
 @pytest.mark.long

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -126,6 +129,35 @@ def test_a_lock_names_its_holder_and_goes_with_its_process(tmp_path):
         holder.kill()
         holder.wait()
         spool.Lock(tmp_path, "run").release()
+
+
+def test_a_holder_that_has_not_said_yet_who_it_is_is_waited_for(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    holder = spool.Lock(tmp_path, "run")
+    # As its last holder has left it.
+    holder.path.write_text(json.dumps({"pid": ended.pid, "host": socket.gethostname(), "role": "run"}))
+    said = threading.Timer(0.3, holder.become, ["continued"])
+    said.start()
+    with pytest.raises(spool.Held) as held:
+        spool.Lock(tmp_path, "continued")
+    assert (held.value.holder["pid"], held.value.holder["role"]) == (os.getpid(), "continued")
+    holder.release()
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+    flock, calls = fcntl.flock, []
+
+    def removed(file: int, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / spool.LOCK).unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    lock = spool.Lock(tmp_path, "run")
+    assert len(calls) == 2 and os.path.samestat(os.fstat(lock.file), (tmp_path / spool.LOCK).stat())
+    lock.release()
 
 
 class Code(Exception):
