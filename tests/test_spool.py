@@ -26,7 +26,7 @@ from conftest import environment, store
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from runner import alive, retry, spool, sync
+from runner import alive, retry, spool, sync, unsent
 from runner.errors import UserError
 from runner.trace import Trace
 
@@ -158,6 +158,38 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monke
     lock = spool.Lock(tmp_path, "run")
     assert len(calls) == 2 and os.path.samestat(os.fstat(lock.file), (tmp_path / spool.LOCK).stat())
     lock.release()
+
+
+HALF = [("finish", {"tags": {"ending": "interrupted"}}), ("end", {})]
+WHOLE = [("finish", {"tags": {"ending": "converged"}}), ("end", {})]
+ENDS = {
+    "killed": [],
+    "interrupted": HALF,
+    "given up": [("fail", {"status": "KILLED", "tags": {}}), ("end", {})],
+    "killed again": [*HALF, ("begin", {})],
+    "failed": [("fail", {"status": "FAILED", "tags": {}}), ("end", {})],
+    "whole": WHOLE,
+    "whole at last": [*HALF, ("begin", {}), *WHOLE],
+}
+
+
+def test_of_runs_that_are_only_spooled_those_that_were_interrupted_are_found_the_newest_first(tmp_path, monkeypatch):
+    hours = iter(range(1, 1000))
+    monkeypatch.setattr(time, "time_ns", lambda: next(hours) * 3600 * 10**9)
+    for name, end in ENDS.items():
+        for identity in ("mine", "other"):
+            made = spool.Spool(tmp_path / f"{name} {identity}")
+            for word, fields in [("begin", {"about": {"tags": {"identity": identity}}}), *end]:
+                made.say(word, fields)
+            made.close()
+            spool.Pointer(tmp_path / "pending", f"{name} {identity}").write(made.path.parent)
+    # Beside them, one that has been sent, and a folder.
+    spool.Pointer(tmp_path / "pending", "sent").write(tmp_path / "sent")
+    (tmp_path / "pending/folder").mkdir()
+    found = unsent.interrupted(tmp_path / "pending", "mine")
+    assert [run["run_key"] for run in found] == [f"{n} mine" for n in ("killed again", "given up", "interrupted", "killed")]
+    assert all(run["folder"] == str(tmp_path / run["run_key"]) for run in found)
+    assert unsent.interrupted(tmp_path / "nothing", "mine") == []
 
 
 class Code(Exception):
