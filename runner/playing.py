@@ -113,8 +113,8 @@ class Run:
     def abandon(self) -> None:
         """End a run that cannot be recorded further, for want of room perhaps, in a store that may be all right."""
         with suppress(Exception):
-            tracking.log_tags(self.client, self.run_id, {"recording": "incomplete"})
             self.client.set_terminated(self.run_id, "FAILED")
+            tracking.log_tags(self.client, self.run_id, {"recording": "incomplete"})
 
     def discard(self) -> None:
         """Let go of what is open, without a word to the store."""

@@ -68,6 +68,7 @@ class Session:
         self.pointer = spool.Pointer(Path(where["pending"]), self.said["run_key"])
         self.ids: dict[str, Any] = {"run_id": None, "experiment_id": None}
         self.process: Process | None = None
+        self.full = False
 
     def begin(self) -> None:
         """Begin the run, or go on with an interrupted one; raises UserError where the store cannot be used."""
@@ -120,11 +121,11 @@ class Session:
         """Return what the run calls."""
         return Recorder(
             self.record,
-            lambda tags, metrics: self.spool.say("finish", {"tags": tags, "metrics": metrics}),
+            lambda tags, metrics: self.say("finish", {"tags": tags, "metrics": metrics}),
             self.ids["run_id"],
             self.ids["experiment_id"],
             self.uri,
-            lambda drawing: self.spool.say("report", drawing.fields, drawing.arrays),
+            lambda drawing: self.say("report", drawing.fields, drawing.arrays),
             self.folder,
             self.recorded,
             lambda: spool.rows(self.folder),
@@ -134,8 +135,16 @@ class Session:
         """Spool the rows that are not there yet."""
         rows = rows[max(0, self.recorded - rows.start) :]
         if len(rows):
-            self.spool.say("record", *spool.row_fields(rows))
+            self.say("record", *spool.row_fields(rows))
             self.ring()
+
+    def say(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> None:
+        """Spool a message; raises UserError where there is no room for it, which is then all that is said of it."""
+        try:
+            self.spool.say(word, fields, arrays)
+        except UserError:
+            self.full = True
+            raise
 
     def ring(self) -> None:
         """Tell the recorder process that there is more, and hear what it has to say; without it the run goes on."""
@@ -166,7 +175,7 @@ class Session:
 
     def send(self) -> None:
         """Let go of the run when all was sent, or say what was not."""
-        if left := self.sent({}):
+        if (left := self.sent({})) and not self.full:
             text = "run %s could not be sent as a whole, %s; send it with: python -m runner.sync %s"
             logging.getLogger(__name__).warning(text, self.ids["run_id"], left, self.folder)
         self.close()

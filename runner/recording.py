@@ -28,6 +28,8 @@ from runner.retry import GaveUp, Policy
 LOG = logging.getLogger("runner.recording")
 # Seconds that a store has at a run's beginning.
 START = 5.0
+# How a disk's being full is told, which ends the run too where its folder is there, within so many seconds, and is told by it.
+NO_ROOM, ROOM = ("No space left", "disk is full"), 3.0
 
 
 def main(connection: Connection) -> None:
@@ -142,7 +144,7 @@ def record(connection: Connection, fields: Mapping[str, Any]) -> None:
     player = playing.Player(folder, run.retry, run)
     with alive.Heart(client, run.run_id, said.keys["heartbeat"]):
         left = playing.play(player, written(folder, inbox))
-        if left and inbox.ended() is None:
+        if left and not inbox.ends(ROOM if any(words in left for words in NO_ROOM) else 0):
             LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
         while inbox.ended() is None:
             inbox.wait(1.0)
@@ -175,6 +177,13 @@ class Inbox:
                     ended = self.gone = True
                 if ended:
                     self.at = time.monotonic()
+
+    def ends(self, seconds: float) -> bool:
+        """Return whether the run has ended, or ends within so many seconds."""
+        until = time.monotonic() + seconds
+        while self.ended() is None and time.monotonic() < until:
+            self.wait(0.1)
+        return self.at is not None
 
     def ended(self) -> float | None:
         """Return when the run ended, by the monotonic clock, or None."""

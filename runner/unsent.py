@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ def interrupted(pending: Path, identity: str) -> list[dict[str, Any]]:
     """Return the runs of this identity that are listed there and did not end of themselves, the newest first."""
     found = []
     for pointer in (each for each in pending.glob("*") if each.is_file()):
-        folder = Path(pointer.read_text().strip())
-        if (folder / spool.FILE).is_file():
+        # What is listed may be sent and removed meanwhile.
+        with suppress(FileNotFoundError):
+            folder = Path(pointer.read_text().strip())
             with (folder / spool.FILE).open("rb") as file:
                 read = spool.frames(file)
                 first = next(read, None)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import processes
 import pyarrow.parquet as pq
 import pytest
 from commands import Command, Ended
@@ -12,7 +16,7 @@ from conftest import history, store, with_store
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
-from runner import sync, unsent
+from runner import signals, sync, unsent
 from runner.spool import frames
 
 # Slow enough to be interrupted, and of numbers that differ in each step.
@@ -32,10 +36,10 @@ def trajectory(folder: Path, run: Run) -> Path:
     return Path(download_artifacts(run_id=run.info.run_id, artifact_path="trajectory.parquet", tracking_uri=uri))
 
 
-def interrupted(folder: Path, number: int, *words: str) -> int | None:
-    """Start the command, signal it when it has come to step 50, and return its exit code."""
+def interrupted(folder: Path, number: int, *words: str, rows: int = 51) -> int | None:
+    """Start the command, signal it when it has come to so many rows, and return its exit code."""
     command = Command(folder, *COMMAND, *words)
-    command.reach(51)
+    command.reach(rows)
     command.signal(number)
     return command.ended().code
 
@@ -115,9 +119,9 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_takes_its_steps_again
 
 
 def test_a_run_that_is_only_spooled_goes_on_and_is_sent_as_one(tmp_path, undisturbed):
-    assert interrupted(tmp_path, signal.SIGKILL, "tracking.offline=true", "checkpoint.every_seconds=0").returncode < 0
+    assert interrupted(tmp_path, signal.SIGKILL, "tracking.offline=true", "checkpoint.every_seconds=0") == -signal.SIGKILL
     (spool,) = tmp_path.glob("outputs/runs/*/*/spool")
-    assert interrupted(tmp_path, signal.SIGTERM, "tracking.offline=true", at="150").returncode == 143
+    assert interrupted(tmp_path, signal.SIGTERM, "tracking.offline=true", rows=100) == 143
     assert f"continues run in {spool.parent} from step " in finished(tmp_path, "tracking.offline=true")
     assert list(tmp_path.glob("outputs/runs/*/*/spool")) == [spool]
     with (spool.parent / "spool").open("rb") as file:
@@ -127,6 +131,41 @@ def test_a_run_that_is_only_spooled_goes_on_and_is_sent_as_one(tmp_path, undistu
     assert sync.main([str(spool.parent)]) == 0
     assert only_run(tmp_path).data.tags["resumed"] == "2"
     equal(tmp_path, undisturbed)
+
+
+def test_of_two_commands_at_once_one_goes_on_with_the_run(prepared):
+    words = ("max_iterations=100000",)
+    interrupted(prepared, signal.SIGTERM, *words)
+    both = [Command(prepared, *COMMAND, *words, to=prepared / name) for name in ("one", "two")]
+    refused = processes.wait(lambda: next((each for each in both if not each.process.is_alive()), None), 120)
+    (other,) = {*both} - {refused}
+    run_id, holder = only_run(prepared).info.run_id, f"process {other.process.pid} on {socket.gethostname()}"
+    assert refused.ended() == Ended(
+        1, f"error: run {run_id} is being continued by {holder}; wait for it, or set resume=false\n"
+    )
+    other.signal(signal.SIGTERM)
+    assert other.ended() == Ended(143, "") and f"continues run {run_id} from" in other.out.read_text()
+    assert only_run(prepared).data.tags["resumed"] == "1" and history(prepared, run_id, "loss")
+
+
+def test_what_makes_another_run_starts_anew_and_leaves_the_interrupted_one(cli, runs, monkeypatch):
+    words = ("loss=rosenbrock", "optimizer=adam", "max_iterations=500", "report=none")
+
+    @contextmanager
+    def caught() -> Iterator[Callable[[], str | None]]:
+        yield iter([None, None, *["SIGTERM"] * 9]).__next__
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signals, "caught", caught)
+        assert cli(*words).code == 143
+    (first,) = runs()
+    others = ("optimizer=sgd", "optimizer.beta_1=0.8", "loss=ellipsoid", "loss.dimension=3", "dtype=float64", "seed=1")
+    for number, other in enumerate(others, 2):
+        ended = cli(*words, other)
+        assert (ended.code, ended.err) == (0, "") and "continues" not in ended.out and len(runs()) == number, other
+    (again,) = [run for run in runs() if run.info.run_id == first.info.run_id]
+    assert first.info.status == "KILLED" and again.to_dictionary() == first.to_dictionary()
+    assert f"continues run {first.info.run_id} from" in cli(*words).out and len(runs()) == number
 
 
 @pytest.mark.long

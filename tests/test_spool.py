@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +26,7 @@ from conftest import environment, store
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from runner import alive, retry, spool, sync
+from runner import alive, retry, spool, sync, unsent
 from runner.errors import UserError
 from runner.trace import Trace
 
@@ -126,6 +129,67 @@ def test_a_lock_names_its_holder_and_goes_with_its_process(tmp_path):
         holder.kill()
         holder.wait()
         spool.Lock(tmp_path, "run").release()
+
+
+def test_a_holder_that_has_not_said_yet_who_it_is_is_waited_for(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    holder = spool.Lock(tmp_path, "run")
+    # As its last holder has left it.
+    holder.path.write_text(json.dumps({"pid": ended.pid, "host": socket.gethostname(), "role": "run"}))
+    said = threading.Timer(0.3, holder.become, ["continued"])
+    said.start()
+    with pytest.raises(spool.Held) as held:
+        spool.Lock(tmp_path, "continued")
+    assert (held.value.holder["pid"], held.value.holder["role"]) == (os.getpid(), "continued")
+    holder.release()
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+    flock, calls = fcntl.flock, []
+
+    def removed(file: int, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / spool.LOCK).unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    lock = spool.Lock(tmp_path, "run")
+    assert len(calls) == 2 and os.path.samestat(os.fstat(lock.file), (tmp_path / spool.LOCK).stat())
+    lock.release()
+
+
+HALF = [("finish", {"tags": {"ending": "interrupted"}}), ("end", {})]
+WHOLE = [("finish", {"tags": {"ending": "converged"}}), ("end", {})]
+ENDS = {
+    "killed": [],
+    "interrupted": HALF,
+    "given up": [("fail", {"status": "KILLED", "tags": {}}), ("end", {})],
+    "killed again": [*HALF, ("begin", {})],
+    "failed": [("fail", {"status": "FAILED", "tags": {}}), ("end", {})],
+    "whole": WHOLE,
+    "whole at last": [*HALF, ("begin", {}), *WHOLE],
+}
+
+
+def test_of_runs_that_are_only_spooled_those_that_were_interrupted_are_found_the_newest_first(tmp_path, monkeypatch):
+    hours = iter(range(1, 1000))
+    monkeypatch.setattr(time, "time_ns", lambda: next(hours) * 3600 * 10**9)
+    for name, end in ENDS.items():
+        for identity in ("mine", "other"):
+            made = spool.Spool(tmp_path / f"{name} {identity}")
+            for word, fields in [("begin", {"about": {"tags": {"identity": identity}}}), *end]:
+                made.say(word, fields)
+            made.close()
+            spool.Pointer(tmp_path / "pending", f"{name} {identity}").write(made.path.parent)
+    # Beside them, one that has been sent, and a folder.
+    spool.Pointer(tmp_path / "pending", "sent").write(tmp_path / "sent")
+    (tmp_path / "pending/folder").mkdir()
+    found = unsent.interrupted(tmp_path / "pending", "mine")
+    assert [run["run_key"] for run in found] == [f"{n} mine" for n in ("killed again", "given up", "interrupted", "killed")]
+    assert all(run["folder"] == str(tmp_path / run["run_key"]) for run in found)
+    assert unsent.interrupted(tmp_path / "nothing", "mine") == []
 
 
 class Code(Exception):
@@ -290,9 +354,7 @@ def test_a_run_that_a_server_creates_late_and_again_is_deleted(server, tmp_path)
 
     with proxy.faulty(uri, late) as address:
         keys = (f"tracking.uri={address}", "tracking.experiment=late", "report=none")
-        ended = processes.started(tmp_path, "execution=eager", "max_iterations=5000", *keys)
-        _, err = ended.communicate(timeout=120)
-    assert (ended.returncode, err) == (0, "")
+        assert Command(tmp_path, "execution=eager", "max_iterations=5000", *keys).ended() == Ended(0, "")
     experiments = [client.get_experiment_by_name("late").experiment_id]
     (run,) = client.search_runs(experiments)
     (ghost,) = client.search_runs(experiments, run_view_type=ViewType.DELETED_ONLY)
