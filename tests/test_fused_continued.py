@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import servers
-from conftest import CONF, history, store
+from commands import Command
+from conftest import CONF, environment, history, store
 from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -250,13 +253,12 @@ def saved(folder: Path) -> int:
     return max((int(path.name) for path in folder.glob("outputs/pending/groups/*/*") if path.name.isdecimal()), default=0)
 
 
-def stopped(folder: Path, number: int) -> int:
+def stopped(folder: Path, number: int) -> int | None:
     """Start the sweep, signal it when it has been saved, and return its exit code when it has ended."""
-    before, process = saved(folder), processes.started(folder, "-m", *COMMAND)
-    assert processes.wait(lambda: saved(folder) > before, 60)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    return process.returncode
+    before, command = saved(folder), Command(folder, "-m", *COMMAND)
+    command.wait(lambda: saved(folder) > before)
+    command.signal(number)
+    return command.ended().code
 
 
 def equal(folder: Path, runs: list[Any], others: list[Any]) -> None:
@@ -296,7 +298,9 @@ def test_the_same_command_goes_on_after_signals_and_kills(cli, runs, tmp_path):
 def test_packs_whose_worker_is_killed_go_on_from_their_checkpoints(runs, tmp_path):
     words = [word for word in COMMAND if not word.startswith(("seed=", "hydra/launcher="))]
     words += ["seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweep.pack=2"]
-    process = processes.started(tmp_path, "-m", *words)
+    # loky's workers import what the main module is, which has to be the real one.
+    start = [sys.executable, "-m", "runner", "-m", *words]
+    process = subprocess.Popen(start, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE)
     assert processes.wait(lambda: saved(tmp_path), 90)
     lock = next(path.parents[1] / spool.LOCK for path in tmp_path.glob(f"outputs/pending/groups/*/*/{checkpoints.SUMS}"))
     os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
