@@ -48,7 +48,7 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
     yield [index for index in range(len(jobs)) if index not in chosen], None
     rest = list(chosen)
     for mine, kept in interrupted(batch, rest):
-        rest = [index for index in rest if index not in mine]
+        rest = sorted({*rest} - {*mine})
         yield mine, continued(batch, mine, kept)
     for group in fused.groups(batch.cfgs(rest)):
         mine = [rest[each] for each in group.indices]
@@ -63,7 +63,7 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
 
 def pending(cfgs: Sequence[Any]) -> Path | None:
     """Return the folder below which a group is saved, or None where it is not: its runs would not be found again."""
-    folders = {each.tracking.get("pending") for each in cfgs if not each.tracking.get("offline")}
+    folders = {str(each.tracking.get("pending") or "") * (not each.tracking.get("offline")) for each in cfgs}
     return Path(folders.pop()) if len(folders) == 1 and all(folders) else None
 
 
