@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +48,7 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
     yield [index for index in range(len(jobs)) if index not in chosen], None
     rest = list(chosen)
     for mine, kept in interrupted(batch, rest):
-        rest = [index for index in rest if index not in mine]
+        rest = sorted({*rest} - {*mine})
         yield mine, continued(batch, mine, kept)
     for group in fused.groups(batch.cfgs(rest)):
         mine = [rest[each] for each in group.indices]
@@ -61,7 +63,7 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
 
 def pending(cfgs: Sequence[Any]) -> Path | None:
     """Return the folder below which a group is saved, or None where it is not: its runs would not be found again."""
-    folders = {each.tracking.get("pending") for each in cfgs if not each.tracking.get("offline")}
+    folders = {str(each.tracking.get("pending") or "") * (not each.tracking.get("offline")) for each in cfgs}
     return Path(folders.pop()) if len(folders) == 1 and all(folders) else None
 
 
@@ -124,7 +126,7 @@ def came(batch: Batch, mine: list[int], group: fused.Group, kept: Checkpoints, *
 def noted(batch: Batch, mine: list[int], results: Sequence[Any], losses: Sequence[Any], kept: Checkpoints) -> list[Outcome]:
     """Record jobs that have ended, and write down and return what they came to."""
     kept.recording(batch.places(mine))
-    ids = recorded(batch.task, batch.cfgs(mine), whole(batch, mine, results, losses, kept))
+    ids = recorded(batch.task, batch.cfgs(mine), partial(whole, batch, mine, results, losses, kept))
     jobs = [batch.jobs[index] for index in mine]
     found = [came_to(each, result, run_id) for each, (_, result), run_id in zip(jobs, results, ids, strict=True)]
     for index, each in zip(mine, found, strict=True):
@@ -167,12 +169,17 @@ def about(each: Job, chosen: dict[str, str], folder: Path, task: Task) -> Any:
     return job.about(each.plain, chosen, each.overrides, folder, marks)
 
 
-def recorded(task: Task, cfgs: Sequence[Any], runs: Iterable[Run]) -> list[str | None]:
+def recorded(task: Task, cfgs: Sequence[Any], runs: Callable[[], Iterable[Run]]) -> list[str | None]:
     """Record whole runs, together where all go to the sweep's own store in the sweep's own way; returns their ids."""
     if task.recorder is not None and all(cfg.tracking == task.tracking for cfg in cfgs):
-        return task.recorder.record(runs)
+        try:
+            return task.recorder.record(runs())
+        except UserError as error:
+            # Its process has died; another one replaces what that one has recorded.
+            logging.getLogger(__name__).info("the jobs are recorded again: %s", first_line(error))
+            return task.recorder.record(runs())
     ids = []
-    for cfg, run in zip(cfgs, runs, strict=True):
+    for cfg, run in zip(cfgs, runs(), strict=True):
         with build.function("tracking", cfg.tracking, "about")(run.about) as recorder:
             recorder.record(run.rows)
             recorder.finish(run.tags, run.metrics)

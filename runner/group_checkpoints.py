@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,13 +66,19 @@ class Checkpoints:
         variables = parts(program)
         if self.folder is None or variables is None or not due or at.taken == self.step:
             return
-        try:
+        with self.told():
             self.write()
             put(self.folder, at.taken, variables, lambda new: write(at, self.identities, new))
+        self.saved, self.step = time.monotonic(), at.taken
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell of what cannot be written, and go on."""
+        try:
+            yield
         except (OSError, tf.errors.OpError) as error:
             text = "checkpoint: %s cannot be written (%s); the jobs go on without"
             logging.getLogger(__name__).warning(text, self.folder, first_line(error)[:200])
-        self.saved, self.step = time.monotonic(), at.taken
 
     def write(self) -> None:
         """Write which jobs these are, and keep other processes away from them."""
@@ -108,13 +114,15 @@ class Checkpoints:
         pairs = zip(self.runs, folders, strict=True)
         self.runs = [run if run.folder else run._replace(folder=str(folder)) for run, folder in pairs]
         if self.lock is not None:
-            self.write()
+            with self.told():
+                self.write()
 
     def recorded(self, interrupted: Collection[str]) -> None:
         """Note that all are recorded, and keep what those are continued from that a signal has ended."""
         self.runs = [run for run in self.runs if run.identity in interrupted]
         if self.runs and self.folder is not None:
-            self.write()
+            with self.told():
+                self.write()
         else:
             self.remove()
 
@@ -194,10 +202,10 @@ def taken(folder: Path, wanted: Collection[str], every: float | None) -> Checkpo
 def fields_of(folder: Path) -> dict[str, Any]:
     """Return what a group's file says; nothing where there is none, or it is not to be read."""
     try:
-        return json.loads((folder / FILE).read_text())
+        return dict(json.loads((folder / FILE).read_text()))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         text = "checkpoint: %s cannot be read (%s); its group is not continued"
         logging.getLogger(__name__).warning(text, folder / FILE, first_line(error)[:100])
         return {}

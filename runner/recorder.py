@@ -49,7 +49,7 @@ def prepare(*, uri: str, draws: bool) -> None:
 def sweep(*, offline: bool, pending: str, **keys: Any) -> sweep_recorder.SweepRecorder | None:
     """Return what records a sweep as a whole, or None where runs are only spooled; the keys are those of the tracking group."""
     where = str(Path(pending).absolute())
-    return None if offline else sweep_recorder.SweepRecorder(Process.of_this_process(), pending=where, **keys)
+    return None if offline else sweep_recorder.SweepRecorder(Process.of_this_process, pending=where, **keys)
 
 
 setattr(mlflow, "prepare", prepare)

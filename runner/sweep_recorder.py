@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from runner import many, private, sweep_store, sync, tracking
+from runner import many, private, sweep_store, tracking
 from runner.trace import Trace
 
 Fields = dict[str, Any]
@@ -30,11 +30,17 @@ SETTLED = 5.0
 class SweepRecorder:
     """Records a sweep by asking the recorder process; the keys are those of the tracking group."""
 
-    def __init__(self, process: Any, **settings: Any) -> None:
-        self.process, self.settings = process, settings
+    def __init__(self, started: Callable[[], Any], **settings: Any) -> None:
+        """`started` returns the process, which is another one where the first has died."""
+        self.started, self.settings = started, settings
         self.keys = {name: settings.pop(name) for name in ("uri", "experiment", "heartbeat", "flush_timeout", "pending")}
         self.where = {name: self.keys[name] for name in ("uri", "experiment")}
         self.uri, self.run_id, self.experiment_id = self.keys["uri"], None, None
+
+    @property
+    def process(self) -> Any:
+        """Return the recorder process."""
+        return self.started()
 
     def known(self) -> dict[str, Fields]:
         """Return by identity the runs that are there, without beginning a sweep."""
@@ -62,11 +68,11 @@ class SweepRecorder:
     def record(self, jobs: Iterable[many.Job]) -> list[str | None]:
         """Record whole runs, while the next ones are made; returns their ids, and says how many could not be sent."""
         answers: list[Fields] = []
-        waiting = 0
+        waiting, process = 0, self.process
         for part in pieces(jobs):
             # Answers that nobody reads would fill the pipe one day, and both processes wait for each other.
             if waiting > AHEAD:
-                answers.append(self.process.answer())
+                answers.append(process.answer())
                 waiting -= 1
             arrays = {f"{i}/{name}": array for i, job in enumerate(part) for name, array in arrays_of(job.rows).items()}
             said = [
@@ -74,9 +80,9 @@ class SweepRecorder:
                 for job in part
             ]
             fields = {"keys": self.keys, "jobs": said, "settings": self.settings, "cwd": os.getcwd()}
-            self.process.say("sweep_record", fields, arrays)
+            process.say("sweep_record", fields, arrays)
             waiting += 1
-        answers += [self.process.answer() for _ in range(waiting)]
+        answers += [process.answer() for _ in range(waiting)]
         if unsent := sum(each["unsent"] for each in answers):
             why = next(each["left"] for each in answers if each["left"])
             warn(f"{unsent} runs could not be sent, {why}; send them with: {self.command()}")
@@ -84,6 +90,8 @@ class SweepRecorder:
 
     def command(self) -> str:
         """Return the command that sends what is pending."""
+        from runner import sync
+
         pending = Path(self.keys["pending"])
         usual = pending == sync.PENDING.absolute()
         return "python -m runner.sync" + ("" if usual else f" --pending {shlex.quote(str(pending))}")
@@ -148,6 +156,8 @@ def record(fields: Fields, arrays: Arrays) -> Fields:
 
 def begin(fields: Fields, _: Arrays) -> Fields:
     """Begin a sweep, and send meanwhile what earlier runs have left."""
+    from runner import sync
+
     begun = sweep_store.begin(**fields)
     threading.Thread(target=sync.quietly, args=(Path(fields["keys"]["pending"]), Path()), daemon=True).start()
     return begun

@@ -35,6 +35,7 @@ from runner import checkpoints, config, fused, group_checkpoints, groups, many, 
 from runner.errors import UserError
 from runner.loop import Ending, Result
 from runner.programs import Programs
+from runner.recorder_process import Process
 from runner.trace import Trace
 
 Ended = list[tuple[Trace, Result]]
@@ -453,6 +454,19 @@ def test_runs_that_another_process_has_recorded_meanwhile_are_there_once(at_hand
     assert next(looks, None) is None
     assert history(tmp_path, job.key, "loss") == {step: step**2 for step in range(7)}
     assert history(tmp_path, job.key, "system/iterations") == {0: 6.0}
+
+
+def test_a_recorder_process_that_dies_while_a_batch_is_recorded_takes_nothing_along(cli, runs, tmp_path, monkeypatch):
+    expected = undisturbed(cli, runs, tmp_path)
+
+    def kill() -> None:
+        assert Process.current is not None
+        Process.current.child.kill()
+
+    around(monkeypatch, kill)
+    ended = cli(*SHORT, "sweep.reuse=false")
+    assert ended.code == 0 and ended.err == "" and "3 iteration_limit" in ended.out
+    assert len(runs()) == 3 and {seed: contents(store(tmp_path), run) for seed, run in by_seed(runs()).items()} == expected
 
 
 def test_an_interrupted_group_that_the_store_did_not_take_goes_on(cli, runs, tmp_path, monkeypatch):
