@@ -12,8 +12,20 @@ import pytest
 from conftest import Ended, store
 from scipy import stats
 
-from runner import recorded, report
-from runner.reports import answer, describing, facts, fairness, profiles, ranking, reading, selection, stability, wording
+from runner import pictures, recorded, report
+from runner.reports import (
+    answer,
+    describing,
+    facts,
+    fairness,
+    figures,
+    profiles,
+    ranking,
+    reading,
+    selection,
+    stability,
+    wording,
+)
 
 NAN = np.nan
 
@@ -195,6 +207,26 @@ def test_rates_that_converge_the_edge_and_the_next_grid():
     assert row.at_edge == "high" and row.next.endswith("optimizer=sgd optimizer.learning_rate=10,100,1000")
     marks = fairness.table(cut, stability.table(cut))
     assert marks["mark"].tolist() == ["edge"] and "is the highest tried; go on with: python -m runner -m" in marks["words"][0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(15, 192), (53, 55), (60, 60), (0, 5000), (0, 3), (2, 20_000)])
+def test_an_axis_of_steps_has_numbers(low, high):
+    made = pictures.figure(4, 2)
+    place = made.subplots()
+    place.plot([low, high], [0, 1], "o")
+    figures.counted(place, low, high)
+    made.canvas.draw()
+    ends = place.get_xlim()
+    seen = [each.get_text() for each in place.get_xticklabels() if ends[0] <= each.get_position()[0] <= ends[1]]
+    assert len(list(filter(None, seen))) >= 2, seen
+
+
+def test_the_picture_of_a_ranking_is_drawn_where_somebody_arrives(tmp_path):
+    runs = runs_of([0, 3, 40, NAN, NAN, NAN, NAN], optimizer=["a", "a", "b", "b", "b", "c", "c"], start=list("ststust"))
+    assert figures.ranking(tmp_path / "ranking.png", ranking.tables(runs)["ranking"])
+    assert (tmp_path / "ranking.png").read_bytes()[:4] == b"\x89PNG"
+    nobody = ranking.tables(runs_of([NAN, NAN]))["ranking"]
+    assert not figures.ranking(tmp_path / "none.png", nobody) and not (tmp_path / "none.png").exists()
 
 
 def test_what_is_unfair_is_marked():

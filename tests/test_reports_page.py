@@ -222,6 +222,11 @@ def test_a_profile_goes_on_to_where_the_others_end() -> None:
     assert curve == {"a": [(1, 0.5), (8, 0.5)], "b": [(1, 0), (2, 0.25), (8, 1), (8, 1)], "c": [(1, 0), (8, 0)]}
 
 
+def test_a_profile_that_rises_at_one_place_alone_is_seen() -> None:
+    drawn = shares.across_all(pd.DataFrame({"optimizer": ["a"], "x": [4.0], "fraction": [0.5]}), ["optimizer"])
+    assert list(zip(drawn["x"], drawn["fraction"], strict=True)) == [(2, 0), (4, 0.5), (8, 0.5)]
+
+
 def test_a_number_keeps_its_digits_for_sorting_and_text_is_no_html() -> None:
     shown = html(pd.DataFrame({"a_b": [1 / 3, np.nan], "c": ["<i>&", None], "d": [True, False], "e": [np.inf, 1.0]}))
     assert f'data-v="{1 / 3}">0.3333<' in shown and "<td>&lt;i&gt;&amp;</td>" in shown and "<th>a b</th>" in shown

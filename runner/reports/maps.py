@@ -104,7 +104,7 @@ def landmarks(runs: Runs, made: Any, problem: Any) -> None:
         where = {"x": places[:, 0], "y": places[:, 1]}
         stars = made.scatter(**where, marker="star", size=18, fill_color=YELLOW, line_color=BLACK)
         numbers = [str(i + 1) for i in range(len(places))]
-        look = {"text_font_size": "10pt", "background_fill_color": "white", "background_fill_alpha": 0.7}
+        look = {"text_font_size": "9pt", "background_fill_color": "white", "padding": 2, "border_radius": 3}
         named = made.text(**where, text=numbers, x_offset=10, y_offset=-4, **look)
         drawn.setdefault(name, []).extend([stars, named])
     for name, each in drawn.items():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from runner.reports.reading import Runs
-from runner.reports.wording import some
+from runner.reports.wording import number, some
 
 CONFIDENCE, RESAMPLES, SEED = 0.95, 1000, 0
 # The level of a difference, and the pairs without which Wilcoxon's test cannot reach it.
@@ -175,7 +175,7 @@ def against(runs: Runs, row: Any, best: Any) -> str:
     if not n:
         return f"no start in common with {name}"
     told = (
-        f"{word} steps than {name} at {count} of {some(n, 'start')}"
+        f"{word} steps than {name} at {number(count)} of {some(n, 'start')}"
         if count
         else f"as many steps as {name} at {some(n, 'start')}"
     )
@@ -185,5 +185,5 @@ def against(runs: Runs, row: Any, best: Any) -> str:
     differences = np.subtract(*np.where(np.isfinite(both), both, 2 * both[np.isfinite(both)].max(initial=1) + 1).T)
     p = float(stats.wilcoxon(differences, zero_method="zsplit").pvalue)
     if not p < LEVEL:
-        return f"no difference from {name} at {n} starts (p = {p:.2g})"
+        return f"no difference from {name} at {number(n)} starts (p = {p:.2g})"
     return f"{told} (p = {p:.2g})"

@@ -61,6 +61,9 @@ def across_all(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     outer: Any = table.groupby(keys[:-1]) if keys[1:] else [(None, table)]
     for _, every in outer:
         low, high = every["x"].min(), every["x"].max()
+        if low == high:
+            # Of one place alone nothing would be seen.
+            low, high = low / 2, high * 2
         for _, own in every.groupby(keys[-1]):
             own = own.fillna({"x": low}).sort_values("x", kind="stable")
             before = own.head(1).assign(x=low, fraction=0.0) if own["x"].iloc[0] > low else own.head(0)
