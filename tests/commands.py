@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 # A process that has imported TensorFlow, and has not used it: each command is forked from that, and imports this module, which
 # is why that imports nothing else that takes long.
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["runner.experiment"])
+WARM.set_forkserver_preload(["warm"])
 
 
 class Ended(NamedTuple):
