@@ -49,15 +49,29 @@ class Checkpoints:
         self.saved, self.step = time.monotonic(), 0
 
     def save(self, state: State, now: bool) -> None:
-        """Save where a run is, if that is due, or `now`; nothing that has been saved already, nor what cannot be."""
+        """Save where a run is, if that is due, or `now`; nothing that has been saved already, nor what cannot be.
+
+        Raises UserError where there is no room for it.
+        """
         due = now or (self.every is not None and time.monotonic() - self.saved >= self.every)
         if self.parts is None or not due or state.step == self.step:
             return
+        try:
+            self.write(state, self.parts)
+        except (OSError, tf.errors.OpError) as error:
+            free = shutil.disk_usage(next(each for each in self.folder.parents if each.exists())).free
+            raise UserError(
+                f"checkpoint: {self.folder} cannot be written: {first_line(error)} ({free} bytes are free); make room there, "
+                "or set hydra.run.dir=another folder"
+            ) from error
+
+    def write(self, state: State, parts: Mapping[str, Any]) -> None:
+        """Write a checkpoint under another name, give it its own, and remove the one before the last."""
         new = self.folder / f"{state.step}.tmp"
         shutil.rmtree(new, ignore_errors=True)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         new.mkdir(mode=0o700)
-        tf.train.Checkpoint(**self.parts).write(str(new / VARIABLES))
+        tf.train.Checkpoint(**parts).write(str(new / VARIABLES))
         write(state, new)
         (new / SUMS).write_text(json.dumps({name: digest(new / name) for name in sorted(FILES)}))
         for path in (*new.iterdir(), new):
