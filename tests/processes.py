@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from conftest import environment
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start the command line with these words in a session of its own: a shell's background jobs ignore SIGINT."""
+    command = [sys.executable, "-u", "-m", "runner", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, env=environment(), text=True, start_new_session=True, **pipes)
 
 
 def below(pid: int) -> dict[int, str]:
