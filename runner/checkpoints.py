@@ -50,11 +50,21 @@ class Checkpoints:
         self.saved, self.step = time.monotonic(), 0
 
     def save(self, state: State, now: bool) -> None:
-        """Save where a run is, if that is due, or `now`; nothing that has been saved already, nor what cannot be."""
+        """Save where a run is, if that is due, or `now`; nothing that has been saved already, nor what cannot be.
+
+        Raises UserError where there is no room for it.
+        """
         due = now or (self.every is not None and time.monotonic() - self.saved >= self.every)
         if self.parts is None or not due or state.step == self.step:
             return
-        put(self.folder, state.step, self.parts, lambda new: write(state, new))
+        try:
+            put(self.folder, state.step, self.parts, lambda new: write(state, new))
+        except (OSError, tf.errors.OpError) as error:
+            free = shutil.disk_usage(next(each for each in self.folder.parents if each.exists())).free
+            raise UserError(
+                f"checkpoint: {self.folder} cannot be written: {first_line(error)} ({free} bytes are free); make room there, "
+                "or set hydra.run.dir=another folder"
+            ) from error
         self.saved, self.step = time.monotonic(), state.step
 
     def restore(self, recorded: int) -> State | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -27,41 +26,35 @@ def free_port() -> int:
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
     """Start a PostgreSQL server whose data lie in this new folder, and give its SQLAlchemy URI."""
-    data, port = folder / "data", free_port()
-    folder.mkdir()
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
-    of_postgresql(folder, "initdb", "-D", data, "-A", "trust", "-U", "runner")
-    with (data / "postgresql.conf").open("a") as file:
-        file.write(f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{folder}'\n")
-    pg_ctl(folder, "start")
-    try:
-        yield f"postgresql+psycopg://runner@127.0.0.1:{port}/postgres"
-    finally:
-        pg_ctl(folder, "-m", "immediate", "stop")
+    port = free_port()
+    # As another user it would not get through the folders of pytest, which each pytest that starts closes to others again.
+    with tempfile.TemporaryDirectory(prefix="postgresql", dir="/tmp", ignore_cleanup_errors=True) as place:
+        folder.symlink_to(place)
+        if os.geteuid() == 0:
+            shutil.chown(place, "postgres", "postgres")
+        data = Path(place, "data")
+        of_postgresql("initdb", "-D", data, "-A", "trust", "-U", "runner")
+        with (data / "postgresql.conf").open("a") as file:
+            file.write(f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{place}'\n")
+        pg_ctl(folder, "start")
+        try:
+            yield f"postgresql+psycopg://runner@127.0.0.1:{port}/postgres"
+        finally:
+            pg_ctl(folder, "-m", "immediate", "stop")
 
 
 def pg_ctl(folder: Path, *words: str) -> None:
     """Start or stop the PostgreSQL server of a folder."""
-    of_postgresql(folder, "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", *words)
+    place = folder.resolve()
+    of_postgresql("pg_ctl", "-D", place / "data", "-w", "-l", place / "log", *words)
 
 
-def of_postgresql(folder: Path, program: str, *words: str | Path) -> None:
-    """Run one of PostgreSQL's programs on its folder; they refuse to run as root."""
+def of_postgresql(program: str, *words: str | Path) -> None:
+    """Run one of PostgreSQL's programs; they refuse to run as root."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     assert binaries, "the tests need PostgreSQL: apt-get install postgresql"
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    if user:
-        # Another pytest that starts meanwhile closes the folder above all of theirs again.
-        open_to_all(folder.parent)
-    subprocess.run([*user, binaries[-1] / program, *words], check=True, capture_output=True)
-
-
-def open_to_all(folder: Path) -> None:
-    """Let another user pass through a folder and those above it that are this user's own."""
-    while folder != folder.parent and folder.owner() == pwd.getpwuid(os.geteuid()).pw_name and folder != Path("/tmp"):
-        folder.chmod(folder.stat().st_mode | 0o011)
-        folder = folder.parent
+    subprocess.run([*user, binaries[-1] / program, *words], check=True, capture_output=True, cwd="/")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import disks
 import numpy as np
 import pytest
 from conftest import CONF
@@ -216,6 +217,17 @@ def test_no_pickle_is_read(interrupted, monkeypatch):
     with pytest.raises(ValueError, match="pickle"):
         part(cfg, folder, recorded=len(rows))
     assert not (folder / "canary").exists()
+
+
+@pytest.mark.parametrize("size", ["4k", "12k", "20k", "40k"])
+def test_a_full_disk_is_told_in_one_line(composed, tmp_path, size):
+    cfg, told = (
+        composed("optimizer=adam"),
+        "checkpoint: .* cannot be written: .*No space left on device.* bytes are free.*make room",
+    )
+    with disks.small(tmp_path / "disk", size) as disk, pytest.raises(UserError, match=told) as raised:
+        part(cfg, disk / "checkpoint")
+    assert "\n" not in str(raised.value) and str(tmp_path / "disk") in str(raised.value)
 
 
 class Killed(BaseException):

@@ -31,6 +31,8 @@ OLD = "451aebb31d03"
 
 def refused(uri: str, experiment: object = "runner", within: float = 5) -> str:
     """Return the one line with which a store is refused."""
+    # MLflow's import may be the first.
+    store.imported()
     began = time.monotonic()
     with pytest.raises(UserError) as raised:
         store.opened(uri, experiment)
@@ -94,8 +96,6 @@ def test_a_server_that_sends_elsewhere_is_not_followed():
 
 
 def test_a_database_that_is_not_there_is_refused(silent):
-    # MLflow's import may be the first.
-    store.imported()
     port = servers.free_port()
     assert f"connection refused by 127.0.0.1:{port}/d" in refused(f"postgresql+psycopg://u:SECRETPW@127.0.0.1:{port}/d")
     assert "no answer of" in refused(f"postgresql+psycopg://u:SECRETPW@127.0.0.1:{silent}/d")

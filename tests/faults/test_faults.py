@@ -77,7 +77,7 @@ def complete(ended: Ended, uri: str, reference: tuple[str, Any], says: str | Non
 
 def worth_it(kills: int, taken: int, needed: int) -> None:
     """Assert that no kill cost more than the one row between checkpoints, and all of them at most half of what was needed."""
-    print(f"{kills} kills: {taken} rows computed, {needed} needed")
+    print(f"{kills} kills: {taken} rows printed, {needed} needed")
     assert needed <= taken <= min(needed + kills, 1.5 * needed)
 
 

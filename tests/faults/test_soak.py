@@ -37,10 +37,11 @@ from runner import experiment
 from runner.tracking import About
 from runner.job import about
 chosen = dict.fromkeys(("loss", "guess", "optimizer", "strategy", "execution", "tracking"), "-")
+console = Console(file=open(os.devnull, "w"))
 for i in range(runs):
     cfg.seed = i
     said = about(config.resolved(cfg), chosen, words, Path(f"outputs/runs/{i}"), {})
-    result = experiment.run(cfg, said, chosen, Console(file=open(os.devnull, "w")))
+    result = experiment.run(cfg, said, chosen, console)
     if i + 1 in told:
         tell(i + 1)
     if i % 500 == 499:
