@@ -179,9 +179,9 @@ class Sweep:
 
         uri = str(self.recorder.uri)
         again = report.command(uri, self.recorder.run_id)
-        if runs > MANY or uri.startswith("http"):
-            self.say(f"{runs:,} runs are being reported; Ctrl-C leaves that to {again}")
         try:
+            if runs > MANY or uri.startswith("http"):
+                self.say(f"{runs:,} runs are being reported; Ctrl-C leaves that to {again}")
             for line in self.recorder.report():
                 self.say(line)
         except KeyboardInterrupt:
