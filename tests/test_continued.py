@@ -94,6 +94,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(prepared, undist
     equal(prepared, undisturbed)
 
 
+@pytest.mark.long
 def test_a_run_that_is_being_continued_is_left_to_the_process_that_does(prepared):
     words = ("execution=eager", "max_iterations=1000000", "report=none")
     first = Command(prepared, *words)

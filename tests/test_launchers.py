@@ -206,7 +206,8 @@ def test_a_process_that_dies_with_a_pack_loses_one_job_alone(tmp_path, address, 
     one_job_of_a_pack_is_to_blame(tmp_path, address, [f"hydra/launcher={launcher}"])
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_results_are_those_of_one_process(tmp_path, address, launcher):
     comes_to_what_it_should(tmp_path, address, [f"hydra/launcher={launcher}", "sweep.pack=1"])
     assert all(each.stat().st_mode & 0o077 == 0 for each in tmp_path.glob("outputs/sweeps/*/*/.submitit"))
@@ -236,12 +237,13 @@ def under_way(folder: Path, address: str, *words: str) -> Iterator[subprocess.Po
         process.wait()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("launcher", "sent", "pack"),
     [
         ("joblib", signal.SIGKILL, 2),
-        pytest.param("joblib", signal.SIGTERM, 1, marks=pytest.mark.long),
-        pytest.param("submitit_local", signal.SIGKILL, 2, marks=pytest.mark.long),
+        ("joblib", signal.SIGTERM, 1),
+        ("submitit_local", signal.SIGKILL, 2),
     ],
 )
 def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launcher, sent, pack):

@@ -187,11 +187,11 @@ def test_clipping_decay_and_averaging_are_what_they_say():
 
 
 OWN = [
-    ("tf_keras.optimizers.SGD", {"learning_rate": 0.1, "momentum": 0.9}),
+    ("tf_keras.optimizers.SGD", {"learning_rate": 1e-4, "momentum": 0.9}),
     ("tf_keras.optimizers.Adam", {"learning_rate": 0.1}),
     ("tf_keras.optimizers.RMSprop", {"learning_rate": 0.1}),
-    ("tensorflow.compat.v1.train.GradientDescentOptimizer", {"learning_rate": 0.1}),
-    ("tensorflow.compat.v1.train.MomentumOptimizer", {"learning_rate": 0.1, "momentum": 0.9}),
+    ("tensorflow.compat.v1.train.GradientDescentOptimizer", {"learning_rate": 1e-4}),
+    ("tensorflow.compat.v1.train.MomentumOptimizer", {"learning_rate": 1e-4, "momentum": 0.9}),
     ("tensorflow.compat.v1.train.AdamOptimizer", {"learning_rate": 0.1}),
 ]
 

@@ -18,7 +18,7 @@ import pytest
 import servers
 from conftest import environment
 from mlflow import MlflowClient
-from processes import below, left, started, wait
+from processes import below, left, wait
 
 from runner.reports import reading, selection
 
@@ -102,6 +102,7 @@ def test_workers_of_joblib_that_track_to_a_server(swept, address, database, tmp_
         assert selection.records(each, named) == found
 
 
+@pytest.mark.long
 def test_workers_of_joblib_that_track_to_postgresql(database, folder, tmp_path):
     out = told(folder, "runner", *SWEEP, *JOBLIB, f"tracking.uri={database}", "tracking.experiment=direct")
     client, run_id = sweep_of(database, "direct")
@@ -111,7 +112,9 @@ def test_workers_of_joblib_that_track_to_postgresql(database, folder, tmp_path):
 
 def test_ctrl_c_leaves_the_report_and_the_sweep_as_it_ended(address, folder):
     where = [f"tracking.uri={address}", "tracking.experiment=left"]
-    child = started(folder, *SWEEP, "hydra/launcher=fused", *where)
+    start = [sys.executable, "-u", "-m", "runner", *SWEEP, "hydra/launcher=fused", *where]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    child = subprocess.Popen(start, cwd=folder, env=environment(), text=True, start_new_session=True, **pipes)
     assert child.stdout is not None
     while "are being reported" not in (line := child.stdout.readline()):
         assert line, child.communicate()

@@ -98,6 +98,9 @@ class Played:
     def ended(self) -> None:
         return None
 
+    def rewind(self, step: int) -> None:
+        self.taken = step
+
 
 def run(rows: Trace, chunk: int = 100, signal=lambda: None, time_limit=None, rules=None):
     played = Played(rows, chunk)

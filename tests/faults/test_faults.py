@@ -100,7 +100,9 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(reference, folder, k
     worth_it(kills, taken, STEPS + 1)
 
 
-@pytest.mark.parametrize("kills", [pytest.param(1), pytest.param(12, marks=pytest.mark.long)])
+# tests/test_fused_continued.py kills a sweep quickly.
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [1, 12])
 def test_a_sweep_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path, migrated, folder, kills):
     uri, wanted = undisturbed(with_store(tmp_path / "reference", migrated), *SWEEP)
     moments = random.Random(kills)
