@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 from scipy.optimize import OptimizeResult, OptimizeWarning, minimize
 
-from runner import second_order
+from runner import optimizers, second_order
 from runner.errors import UserError, first_line, nearest
 from runner.loop import EVALUATIONS, Ending
 from runner.losses import Loss
-from runner.strategies import Row, Step, own_steps, usable
+from runner.strategies import Row, Step, own_steps
 from runner.suspended import Returned, Suspended
 
 # SciPy's own limits of iterations are far below those of a long run; the runner's is the one that counts.
@@ -138,7 +138,7 @@ class Run:
     def take(self) -> Row:
         """Return the row at x, and move x to the next iterate, if there is one."""
         row = self.evaluate()
-        if usable(*row[:3]) and self.ended() is None and self.ahead is not None:
+        if optimizers.usable(*row[:3]) and self.ended() is None and self.ahead is not None:
             self.row, self.ahead = self.reached(self.ahead), None
             self.x.assign(self.row.x)
             self.optimizer.iterations.assign_add(1)

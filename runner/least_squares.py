@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from runner import optimizers
 from runner.errors import Misfit, UserError
 from runner.loop import EVALUATIONS
 from runner.losses import Loss
 from runner.second_order import jacobian
-from runner.strategies import Row, Step, own_steps, usable
+from runner.strategies import Row, Step, own_steps
 
 Function = Callable[[tf.Tensor], tf.Tensor]
 # MINPACK's: the least part of the promised decrease that a step must bring, what counts as a bad and as a good one, how near to
@@ -90,7 +91,7 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
 
     def take() -> Row:
         row, at, j = linearised()
-        if not usable(*row[:3]):
+        if not optimizers.usable(*row[:3]):
             return row
         region = first(Region(*map(tf.convert_to_tensor, state)), tf.reshape(row.x, (-1,)), j, factor)
         trial, region = step(r, row.x, at, j, region, optimizer.iterations == 0, max_trials)

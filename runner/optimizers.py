@@ -5,9 +5,11 @@ Keras 3's optimizers and those of `tf_keras` have all three as they are; TensorF
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from runner.errors import Misfit, UserError
@@ -61,3 +63,12 @@ def counted(optimizer: Any) -> None:
     optimizer.iterations = tf.Variable(tf.zeros((), tf.int64), trainable=False)
     for name in ("apply_gradients", "minimize"):
         setattr(optimizer, name, partial(getattr(optimizer, name), global_step=optimizer.iterations))
+
+
+def usable(*numbers: Any) -> bool:
+    """Return whether an update may come of these numbers: if all are finite. A compiled loop is rewound instead."""
+    if not tf.executing_eagerly():
+        return True
+    arrays = (each.numpy() for each in numbers)
+    # Of one number, in a tenth of NumPy's time.
+    return all(np.isfinite(each).all() if each.ndim else math.isfinite(each) for each in arrays)

@@ -208,12 +208,20 @@ def written(folder: Path, inbox: Inbox) -> Iterator[spool.Frame]:
                 break
             inbox.wait(1.0)
             if time.monotonic() - synced > 1:
-                os.fdatasync(file.fileno())
+                # Rows are recorded meanwhile.
+                threading.Thread(target=to_disk, args=(os.dup(file.fileno()),), daemon=True).start()
                 synced = time.monotonic()
     if inbox.failure:
         at = tracking.clock()
         yield spool.Frame(wire.Message("fail", dict(inbox.failure), {}), at, end)
         yield spool.Frame(wire.Message("end", {}, {}), at, end)
+
+
+def to_disk(file: int) -> None:
+    """Bring a file to the disk, and close it."""
+    with suppress(OSError):
+        os.fdatasync(file)
+    os.close(file)
 
 
 if __name__ == "__main__":

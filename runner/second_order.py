@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from runner import optimizers
 from runner.errors import UserError
 from runner.loop import EVALUATIONS
 from runner.losses import Loss
-from runner.strategies import Row, Step, checked, no_gradient, own_steps, usable
+from runner.strategies import Row, Step, checked, no_gradient, own_steps
 
 Function = Callable[[tf.Tensor], tf.Tensor]
 # A shift that is doubled so often has become larger than any eigenvalue: from 1e-3 of the norm on, 10 would do.
@@ -99,7 +100,7 @@ def newton(loss: Loss, optimizer: Any, x: tf.Variable, *, shift: float, sufficie
 
     def take() -> Row:
         row = evaluate()
-        if not usable(*row[:3]):
+        if not optimizers.usable(*row[:3]):
             return row
         slopes = tf.reshape(row.gradient, (n, 1))
         p = tf.reshape(direction(hessian(function, row.x), slopes, shift), row.x.shape)

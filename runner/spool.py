@@ -83,8 +83,9 @@ class Spool:
         self.end += HEAD.size + len(message)
 
     def close(self) -> None:
-        """Bring the file to the disk."""
-        os.fdatasync(self.file)
+        """Bring the file to the disk, unless it has been removed."""
+        if os.fstat(self.file).st_nlink:
+            os.fdatasync(self.file)
         os.close(self.file)
 
 

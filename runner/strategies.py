@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from runner import averages, optimizers
@@ -122,7 +121,7 @@ def tape(
 
     def take() -> Row:
         row = evaluate()
-        if usable(*row[:3]):
+        if optimizers.usable(*row[:3]):
             optimizer.apply_gradients(zip([row.gradient], [x], strict=True))
         return row
 
@@ -168,7 +167,7 @@ def two_steps(optimizer: Any, loss: Callable[[], tf.Tensor], var_list: list[tf.V
     with tf.GradientTape() as t:
         y = loss()
     gradients = t.gradient(y, var_list)
-    if usable(*var_list, y, *gradients):
+    if optimizers.usable(*var_list, y, *gradients):
         optimizer.apply_gradients(zip(gradients, var_list, strict=True))
     return gradients
 
@@ -182,18 +181,13 @@ def applied(optimizer: Any, seen: Sequence[tf.Tensor]) -> Iterator[list[tf.Tenso
     def apply_gradients(grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
         pairs = list(grads_and_vars)
         gradients.extend(gradient for gradient, _ in pairs)
-        return original(pairs, *args, **kwargs) if usable(*seen, *gradients) else None
+        return original(pairs, *args, **kwargs) if optimizers.usable(*seen, *gradients) else None
 
     optimizer.apply_gradients = apply_gradients
     try:
         yield gradients
     finally:
         optimizer.apply_gradients = original
-
-
-def usable(*numbers: Any) -> bool:
-    """Return whether a step may be taken from these: if all are finite. A compiled loop is rewound instead."""
-    return not tf.executing_eagerly() or all(np.isfinite(each.numpy()).all() for each in numbers)
 
 
 def checked(y: Any, x: tf.Tensor) -> tf.Tensor:
