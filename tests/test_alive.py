@@ -16,9 +16,6 @@ import servers
 
 from runner import alive, store
 
-# Its servers are started once.
-pytestmark = pytest.mark.xdist_group("alive")
-
 
 @pytest.fixture(scope="module", params=["sqlite", "http"])
 def client(request, tmp_path_factory, migrated) -> Iterator:

@@ -68,7 +68,6 @@ def test_a_side_can_be_run_again():
             np.testing.assert_array_equal(ends[0], ends[1])
 
 
-@pytest.mark.xdist_group("bulk")
 # That a server gets the same is in test_ui, too.
 @pytest.mark.parametrize(
     "place",
@@ -90,7 +89,6 @@ def test_every_recorder_leaves_the_same_table(place):
             assert store.left() == sorted(expected)
 
 
-@pytest.mark.xdist_group("bulk")
 def test_the_suite_runs_and_prints_a_table(capsys):
     before = readme.README.read_text()
     suite.main(["--quick", "--only", "eager,sqlite,second_job"])

@@ -15,8 +15,6 @@ from mlflow.exceptions import MlflowException
 
 from runner import bulk, tracking
 
-# One database server for all of them.
-pytestmark = pytest.mark.xdist_group("bulk")
 STEPS = np.arange(2500)
 COLUMNS = {
     "loss": (STEPS, np.float32(1) / (1 + STEPS)),

@@ -494,7 +494,6 @@ def test_an_interrupted_group_that_the_store_did_not_take_goes_on(cli, runs, tmp
 
 
 @pytest.mark.long
-@pytest.mark.xdist_group("bulk")
 def test_runs_on_a_server_go_on_and_what_it_does_not_take_is_sent_later(cli, tmp_path, monkeypatch):
     gone = threading.Event()
     fault = lambda method, path, before: proxy.BUSY if gone.is_set() else None  # noqa: E731

@@ -126,7 +126,6 @@ def test_a_plan_says_what_would_run_and_runs_nothing(cli, runs, tmp_path):
     assert len(runs()) == 1 and store(tmp_path).search_runs(["1"], "tags.sweep = 'parent'") == []
 
 
-@pytest.mark.xdist_group("bulk")
 @pytest.mark.parametrize("kind", ["postgresql", "server"])
 def test_other_stores_get_the_same(cli, tmp_path, migrated, kind):
     words = ["-m", "optimizer.learning_rate=0.1,0.2,0.3", "max_iterations=20", "hydra/launcher=fused"]

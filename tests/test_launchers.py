@@ -19,9 +19,6 @@ from conftest import CONF, ROOT, Ended, environment
 from mlflow import MlflowClient
 from processes import below, left, wait
 
-# One worker of the tests' own runs them: they share a server, and need both processors.
-pytestmark = pytest.mark.xdist_group("launchers")
-
 # The gradient's sign is that of a descent; one way kills its process, another tells of TensorFlow's threads.
 LOSS = """
 import os
@@ -213,7 +210,8 @@ def test_results_are_those_of_one_process(tmp_path, address, launcher):
     assert all(each.stat().st_mode & 0o077 == 0 for each in tmp_path.glob("outputs/sweeps/*/*/.submitit"))
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_killed_process_takes_no_other_job_along(tmp_path, address, launcher):
     words = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     processors = len(os.sched_getaffinity(0))

@@ -152,7 +152,6 @@ def test_a_picture_that_cannot_be_drawn_takes_no_run_along(drawn, runs, monkeypa
     assert runs()[0].info.status == "FINISHED"
 
 
-@pytest.mark.xdist_group("ui")
 def test_the_page_needs_nothing_else_and_its_controls_work(tmp_path):
     loss = Loss.of(losses.rosenbrock, 2)
     file = tmp_path / "report.html"

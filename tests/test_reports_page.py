@@ -275,9 +275,6 @@ def opened(thousand: Runs, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Opened(tab)
 
 
-pytestmark = pytest.mark.xdist_group("ui")
-
-
 def test_the_page_shows_all_plots_and_runs_nothing_of_a_config(opened):
     heads = opened.tab.locator("h2").all_inner_texts()
     assert heads[:4] == ["Answer", "Ranking", "Convergence", "Learning rates"] and len(heads) == 9

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import browser
@@ -21,9 +22,6 @@ from mlflow import MlflowClient
 from processes import below, left, wait
 
 from runner.reports import reading, selection
-
-# One worker of the tests' own runs them: they share servers.
-pytestmark = pytest.mark.xdist_group("reports")
 
 # SGD on (x - 4)², of which a step leaves 1 - 2 rate.
 RATES = (0.05, 0.5, 0.9, 1.1)
@@ -110,11 +108,14 @@ def test_workers_of_joblib_that_track_to_postgresql(database, folder, tmp_path):
     as_the_formula_has_them(logged(client, run_id, tmp_path))
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_the_report_and_the_sweep_as_it_ended(address, folder):
     where = [f"tracking.uri={address}", "tracking.experiment=left"]
     start = [sys.executable, "-u", "-m", "runner", *SWEEP, "hydra/launcher=fused", *where]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    child = subprocess.Popen(start, cwd=folder, env=environment(), text=True, start_new_session=True, **pipes)
+    # A shell's background job, as these tests may be one, ignores SIGINT, and so do its children.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    child = subprocess.Popen(start, cwd=folder, env=environment(), text=True, start_new_session=True, preexec_fn=heed, **pipes)
     assert child.stdout is not None
     while "are being reported" not in (line := child.stdout.readline()):
         assert line, child.communicate()
@@ -155,6 +156,7 @@ def test_the_report_in_the_page_of_the_sweeps_own_run(address):
     assert len(errors) <= 2
 
 
+@pytest.mark.long
 def test_a_file_that_is_gone_is_a_run_without_rows_and_one_that_cannot_be_fetched_an_error(swept, address, folder):
     client, run_id = sweep_of(address, "joblib")
     found = selection.sweep(client, client.get_run(run_id)).found.values()

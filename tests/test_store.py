@@ -22,9 +22,6 @@ from conftest import environment
 from runner import reach, store
 from runner.errors import UserError
 
-# Its servers are started once.
-pytestmark = pytest.mark.xdist_group("store")
-
 # A revision of MLflow's schema of 2019: mlflow/store/db_migrations/versions/451aebb31d03_add_metric_step.py
 OLD = "451aebb31d03"
 

@@ -15,9 +15,6 @@ from mlflow.exceptions import MlflowException
 
 from runner import batches, retry
 
-# One server and one browser for all of them.
-pytestmark = pytest.mark.xdist_group("ui")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, migrated):
