@@ -85,6 +85,8 @@ def test_a_run_that_a_signal_ended_goes_on(prepared, undisturbed, number, code):
     equal(prepared, undisturbed)
 
 
+# tests/faults kills runs quickly.
+@pytest.mark.long
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(prepared, undisturbed):
     assert interrupted(prepared, signal.SIGKILL, "checkpoint.every_seconds=0") == -signal.SIGKILL
     steps = [int(path.name) for path in prepared.glob("outputs/runs/*/*/checkpoint/[0-9]*") if path.suffix != ".tmp"]
@@ -134,6 +136,7 @@ def test_a_run_that_is_only_spooled_goes_on_and_is_sent_as_one(tmp_path, undistu
     equal(tmp_path, undisturbed)
 
 
+@pytest.mark.long
 def test_of_two_commands_at_once_one_goes_on_with_the_run(prepared):
     words = ("max_iterations=100000",)
     interrupted(prepared, signal.SIGTERM, *words)

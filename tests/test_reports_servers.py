@@ -23,6 +23,8 @@ from processes import below, left, wait
 
 from runner.reports import reading, selection
 
+pytestmark = pytest.mark.long
+
 # SGD on (x - 4)², of which a step leaves 1 - 2 rate.
 RATES = (0.05, 0.5, 0.9, 1.1)
 SWEEP = ["-m", "optimizer.learning_rate=0.05,0.5,0.9,1.1", "guess=uniform", "seed=0,1,2", "dtype=float64", "max_iterations=150"]
@@ -100,7 +102,6 @@ def test_workers_of_joblib_that_track_to_a_server(swept, address, database, tmp_
         assert selection.records(each, named) == found
 
 
-@pytest.mark.long
 def test_workers_of_joblib_that_track_to_postgresql(database, folder, tmp_path):
     out = told(folder, "runner", *SWEEP, *JOBLIB, f"tracking.uri={database}", "tracking.experiment=direct")
     client, run_id = sweep_of(database, "direct")
@@ -108,7 +109,6 @@ def test_workers_of_joblib_that_track_to_postgresql(database, folder, tmp_path):
     as_the_formula_has_them(logged(client, run_id, tmp_path))
 
 
-@pytest.mark.long
 def test_ctrl_c_leaves_the_report_and_the_sweep_as_it_ended(address, folder):
     where = [f"tracking.uri={address}", "tracking.experiment=left"]
     start = [sys.executable, "-u", "-m", "runner", *SWEEP, "hydra/launcher=fused", *where]
@@ -156,7 +156,6 @@ def test_the_report_in_the_page_of_the_sweeps_own_run(address):
     assert len(errors) <= 2
 
 
-@pytest.mark.long
 def test_a_file_that_is_gone_is_a_run_without_rows_and_one_that_cannot_be_fetched_an_error(swept, address, folder):
     client, run_id = sweep_of(address, "joblib")
     found = selection.sweep(client, client.get_run(run_id)).found.values()

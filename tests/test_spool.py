@@ -344,10 +344,10 @@ def first_two(word: str) -> proxy.Fault:
     return lambda method, path, before: word if method != "GET" and before < 2 and "experiments" not in path else None
 
 
-LATER = [pytest.param(word, marks=pytest.mark.long) for word in (proxy.BUSY, proxy.SLOW)]
+LATER = [pytest.param(word, marks=pytest.mark.long) for word in (proxy.AFTER, proxy.BUSY, proxy.SLOW)]
 
 
-@pytest.mark.parametrize("word", [proxy.AFTER, proxy.DROP, *LATER])
+@pytest.mark.parametrize("word", [proxy.DROP, *LATER])
 def test_a_server_behind_faults_gets_one_run_and_no_row_twice(server, tmp_path, word):
     uri, path = server
     client = MlflowClient(tracking_uri=uri)
@@ -365,6 +365,7 @@ def test_a_server_behind_faults_gets_one_run_and_no_row_twice(server, tmp_path, 
         )
 
 
+@pytest.mark.long
 def test_a_run_that_a_server_creates_late_and_again_is_deleted(server, tmp_path):
     uri, _ = server
     client = MlflowClient(tracking_uri=uri)
