@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner import many, private, sweep_store, tracking
+from runner import many, private, spool, sweep_store, tracking
 from runner.trace import Trace
 
 Fields = dict[str, Any]
@@ -46,13 +47,15 @@ class SweepRecorder:
         """Return by identity the runs that are there, without beginning a sweep."""
         return self.process.ask("sweep_known", self.where)["known"]
 
-    def settled(self, identities: Set[str], before: Mapping[str, Fields]) -> dict[str, Fields]:
+    def settled(self, identities: Set[str], before: Mapping[str, Fields], folders: Sequence[Path]) -> dict[str, Fields]:
         """Return by identity what the runs of jobs whose processes are gone have become since they were as `before`.
 
-        What a process had under way, its recorder or the server may complete yet: it is waited for while a run is open.
+        What a process had under way, its recorder or the server may complete yet: a run that is open is waited for, as long as
+        a recorder is at one of these folders, and a moment more.
         """
         until = time.monotonic() + SETTLED
         while True:
+            until = time.monotonic() + SETTLED if any(map(held, folders)) else until
             runs = self.known()
             new = {each: runs[each] for each in identities & runs.keys() if runs[each] != before.get(each)}
             if time.monotonic() > until or not any(run["status"] == "RUNNING" for run in new.values()):
@@ -112,6 +115,18 @@ class SweepRecorder:
             known = facts.of(self.process.ask("sweep_losses", where)["configs"])
             where["facts"] = {key: fact.fields for key, fact in known.items()}
         return self.process.ask("sweep_report", where)["lines"]
+
+
+def held(folder: Path) -> bool:
+    """Tell whether a process holds the lock of a run's folder."""
+    try:
+        with (folder / spool.LOCK).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def warn(text: str) -> None:

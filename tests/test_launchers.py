@@ -47,7 +47,7 @@ def guess(loss, dtype, seed, *, x):
 GROUPS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "slurm": "slurm"}
 # Forty jobs of two programs, and what differs between a job in a pack and the same one in another sweep.
 GRID = ["optimizer=sgd,adam", "optimizer.learning_rate=logspace(-3,-1,5)", "guess.x=0,1,2,3", "max_iterations=30"]
-OWN = {"mlflow.parentRunId", "overrides"}
+OWN = {"mlflow.parentRunId", "overrides", "run_key", "folder", "pid", "heartbeat"}
 LONG = ["execution=eager", "max_iterations=1000000", "tracking.every=100"]
 
 

@@ -172,7 +172,7 @@ def test_what_a_dead_process_had_under_way_is_waited_for():
     begun, finished = ({"run_id": "1", "status": status, "ending": None} for status in ("RUNNING", "FINISHED"))
     answers = [{"a": begun}, {"a": begun}, {"a": finished, "c": finished}]
     recorder = SimpleNamespace(known=lambda: answers.pop(0))
-    settled = SweepRecorder.settled(recorder, {"a", "b"}, {"b": finished})  # pyright: ignore[reportArgumentType]
+    settled = SweepRecorder.settled(recorder, {"a", "b"}, {"b": finished}, [])  # pyright: ignore[reportArgumentType]
     assert settled == {"a": finished} and not answers
 
 
