@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from omegaconf import OmegaConf, open_dict
 
-from runner import compose, config, grammar, sweeps
+from runner import compose, config, grammar, spool, sweep_recorder, sweeps
 from runner.errors import UserError
 from runner.job import Outcome
 from runner.sweep_recorder import SweepRecorder
@@ -168,12 +169,29 @@ def test_what_a_death_took_along_is_launched_again():
     assert sweeps.again({0: Outcome(())}, apart=False) == sweeps.again({0: Outcome(())}, apart=True) == []
 
 
-def test_what_a_dead_process_had_under_way_is_waited_for():
-    begun, finished = ({"run_id": "1", "status": status, "ending": None} for status in ("RUNNING", "FINISHED"))
-    answers = [{"a": begun}, {"a": begun}, {"a": finished, "c": finished}]
+BEGUN, FINISHED = ({"run_id": "1", "status": status, "ending": None} for status in ("RUNNING", "FINISHED"))
+
+
+def settled(answers: list[dict], *folders: Path) -> dict:
+    """Return what has become of the jobs a and b, of which b was finished before, where the store gives these answers."""
     recorder = SimpleNamespace(known=lambda: answers.pop(0))
-    settled = SweepRecorder.settled(recorder, {"a", "b"}, {"b": finished}, [])  # pyright: ignore[reportArgumentType]
-    assert settled == {"a": finished} and not answers
+    return SweepRecorder.settled(recorder, {"a", "b"}, {"b": FINISHED}, folders)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_a_dead_process_had_under_way_is_waited_for():
+    answers = [{"a": BEGUN}, {"a": BEGUN}, {"a": FINISHED, "c": FINISHED}]
+    assert settled(answers) == {"a": FINISHED} and not answers
+
+
+def test_its_recorder_is_waited_for_as_long_as_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_recorder, "SETTLED", 0.5)
+    lock = spool.Lock(tmp_path, "sending")
+    released = threading.Timer(2, lock.release)
+    released.start()
+    # The run stays open: its recorder has been killed, and nobody waits for ever.
+    assert settled([{"a": BEGUN}] * 99, tmp_path) == {"a": BEGUN} and not released.is_alive()
+    answers = [{"a": BEGUN}] * 99
+    assert settled(answers, tmp_path) == {"a": BEGUN} and len(answers) > 90
 
 
 def test_values_that_go_together(cli, runs):
