@@ -32,8 +32,6 @@ def caught() -> Iterator[Callable[[], str | None]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
 
     def name() -> str | None:
         nonlocal heard
@@ -63,12 +61,13 @@ def caught() -> Iterator[Callable[[], str | None]]:
 
 
 def watched(pipe: int) -> None:
-    """End the process where one signal follows another, or is not heard of in time; return when one is, or none can come."""
-    first = None
-    while select.select([pipe], [], [], GRACE if first else None)[0]:
+    """End the process where one signal follows another, or is not heard of in time; return when none can come."""
+    first, heard = None, False
+    while select.select([pipe], [], [], GRACE if first and not heard else None)[0]:
         said = os.read(pipe, 1)
-        if said in (b"", HEARD):
+        if not said:
             return
+        heard = heard or said == HEARD
         if said[0] in SIGNALS:
             if first:
                 os._exit(128 + said[0])

@@ -17,17 +17,18 @@ from runner import signals
 
 # Waits outside of Python, as TensorFlow does: for a lock that the thread itself has.
 STUCK = (
-    "import ctypes, sys; from runner import signals\n"
+    "import ctypes, os, sys; from runner import signals\n"
     "c, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
-    "with signals.caught():\n"
+    "with signals.caught() as came:\n"
+    "    for number in map(int, sys.argv[1:]): os.kill(os.getpid(), number); assert came()\n"
     "    c.pthread_mutex_lock(lock); print('stuck', flush=True); c.pthread_mutex_lock(lock)\n"
 )
 
 
-@pytest.fixture
-def stuck():
-    """Return a process that waits outside of Python."""
-    command = [sys.executable, "-c", STUCK]
+@pytest.fixture(params=[()])
+def stuck(request):
+    """Return a process that waits outside of Python, and has heard of these signals before."""
+    command = [sys.executable, "-c", STUCK, *map(str, request.param)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment(), text=True, start_new_session=True, **pipes) as process:
         assert process.stdout is not None and process.stdout.readline() == "stuck\n"
@@ -50,6 +51,12 @@ def test_a_second_signal_ends_the_process_at_once(stuck):
     assert stuck.poll() is None
     os.kill(stuck.pid, signal.SIGINT)
     assert stuck.wait(timeout=1) == 130
+
+
+@pytest.mark.parametrize("stuck", [(signal.SIGINT.value,)], indirect=True)
+def test_so_does_one_after_a_signal_that_was_heard(stuck):
+    os.kill(stuck.pid, signal.SIGTERM)
+    assert stuck.wait(timeout=1) == 143
 
 
 def test_a_signal_that_is_heard_is_waited_for_no_longer(monkeypatch):
