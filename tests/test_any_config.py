@@ -39,7 +39,7 @@ OVERRIDES = st.lists(
 )
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(400, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [5, pytest.param(400, marks=pytest.mark.long)])
 def test_whatever_is_typed_ends_or_is_told_in_one_line(cli, runs, examples):
     seen = 0
 
