@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner import many, private, spool, sweep_store, tracking
+from runner import many, private, sweep_store, tracking
 from runner.trace import Trace
 
 Fields = dict[str, Any]
@@ -47,18 +46,21 @@ class SweepRecorder:
         """Return by identity the runs that are there, without beginning a sweep."""
         return self.process.ask("sweep_known", self.where)["known"]
 
-    def settled(self, identities: Set[str], before: Mapping[str, Fields], folders: Sequence[Path]) -> dict[str, Fields]:
-        """Return by identity what the runs of jobs whose processes are gone have become since they were as `before`.
+    def settled(self, identities: Set[str], before: Mapping[str, Fields]) -> dict[str, Fields]:
+        """Return by identity what the runs of jobs that had begun, and whose processes are gone, have become since `before`.
 
-        What a process had under way, its recorder or the server may complete yet: a run that is open is waited for, as long as
-        a recorder is at one of these folders, and a moment more.
+        What a process had under way, its recorder or the server may complete yet, and joblib ends recorders too: what they have
+        left is sent. A run that is open, or not there, is waited for as long as a recorder is at one, and a moment more.
         """
         until = time.monotonic() + SETTLED
+        where = {**self.where, "identities": sorted(identities), "pending": self.keys["pending"]}
         while True:
-            until = time.monotonic() + SETTLED if any(map(held, folders)) else until
-            runs = self.known()
-            new = {each: runs[each] for each in identities & runs.keys() if runs[each] != before.get(each)}
-            if time.monotonic() > until or not any(run["status"] == "RUNNING" for run in new.values()):
+            found = self.process.ask("sweep_settled", where)
+            until = time.monotonic() + SETTLED if found["busy"] else until
+            runs = {each: found["known"][each] for each in identities & found["known"].keys()}
+            new = {each: run for each, run in runs.items() if run != before.get(each)}
+            ended = sum(run["status"] != "RUNNING" for run in new.values())
+            if time.monotonic() > until or ended == len(identities):
                 return new
             time.sleep(0.2)
 
@@ -117,18 +119,6 @@ class SweepRecorder:
         return self.process.ask("sweep_report", where)["lines"]
 
 
-def held(folder: Path) -> bool:
-    """Tell whether a process holds the lock of a run's folder."""
-    try:
-        with (folder / spool.LOCK).open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
 def warn(text: str) -> None:
     """Say in a line what could not be done, whoever has taken the log."""
     print(f"WARNING: {private.masked(text)}", file=sys.stderr, flush=True)
@@ -178,6 +168,14 @@ def begin(fields: Fields, _: Arrays) -> Fields:
     return begun
 
 
+def settled(fields: Fields, _: Arrays) -> Fields:
+    """Send what is left of some jobs, and return the runs that are there and whether another process is at one of them."""
+    from runner import sync
+
+    busy = sync.left_by(set(fields["identities"]), Path(fields["pending"]), SETTLED)
+    return {"busy": busy, **sweep_store.found(fields["uri"], fields["experiment"])}
+
+
 def losses(fields: Fields, _: Arrays) -> Fields:
     """Return the configurations that name the losses of a sweep's runs."""
     from runner import report
@@ -195,6 +193,7 @@ def report(fields: Fields, _: Arrays) -> Fields:
 # What the recorder process does at each of these words.
 ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
     "sweep_known": lambda fields, _: sweep_store.found(**fields),
+    "sweep_settled": settled,
     "sweep_begin": begin,
     "sweep_record": record,
     "sweep_end": lambda fields, _: sweep_store.end(**fields),

@@ -129,7 +129,7 @@ class Sweep:
             written = self.written(first)
             if not any(written):
                 raise UserError(f"hydra.launcher: {first_line(error)}") from error
-            found = self.recorded(batch, written, first)
+            found = self.recorded(batch, written)
             # It died by itself.
             return [self.task.died(batch[0], error)] if found == [True] else found
         return [as_outcome(each, returned._return_value) for each, returned in zip(batch, returns, strict=True)]
@@ -138,13 +138,12 @@ class Sweep:
         """Return what the jobs launched since this one have written down."""
         return [self.task.read(number) for number in range(first, self.launched)]
 
-    def recorded(self, batch: list[Overrides], written: list[Outcome | bool], first: int) -> list[Outcome | bool]:
-        """Return what is written down of jobs, and of those without an outcome what their processes had recorded."""
+    def recorded(self, batch: list[Overrides], written: list[Outcome | bool]) -> list[Outcome | bool]:
+        """Return what is written down of jobs, and of those that had begun what their processes had recorded."""
         found = list(written)
-        lost = {i: self.composed(job) for i, job in enumerate(batch) if not isinstance(found[i], Outcome)}
+        lost = {i: self.composed(job) for i, job in enumerate(batch) if found[i] is True}
         asked = {job.identity for job in lost.values()}
-        folders = [self.task.folder.parent / str(first + i) for i in lost]
-        runs = {} if self.recorder is None else self.recorder.settled(asked, self.known, folders)
+        runs = {} if self.recorder is None else self.recorder.settled(asked, self.known)
         for i, job in lost.items():
             if (run := runs.get(job.identity, {})).get("ending"):
                 found[i] = Outcome(job.overrides, job.identity, **read(run))

@@ -6,11 +6,12 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runner import playing, quick, spool, store, sweep_store
+from runner import orphans, playing, quick, spool, store, sweep_store, unsent
 from runner.errors import first_line
 from runner.retry import Policy
 
@@ -42,12 +43,9 @@ def send(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
     return Sent(player.run and player.run.run_id, left)
 
 
-def one(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent | None:
-    """Send a folder's spool; returns None where a process is at it."""
-    try:
-        lock = spool.Lock(folder, "sending")
-    except spool.Held:
-        return None
+def one(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
+    """Send a folder's spool; raises Held where a process is at it."""
+    lock = spool.Lock(folder, "sending")
     try:
         return send(folder, timeout, warn)
     except Exception as error:
@@ -72,13 +70,26 @@ def quietly(pending: Path, own: Path) -> None:
     log = logging.getLogger(__name__)
     try:
         for folder in pointed(pending):
-            sent = one(folder, 0, log.info) if folder != own else None
-            if sent and sent.left is None:
-                log.info("sent run %s, which was pending in %s", sent.run_id, folder)
+            with suppress(spool.Held):
+                sent = one(folder, 0, log.info) if folder != own else None
+                if sent and sent.left is None:
+                    log.info("sent run %s, which was pending in %s", sent.run_id, folder)
         for run_id, left in sweep_store.end_pending(pending, 0):
             log.info("the sweep's run %s %s", run_id, "has been ended" if left is None else f"is not ended: {left}")
     except Exception as error:
         log.info("what is pending is not sent: %s", first_line(error))
+
+
+def left_by(identities: Set[str], pending: Path, timeout: float) -> bool:
+    """Send what dead processes have left of runs of these identities; tells whether the recorder of one is still at it."""
+    busy = False
+    for _, folder, _ in list(unsent.of(pending, identities)):
+        try:
+            one(folder, timeout, logging.getLogger(__name__).info)
+        except spool.Held as held:
+            # A run of another command may have the same identity, and go on.
+            busy |= held.holder.get("role") == "sending" or not orphans.alive(held.holder.get("pid", 0))
+    return busy
 
 
 def main(words: list[str] | None = None) -> int:
@@ -92,10 +103,12 @@ def main(words: list[str] | None = None) -> int:
     code = 0
     folders = [folder.absolute() for folder in given.folders] or list(pointed(given.pending))
     for folder in folders:
-        sent = one(folder, given.timeout, complain)
-        if sent is None:
+        try:
+            sent = one(folder, given.timeout, complain)
+        except spool.Held:
             print(f"{folder}: its run is still going on")
-        elif sent.left is None:
+            continue
+        if sent.left is None:
             print(f"{folder}: sent as run {sent.run_id}")
         else:
             complain(f"{folder}: {sent.left}")

@@ -26,7 +26,7 @@ from conftest import environment, history, store
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from runner import alive, artifacts, retry, spool, sync, unsent
+from runner import alive, artifacts, orphans, retry, spool, sync, unsent
 from runner.errors import UserError
 from runner.trace import Trace
 
@@ -305,6 +305,30 @@ def test_a_damaged_folder_does_not_keep_the_others_from_being_sent(cli, runs, tm
     assert str(cut) in second and "what follows is dropped" in second
     # The last message says that the run has ended.
     assert sorted((run.data.params["seed"], run.info.status) for run in runs()) == [("1", "KILLED"), ("3", "FINISHED")]
+
+
+def test_what_dead_processes_have_left_of_some_jobs_is_sent(cli, runs, tmp_path, monkeypatch):
+    for seed in (1, 2):
+        assert cli("max_iterations=5", "tracking.offline=true", "report=none", f"seed={seed}").code == 0
+    mine, other = sorted(tmp_path.glob("outputs/runs/*/*/spool"))
+    with mine.open("rb") as file:
+        identity = next(spool.frames(file)).message.fields["about"]["tags"]["identity"]
+
+    def busy() -> bool:
+        return sync.left_by({identity}, tmp_path / "outputs/pending", 0)
+
+    lock = spool.Lock(mine.parent, "run")
+    assert not busy(), "a run that goes on is another command's"
+    lock.become("sending")
+    assert busy()
+    lock.become("run")
+    with monkeypatch.context() as patched:
+        patched.setattr(orphans, "alive", lambda _: False)
+        assert busy(), "the recorder of a process that is gone holds its lock"
+    assert not runs()
+    lock.release()
+    assert not busy() and other.exists() and not mine.exists()
+    assert [(run.data.params["seed"], run.info.status) for run in runs()] == [("1", "FINISHED")]
 
 
 def test_the_next_run_sends_what_is_pending(cli, runs, tmp_path):

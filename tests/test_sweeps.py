@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +27,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from omegaconf import OmegaConf, open_dict
 
-from runner import compose, config, grammar, spool, sweep_recorder, sweeps
+from runner import compose, config, grammar, sweep_recorder, sweeps
 from runner.errors import UserError
 from runner.job import Outcome
 from runner.sweep_recorder import SweepRecorder
@@ -170,28 +169,29 @@ def test_what_a_death_took_along_is_launched_again():
 
 
 BEGUN, FINISHED = ({"run_id": "1", "status": status, "ending": None} for status in ("RUNNING", "FINISHED"))
+AGAIN = FINISHED | {"run_id": "2"}
 
 
-def settled(answers: list[dict], *folders: Path) -> dict:
-    """Return what has become of the jobs a and b, of which b was finished before, where the store gives these answers."""
-    recorder = SimpleNamespace(known=lambda: answers.pop(0))
-    return SweepRecorder.settled(recorder, {"a", "b"}, {"b": FINISHED}, folders)  # pyright: ignore[reportArgumentType]
+def settled(*answers: tuple[bool, dict]) -> dict:
+    """Return what has become of the jobs a and b, of which b was finished before, by what the recorder process answers."""
+    said = [{"busy": busy, "known": {"b": FINISHED} | known} for busy, known in answers]
+    process = SimpleNamespace(ask=lambda *_: said.pop(0) if len(said) > 1 else said[0])
+    recorder = SimpleNamespace(process=process, where={}, keys={"pending": ""})
+    return SweepRecorder.settled(recorder, {"a", "b"}, {"b": FINISHED})  # pyright: ignore[reportArgumentType]
 
 
 def test_what_a_dead_process_had_under_way_is_waited_for():
-    answers = [{"a": BEGUN}, {"a": BEGUN}, {"a": FINISHED, "c": FINISHED}]
-    assert settled(answers) == {"a": FINISHED} and not answers
+    # Of a nothing is in the store at first, and of b what was there before.
+    known = [{}, {"a": BEGUN}, {"a": FINISHED, "c": FINISHED}, {"a": FINISHED, "b": AGAIN}, {}]
+    assert settled(*((False, each) for each in known)) == {"a": FINISHED, "b": AGAIN}
 
 
-def test_its_recorder_is_waited_for_as_long_as_it_takes(tmp_path, monkeypatch):
+def test_its_recorder_is_waited_for_as_long_as_it_takes(monkeypatch):
     monkeypatch.setattr(sweep_recorder, "SETTLED", 0.5)
-    lock = spool.Lock(tmp_path, "sending")
-    released = threading.Timer(2, lock.release)
-    released.start()
     # The run stays open: its recorder has been killed, and nobody waits for ever.
-    assert settled([{"a": BEGUN}] * 99, tmp_path) == {"a": BEGUN} and not released.is_alive()
-    answers = [{"a": BEGUN}] * 99
-    assert settled(answers, tmp_path) == {"a": BEGUN} and len(answers) > 90
+    assert settled((False, {"a": BEGUN})) == {"a": BEGUN}
+    late = {"a": FINISHED, "b": AGAIN}
+    assert settled(*[(True, {"a": BEGUN})] * 8, (False, {"a": BEGUN}), (False, late)) == late
 
 
 def test_values_that_go_together(cli, runs):
