@@ -20,13 +20,12 @@ def plan(cfgs: Sequence[Any], fuse: bool) -> Iterator[str]:
     """Yield lines that say which jobs run together, how long that takes and how many metric rows there will be."""
     groups = fused.groups(cfgs) if fuse else []
     together = [group for group in groups if group.alone is None]
-    alone = [index for group in groups if group.alone is not None for index in group.indices] if fuse else range(len(cfgs))
+    why = {index: group.alone for group in groups if group.alone is not None for index in group.indices}
+    alone = why if fuse else range(len(cfgs))
     rest = [cfgs[index] for index in alone]
     for group in together:
         yield f"  {len(group.jobs)} jobs as one program, with {', '.join(group.columns) or 'nothing'} of each job's own"
-    for group in groups:
-        if group.alone is not None:
-            yield f"  {len(group.indices)} jobs one by one: {group.alone}"
+    yield from (f"  {count} jobs one by one: {reason}" for reason, count in Counter(why.values()).items())
     times = [seconds(group.program(group.jobs).execution, group.jobs[0].rules.max_iterations) for group in together]
     ready: dict[Any, tuple[float, float]] = {}
     skipped: Counter[str] = Counter()
