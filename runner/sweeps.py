@@ -51,6 +51,8 @@ class Sweep:
         if self.settings.plan:
             self.planned([batch[i] for i in todo])
             return []
+        if self.recorder is not None:
+            self.recorder.reused({each.identity for each in found.values() if each is not None})
         waiting = [todo] if todo else []
         try:
             while waiting:

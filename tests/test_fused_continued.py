@@ -110,15 +110,12 @@ def again(cfgs: list[Any], pending: Path) -> tuple[int, Ended]:
     """Go on with the interrupted group of these jobs; returns the step, and what each job came to, in the jobs' order."""
     groups.PROGRAMS.kept.clear()
     by_identity = {identity(cfg): cfg for cfg in cfgs}
-    (kept,) = group_checkpoints.interrupted(pending, by_identity.keys(), 0)
-    group = groups.again([by_identity[each] for each in kept.identities], kept.columns)
-    try:
+    with group_checkpoints.interrupted(pending, dict.fromkeys(by_identity, 1), 0) as (kept,):
+        group = groups.again([by_identity[each] for each in kept.identities], kept.jobs.columns)
         start = kept.restore(group)
         assert start is not None
         step = start[0].taken
         results = dict(zip(kept.identities, fused.run(group, lambda: None, kept.save, *start), strict=True))
-    finally:
-        kept.close()
     return step, [results[each] for each in by_identity]
 
 
@@ -209,17 +206,39 @@ def test_two_processes_never_go_on_with_one_job_and_may_share_out_a_group(tmp_pa
     whole = begun(cfgs, tmp_path / "whole")
     begun(cfgs, tmp_path / "parts", chunks=3)
     ids = [identity(cfg) for cfg in cfgs]
-    (one,) = group_checkpoints.interrupted(tmp_path / "parts", ids[:1], 0)
-    with pytest.raises(UserError, match="are being continued by process"):
-        list(group_checkpoints.interrupted(tmp_path / "parts", ids[:1], 0))
-    step, rest = again(cfgs[1:], tmp_path / "parts")
-    assert one.identities == ids[:1] and step == 3 * CHUNK
+    with group_checkpoints.interrupted(tmp_path / "parts", {ids[0]: 1}, 0) as (one,):
+        with pytest.raises(UserError, match="are being continued by process"):
+            again(cfgs[:1], tmp_path / "parts")
+        step, rest = again(cfgs[1:], tmp_path / "parts")
+        assert one.identities == ids[:1] and step == 3 * CHUNK
     for mine, other in zip(rest, whole[1:], strict=True):
         same(mine, other)
-    one.close()
     step, (mine,) = again(cfgs[:1], tmp_path / "parts")
     assert step == 3 * CHUNK
     same(mine, whole[0])
+
+
+def test_equal_jobs_go_on_each_once(tmp_path):
+    cfgs = [*jobs(*GROUPS["adam"], seeds=2), *jobs(*GROUPS["adam"], seeds=2)]
+    whole = begun(cfgs, tmp_path / "whole")
+    begun(cfgs, tmp_path / "parts", chunks=3)
+    ids = [identity(cfg) for cfg in cfgs]
+    assert ids[:2] == ids[2:]
+    keys = set()
+    with group_checkpoints.interrupted(tmp_path / "parts", {ids[0]: 1, ids[1]: 2}, 0) as (first,):
+        # Another process, which may take one of two as long as this one has the other.
+        with group_checkpoints.interrupted(tmp_path / "parts", {ids[0]: 1}, 0) as (second,):
+            for kept, mine in ((first, [0, 1, 3]), (second, [2])):
+                assert kept.identities == [ids[job] for job in mine]
+                keys |= {*kept.keys}
+                group = groups.again([cfgs[job] for job in mine], kept.jobs.columns)
+                start = kept.restore(group)
+                assert start is not None and start[0].taken == 3 * CHUNK
+                for job, one in zip(mine, fused.run(group, lambda: None, kept.save, *start), strict=True):
+                    same(one, whole[job])
+            with pytest.raises(UserError, match="are being continued by process"):
+                again(cfgs[:1], tmp_path / "parts")
+    assert len(keys) == 4
 
 
 def test_a_group_that_cannot_be_saved_goes_on(tmp_path, caplog):
