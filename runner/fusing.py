@@ -62,7 +62,7 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
 
 def pending(cfgs: Sequence[Any]) -> Path | None:
     """Return the folder below which a group is saved, or None where it is not: its runs would not be found again."""
-    folders = {str(each.tracking.get("pending") or "") * (not each.tracking.get("offline")) for each in cfgs}
+    folders = {str(each.tracking.get("pending") or "") for each in cfgs}
     return Path(folders.pop()) if len(folders) == 1 and all(folders) else None
 
 

@@ -225,19 +225,19 @@ def test_equal_jobs_go_on_each_once(tmp_path):
     ids = [identity(cfg) for cfg in cfgs]
     assert ids[:2] == ids[2:]
     keys = set()
-    with group_checkpoints.interrupted(tmp_path / "parts", {ids[0]: 1, ids[1]: 2}, 0) as (first,):
-        # Another process, which may take one of two as long as this one has the other.
-        with group_checkpoints.interrupted(tmp_path / "parts", {ids[0]: 1}, 0) as (second,):
-            for kept, mine in ((first, [0, 1, 3]), (second, [2])):
-                assert kept.identities == [ids[job] for job in mine]
-                keys |= {*kept.keys}
-                group = groups.again([cfgs[job] for job in mine], kept.jobs.columns)
-                start = kept.restore(group)
-                assert start is not None and start[0].taken == 3 * CHUNK
-                for job, one in zip(mine, fused.run(group, lambda: None, kept.save, *start), strict=True):
-                    same(one, whole[job])
-            with pytest.raises(UserError, match="are being continued by process"):
-                again(cfgs[:1], tmp_path / "parts")
+    held = group_checkpoints.interrupted
+    # The second is as another process, which may take one of two while the first has the other.
+    with held(tmp_path / "parts", {ids[0]: 1, ids[1]: 2}, 0) as (first,), held(tmp_path / "parts", {ids[0]: 1}, 0) as (second,):
+        for kept, mine in ((first, [0, 1, 3]), (second, [2])):
+            assert kept.identities == [ids[job] for job in mine]
+            keys |= {*kept.keys}
+            group = groups.again([cfgs[job] for job in mine], kept.jobs.columns)
+            start = kept.restore(group)
+            assert start is not None and start[0].taken == 3 * CHUNK
+            for job, one in zip(mine, fused.run(group, lambda: None, kept.save, *start), strict=True):
+                same(one, whole[job])
+        with pytest.raises(UserError, match="are being continued by process"):
+            again(cfgs[:1], tmp_path / "parts")
     assert len(keys) == 4
 
 
@@ -509,6 +509,29 @@ def test_an_interrupted_group_that_the_store_did_not_take_goes_on(cli, runs, tmp
         assert {name: expected[seed]["metrics"][name] for name in names} == {
             name: sorted(history(tmp_path, run.info.run_id, name).items()) for name in names
         }
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
+
+
+def test_an_interrupted_group_goes_on_offline_and_is_sent_once(cli, runs, tmp_path, monkeypatch):
+    expected, words = undisturbed(cli, runs, tmp_path), (*SHORT, "seed=1,2,2,3", "tracking.offline=true")
+    with monkeypatch.context() as patched:
+        around(patched, lambda: None, chunks=3)
+        assert cli(*words).code == 143
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/spool"))) == 4
+    ended = cli(*words)
+    assert ended.code == 0 and ended.err == "" and "4 jobs: 4 interrupted before" in ended.out
+    assert f"continues 4 jobs as one program from step {3 * CHUNK};" in ended.out
+    assert not list(tmp_path.glob("outputs/pending/groups/*"))
+    again = cli(*words)
+    assert again.code == 0 and "4 jobs: 4 reused" in again.out
+    assert runs() == [] and sync.main([]) == 0
+    assert [run.data.params["seed"] for run in runs()].count("2") == 2 and len(runs()) == 4
+    for run in runs():
+        assert run.data.tags.pop("resumed") == "1"
+        wanted = expected[run.data.params["seed"]]
+        # Of two equal jobs one has another number.
+        assert contents(store(tmp_path), run) == wanted | {"tags": wanted["tags"] | {"job": run.data.tags["job"]}}
+    assert {run.data.tags["job"] for run in runs()} == {"0", "1", "2", "3"}
     assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
 
 
