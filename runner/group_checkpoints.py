@@ -68,7 +68,7 @@ class Checkpoints:
         """Write which jobs these are, and keep other processes away from them."""
         assert self.folder is not None
         if self.lock is None:
-            self.folder.mkdir(mode=0o700, parents=True)
+            group_jobs.make(self.folder)
             self.lock = spool.Lock(self.folder, "run", spool.PATIENCE)
         self.jobs.write(self.folder)
 
@@ -94,7 +94,8 @@ class Checkpoints:
         """Note that the jobs are about to be recorded, each in its folder, or where an earlier attempt has begun to."""
         pairs = zip(self.jobs.runs, folders, strict=True)
         self.jobs = self.jobs._replace(runs=[run._replace(folder=run.folder or str(folder)) for run, folder in pairs])
-        if self.lock is not None:
+        # Even where nothing was saved: what the recorder brings to an end without this process is then known by its key.
+        if self.folder is not None:
             with self.told():
                 self.write()
 
@@ -174,6 +175,7 @@ def taken(folder: Path, wanted: Mapping[str, int], every: float | None) -> Check
     found = Checkpoints(folder, jobs._replace(runs=mine, resumed=jobs.resumed + 1), every, lock)
     if rest:
         found.folder = group_jobs.place(folder.parents[1])
+        group_jobs.make(found.folder)
         found.lock = spool.Lock(found.folder, "continued")
         copied = shutil.ignore_patterns(spool.LOCK, group_jobs.FILE)
         shutil.copytree(folder, found.folder, ignore=copied, dirs_exist_ok=True)

@@ -57,6 +57,15 @@ def place(pending: Path) -> Path:
     return pending.absolute() / GROUPS / uuid.uuid4().hex
 
 
+def make(folder: Path) -> None:
+    """Make a group's folder."""
+    for _ in range(3):
+        # Another group that ends may remove the empty folders that it lies in in between.
+        with suppress(FileNotFoundError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return
+
+
 def folders(pending: Path) -> list[Path]:
     """Return the folders of all groups."""
     return sorted((pending.absolute() / GROUPS).glob("*"))

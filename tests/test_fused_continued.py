@@ -535,6 +535,19 @@ def test_an_interrupted_group_goes_on_offline_and_is_sent_once(cli, runs, tmp_pa
     assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
 
 
+def test_what_a_database_has_of_a_group_is_replaced_by_what_is_sent_later(cli, runs, tmp_path, monkeypatch):
+    expected = undisturbed(cli, runs, tmp_path)
+    with monkeypatch.context() as patched:
+        around(patched, lambda: None, chunks=3)
+        assert cli(*SHORT).code == 143
+    before = {seed: run.info.run_id for seed, run in by_seed(runs()).items()}
+    assert cli(*SHORT, "tracking.offline=true").code == 0 and {run.info.status for run in runs()} == {"KILLED"}
+    assert sync.main([]) == 0 and {seed: run.info.run_id for seed, run in by_seed(runs()).items()} == before
+    for run in runs():
+        assert run.data.tags.pop("resumed") == "1"
+        assert contents(store(tmp_path), run) == expected[run.data.params["seed"]]
+
+
 @pytest.mark.long
 def test_runs_on_a_server_go_on_and_what_it_does_not_take_is_sent_later(cli, tmp_path, monkeypatch):
     gone = threading.Event()
