@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import build, experiment, fused, group_checkpoints, groups, job, measures, private, signals
+from runner import build, experiment, fused, group_checkpoints, group_jobs, groups, job, measures, private, signals
 from runner.compose import Job
 from runner.errors import UserError, first_line
 from runner.group_checkpoints import Checkpoints
@@ -63,31 +62,31 @@ def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Itera
 
 def pending(cfgs: Sequence[Any]) -> Path | None:
     """Return the folder below which a group is saved, or None where it is not: its runs would not be found again."""
-    folders = {str(each.tracking.get("pending") or "") * (not each.tracking.get("offline")) for each in cfgs}
+    folders = {str(each.tracking.get("pending") or "") for each in cfgs}
     return Path(folders.pop()) if len(folders) == 1 and all(folders) else None
 
 
 def interrupted(batch: Batch, indices: Sequence[int]) -> Iterator[tuple[list[int], Checkpoints]]:
     """Yield, of these jobs, those that go on with an interrupted group; what `resume=false` starts anew is forgotten."""
-    found: dict[Path | None, dict[str, int]] = defaultdict(dict)
+    found: dict[tuple[Path | None, bool], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index in indices:
-        found[pending(batch.cfgs([index]))][batch.jobs[index].identity] = index
-    found.pop(None, None)
-    for folder, by_identity in found.items():
-        assert folder is not None
-        again = {identity: index for identity, index in by_identity.items() if batch.jobs[index].cfg.resume}
-        with suppress(UserError):
-            for kept in group_checkpoints.interrupted(folder, by_identity.keys() - again.keys(), None):
-                kept.remove()
-        every = batch.jobs[indices[0]].cfg.checkpoint.every_seconds
-        for kept in group_checkpoints.interrupted(folder, again.keys(), every):
-            yield [again[identity] for identity in kept.identities], kept
+        each = batch.jobs[index]
+        found[pending([each.cfg]), bool(each.cfg.resume)][each.identity].append(index)
+    every = batch.jobs[indices[0]].cfg.checkpoint.every_seconds if indices else None
+    for (folder, resume), alike in found.items():
+        if folder is not None and resume:
+            wanted = {identity: len(same) for identity, same in alike.items()}
+            with group_checkpoints.interrupted(folder, wanted, every) as those:
+                for kept in those:
+                    yield [alike[identity].pop(0) for identity in kept.identities], kept
+        elif folder is not None:
+            group_jobs.forget(folder, alike.keys())
 
 
 def continued(batch: Batch, mine: list[int], kept: Checkpoints) -> list[Outcome] | None:
     """Go on with an interrupted group; returns the outcomes of its jobs, or None where they are to run one by one."""
     try:
-        group = groups.again(batch.cfgs(mine), kept.columns)
+        group = groups.again(batch.cfgs(mine), kept.jobs.columns)
     except Exception:
         # What they depend on is no longer what it was; what is wrong with it shows when they run one by one.
         kept.close()
@@ -131,7 +130,7 @@ def noted(batch: Batch, mine: list[int], results: Sequence[Any], losses: Sequenc
     found = [came_to(each, result, run_id) for each, (_, result), run_id in zip(jobs, results, ids, strict=True)]
     for index, each in zip(mine, found, strict=True):
         batch.task.write(batch.first + index, asdict(each))
-    kept.recorded({each.identity for each in found if each.interrupted})
+    kept.recorded([each.interrupted for each in found])
     return found
 
 
@@ -151,8 +150,8 @@ def sound(each: Job) -> dict[str, str] | None:
 
 def whole(batch: Batch, mine: Sequence[int], results: Sequence[Any], losses: Sequence[Any], kept: Checkpoints) -> Iterator[Run]:
     """Yield jobs that have ended as they are recorded, each with its folder."""
-    again = {"resumed": str(kept.resumed)} if kept.resumed else {}
-    for index, place, (rows, result), loss, run in zip(mine, batch.places(mine), results, losses, kept.runs, strict=True):
+    again = {"resumed": str(kept.jobs.resumed)} if kept.jobs.resumed else {}
+    for index, place, (rows, result), loss, run in zip(mine, batch.places(mine), results, losses, kept.jobs.runs, strict=True):
         each = batch.jobs[index]
         rows = measures.measuring(loss, each.cfg.tracking.get("full_loss_every"))(rows, True)
         # It is recorded while the next one is made.

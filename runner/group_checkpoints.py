@@ -1,7 +1,4 @@
-"""What an interrupted group goes on from, and which runs its jobs are: of each group, a folder below `tracking.pending`.
-
-A file says which of its jobs have yet to be recorded, and beside it are checkpoints as a single run has them.
-"""
+"""What an interrupted group goes on from: beside what says which its jobs are, checkpoints as a single run has them."""
 
 from __future__ import annotations
 
@@ -9,31 +6,22 @@ import json
 import logging
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from runner import many, spool
+from runner import group_jobs, many, spool
 from runner.checkpoints import ROWS, STATE, Damaged, fill, newest, own, parts, put
 from runner.errors import UserError, first_line
 from runner.fused import Group, Rows, State
+from runner.group_jobs import Jobs, Run
 from runner.loop import Ending, Stop
 from runner.programs import Program
-
-GROUPS, FILE = "groups", "group.json"
-
-
-class Run(NamedTuple):
-    """The run that a job is or will be."""
-
-    identity: str
-    key: str
-    folder: str | None = None  # where its files are, once it has begun to be recorded
 
 
 class Checkpoints:
@@ -42,23 +30,19 @@ class Checkpoints:
     They are saved each time that so many seconds have passed (None: only when told), and nothing is written before.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        runs: Sequence[Run],
-        columns: Sequence[str],
-        every: float | None,
-        lock: spool.Lock | None = None,
-        resumed: int = 0,
-    ) -> None:
-        self.folder, self.runs, self.columns, self.every = folder, list(runs), tuple(columns), every
-        self.lock, self.resumed = lock, resumed
+    def __init__(self, folder: Path | None, jobs: Jobs, every: float | None, lock: spool.Lock | None = None) -> None:
+        self.folder, self.jobs, self.every, self.lock = folder, jobs, every, lock
         self.saved, self.step = time.monotonic(), 0
 
     @property
     def identities(self) -> list[str]:
-        """Return those of the jobs, in their order."""
-        return [run.identity for run in self.runs]
+        """Return those of the jobs, in their order; equal jobs have equal ones."""
+        return [run.identity for run in self.jobs.runs]
+
+    @property
+    def keys(self) -> list[str]:
+        """Return those of the jobs' runs, each of which has its own, in their order."""
+        return [run.key for run in self.jobs.runs]
 
     def save(self, at: State, program: Program, now: bool) -> None:
         """Save where the group is, if that is due, or `now`; it goes on where that cannot be done."""
@@ -68,7 +52,7 @@ class Checkpoints:
             return
         with self.told():
             self.write()
-            put(self.folder, at.taken, variables, lambda new: write(at, self.identities, new))
+            put(self.folder, at.taken, variables, lambda new: write(at, self.keys, new))
         self.saved, self.step = time.monotonic(), at.taken
 
     @contextmanager
@@ -84,12 +68,9 @@ class Checkpoints:
         """Write which jobs these are, and keep other processes away from them."""
         assert self.folder is not None
         if self.lock is None:
-            self.folder.mkdir(mode=0o700, parents=True)
-            self.lock = spool.Lock(self.folder, "run")
-        fields = {"columns": self.columns, "resumed": self.resumed, "runs": self.runs}
-        new = self.folder / f"{FILE}.tmp"
-        new.write_text(json.dumps(fields))
-        new.replace(self.folder / FILE)
+            group_jobs.make(self.folder)
+            self.lock = spool.Lock(self.folder, "run", spool.PATIENCE)
+        self.jobs.write(self.folder)
 
     def restore(self, group: Group) -> tuple[State, Callable[[Program], None]] | None:
         """Return where this group was, and what gives its program the variables; None where it is to begin again.
@@ -98,7 +79,7 @@ class Checkpoints:
         """
         assert self.folder is not None
         rules, x0 = group.jobs[0].rules, group.jobs[0].x0
-        if (found := newest(self.folder, lambda path: read(path, self.identities, rules.max_iterations + 1, x0))) is None:
+        if (found := newest(self.folder, lambda path: read(path, self.keys, rules.max_iterations + 1, x0))) is None:
             return None
         folder, at = found
         self.step = at.taken
@@ -111,16 +92,17 @@ class Checkpoints:
 
     def recording(self, folders: Sequence[Path]) -> None:
         """Note that the jobs are about to be recorded, each in its folder, or where an earlier attempt has begun to."""
-        pairs = zip(self.runs, folders, strict=True)
-        self.runs = [run if run.folder else run._replace(folder=str(folder)) for run, folder in pairs]
-        if self.lock is not None:
+        pairs = zip(self.jobs.runs, folders, strict=True)
+        self.jobs = self.jobs._replace(runs=[run._replace(folder=run.folder or str(folder)) for run, folder in pairs])
+        # Even where nothing was saved: what the recorder brings to an end without this process is then known by its key.
+        if self.folder is not None:
             with self.told():
                 self.write()
 
-    def recorded(self, interrupted: Collection[str]) -> None:
+    def recorded(self, interrupted: Sequence[bool]) -> None:
         """Note that all are recorded, and keep what those are continued from that a signal has ended."""
-        self.runs = [run for run in self.runs if run.identity in interrupted]
-        if self.runs and self.folder is not None:
+        self.jobs = self.jobs._replace(runs=list(compress(self.jobs.runs, interrupted)))
+        if self.jobs.runs and self.folder is not None:
             with self.told():
                 self.write()
         else:
@@ -128,13 +110,9 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove all: the jobs have their results, or will not be continued."""
-        if self.folder is None:
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for parent in (self.folder.parent, self.folder.parent.parent):
-            with suppress(OSError):
-                parent.rmdir()
-        self.close()
+        if self.folder is not None:
+            group_jobs.remove(self.folder)
+            self.close()
 
     def close(self) -> None:
         """Let other processes have what is left."""
@@ -146,94 +124,96 @@ class Checkpoints:
 def new(pending: Path | None, identities: Sequence[str], columns: Sequence[str], every: float | None) -> Checkpoints:
     """Return the checkpoints, none as yet, of a new group; there will be none without a folder for them."""
     runs = [Run(identity, key) for identity, key in zip(identities, many.ids(len(identities)), strict=True)]
-    # Which of two equal jobs is which nobody could tell later.
-    alike = len({*identities}) < len(identities)
-    return Checkpoints(None if pending is None or alike else place(pending), runs, columns, every)
+    return Checkpoints(None if pending is None else group_jobs.place(pending), Jobs(runs, tuple(columns)), every)
 
 
-def place(pending: Path) -> Path:
-    """Return a new folder for a group."""
-    return pending.absolute() / GROUPS / uuid.uuid4().hex
+@contextmanager
+def interrupted(pending: Path, wanted: Mapping[str, int], every: float | None) -> Iterator[list[Checkpoints]]:
+    """Hold for this process the interrupted groups that jobs belong to of which so many of an identity are wanted.
 
-
-def interrupted(pending: Path, wanted: Collection[str], every: float | None) -> Iterator[Checkpoints]:
-    """Yield the interrupted groups that some of these jobs belong to, without other jobs, each held for this process.
-
-    Raises UserError where another process is continuing one.
+    They are without their other jobs. Raises UserError where another process is continuing what is wanted.
     """
-    for folder in sorted((pending.absolute() / GROUPS).glob("*")):
-        if (found := taken(folder, {*wanted}, every)) is not None:
-            yield found
+    left, found, elsewhere = Counter(wanted), [], {}
+    with ExitStack() as stack:
+        for folder in group_jobs.folders(pending):
+            try:
+                kept = taken(folder, left, every)
+            except spool.Held as held:
+                elsewhere[folder] = "process {pid} on {host}".format(**held.holder)
+                continue
+            if kept is not None:
+                stack.callback(kept.close)
+                found.append(kept)
+                left -= Counter(kept.identities)
+        for folder, holder in elsewhere.items():
+            if shared(group_jobs.of(folder).runs, left)[0]:
+                text = f"jobs of this sweep are being continued by {holder}; wait for it, or set resume=false"
+                raise UserError(text)
+        yield found
 
 
-def taken(folder: Path, wanted: Collection[str], every: float | None) -> Checkpoints | None:
-    """Take from a group those of the wanted jobs that it has; returns None where there are none, or it is not interrupted."""
-    if not any(run.identity in wanted for run in runs_of(folder)):
+def taken(folder: Path, wanted: Mapping[str, int], every: float | None) -> Checkpoints | None:
+    """Take from a group those of the wanted jobs that it has; returns None where there are none, or it is not interrupted.
+
+    Raises Held where another process is continuing it.
+    """
+    if not shared(group_jobs.of(folder).runs, wanted)[0]:
         return None
     own(folder)
     try:
         # Whoever takes other jobs of this group waits for a moment.
         lock = spool.Lock(folder, "sending", spool.PATIENCE)
     except spool.Held as held:
-        if held.holder.get("role") != "continued" or not any(run.identity in wanted for run in runs_of(folder)):
-            return None
-        holder = f"process {held.holder['pid']} on {held.holder['host']}"
-        raise UserError(f"jobs of this sweep are being continued by {holder}; wait for it, or set resume=false") from held
-    fields = fields_of(folder)
-    runs = runs_of(folder)
-    mine, rest = ([run for run in runs if (run.identity in wanted) == ours] for ours in (True, False))
+        if held.holder.get("role") == "continued":
+            raise
+        return None
+    jobs = group_jobs.of(folder)
+    mine, rest = shared(jobs.runs, wanted)
     if not mine:
         lock.release()
         return None
-    found = Checkpoints(folder, mine, fields["columns"], every, lock, fields["resumed"] + 1)
+    found = Checkpoints(folder, jobs._replace(runs=mine, resumed=jobs.resumed + 1), every, lock)
     if rest:
-        found.folder, found.lock = place(folder.parents[1]), None
-        shutil.copytree(folder, found.folder, ignore=shutil.ignore_patterns(spool.LOCK, FILE))
+        found.folder = group_jobs.place(folder.parents[1])
+        group_jobs.make(found.folder)
         found.lock = spool.Lock(found.folder, "continued")
+        copied = shutil.ignore_patterns(spool.LOCK, group_jobs.FILE)
+        shutil.copytree(folder, found.folder, ignore=copied, dirs_exist_ok=True)
         found.write()
-        others = Checkpoints(folder, rest, fields["columns"], every, lock, fields["resumed"])
-        others.write()
-        others.close()
+        jobs._replace(runs=rest).write(folder)
+        lock.release()
     else:
         lock.become("continued")
     return found
 
 
-def fields_of(folder: Path) -> dict[str, Any]:
-    """Return what a group's file says; nothing where there is none, or it is not to be read."""
-    try:
-        return dict(json.loads((folder / FILE).read_text()))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        text = "checkpoint: %s cannot be read (%s); its group is not continued"
-        logging.getLogger(__name__).warning(text, folder / FILE, first_line(error)[:100])
-        return {}
+def shared(runs: Sequence[Run], wanted: Mapping[str, int]) -> tuple[list[Run], list[Run]]:
+    """Return those of the runs that are wanted, so many of an identity, and the others."""
+    left, parts = Counter(wanted), ([], [])
+    for run in runs:
+        parts[left[run.identity] <= 0].append(run)
+        left[run.identity] -= 1
+    return parts
 
 
-def runs_of(folder: Path) -> list[Run]:
-    """Return the runs of a group that have yet to be recorded."""
-    return [Run(*each) for each in fields_of(folder).get("runs", ())]
-
-
-def write(at: State, identities: Sequence[str], folder: Path) -> None:
+def write(at: State, keys: Sequence[str], folder: Path) -> None:
     """Write a group's part of a checkpoint."""
     reached = max([at.taken, *(stop.step + 1 for stop in at.stops.values())])
     with (folder / ROWS).open("wb") as file:
         arrays = {name: getattr(at.rows, name)[:, :reached] for name in ("x", "loss", "gradient")}
         np.savez(file, allow_pickle=False, live=at.live, lane=at.lane, **arrays)
     stops = {job: list(vars(stop).values()) for job, stop in at.stops.items()}
-    fields = {"taken": at.taken, "lanes": at.lanes, "seconds": at.seconds, "identities": identities, "stops": stops}
+    fields = {"taken": at.taken, "lanes": at.lanes, "seconds": at.seconds, "keys": keys, "stops": stops}
     (folder / STATE).write_text(json.dumps(fields))
 
 
-def read(folder: Path, identities: Sequence[str], length: int, x0: np.ndarray) -> State:
+def read(folder: Path, keys: Sequence[str], length: int, x0: np.ndarray) -> State:
     """Return a group's part of a checkpoint, of these of its jobs and with room for so many rows."""
     fields = json.loads((folder / STATE).read_text())
-    at = {identity: job for job, identity in enumerate(fields["identities"])}
-    if not {*identities} <= at.keys():
+    at = {key: job for job, key in enumerate(fields["keys"])}
+    if not {*keys} <= at.keys():
         raise Damaged(f"{folder / STATE} is of other jobs")
-    jobs = [at[identity] for identity in identities]
+    jobs = [at[key] for key in keys]
     rows = Rows(len(jobs), length, x0)
     with np.load(folder / ROWS, allow_pickle=False) as file:
         live, lane = file["live"], file["lane"]

@@ -102,6 +102,12 @@ def cleared(session: Any, keys: Sequence[str], tags: Collection[str]) -> set[str
     return there
 
 
+def clear(store: Any, run_id: str) -> None:
+    """Do so with a run by itself, whose tags will be set again."""
+    with store.ManagedSessionMaker(read_only=False) as session:
+        cleared(session, [run_id], ())
+
+
 def ids(count: int) -> list[str]:
     """Return ids for so many runs, in order, for the same reason as their timestamps."""
     return sorted(uuid.uuid4().hex for _ in range(count))

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import artifacts, begun, bulk, pictures, spool, sweep_store, tracking
+from runner import artifacts, begun, bulk, many, pictures, spool, sweep_store, tracking
 from runner.drawing import Drawing
 from runner.errors import first_line
 from runner.retry import GaveUp, Retry, once
@@ -50,6 +50,11 @@ class Run:
         resumed = str(int(run.data.tags.get("resumed", 0)) + 1)
         tracking.log_tags(self.client, self.run_id, {**life, "resumed": resumed})
         self.client.update_run(self.run_id, "RUNNING")
+
+    def clear(self) -> None:
+        """Take out of a database what it has of the run, recorded with others at once; a server has what a spool had."""
+        if hasattr(store := self.client._tracking_client.store, "engine"):
+            self.retry(partial(many.clear, store, self.run_id))
 
     def begin(self, about: tracking.About, settings: Settings) -> None:
         """Say what is said of a run once."""
@@ -190,6 +195,8 @@ class Player:
         if self.run is None:
             self.run = Run(*self.begun.run(self.retry, self.at, new=False), self.retry)
             self.run.again = True
+            if fields.get("whole"):
+                self.run.clear()
         settings = Settings(self.begun.keys["every"], self.begun.keys["max_coordinates"])
         # Wherever the folder has been moved.
         self.run.begin(replace(self.begun.about, folder=self.folder), settings)

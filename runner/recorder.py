@@ -17,9 +17,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from runner import spool, store, sweep_recorder, tracking, unsent
+from runner import spool, store, tracking, unsent
 from runner.errors import UserError, first_line
 from runner.recorder_process import Process
+from runner.sweep_recorder import SweepRecorder
 from runner.trace import Trace
 from runner.tracking import About, Recorder
 
@@ -46,10 +47,14 @@ def prepare(*, uri: str, draws: bool) -> None:
     Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": os.getcwd()})
 
 
-def sweep(*, offline: bool, pending: str, **keys: Any) -> sweep_recorder.SweepRecorder | None:
-    """Return what records a sweep as a whole, or None where runs are only spooled; the keys are those of the tracking group."""
+def sweep(*, offline: bool, pending: str, **keys: Any) -> Any:
+    """Return what records a sweep as a whole; the keys are those of the tracking group."""
     where = str(Path(pending).absolute())
-    return None if offline else sweep_recorder.SweepRecorder(Process.of_this_process, pending=where, **keys)
+    if not offline:
+        return SweepRecorder(Process.of_this_process, pending=where, **keys)
+    from runner.sweep_offline import OfflineSweep
+
+    return OfflineSweep(where, **keys)
 
 
 setattr(mlflow, "prepare", prepare)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from runner import many, private, sweep_store, tracking
+from runner import group_jobs, many, private, sweep_store, tracking
 from runner.trace import Trace
 
 Fields = dict[str, Any]
@@ -69,6 +69,10 @@ class SweepRecorder:
         begun = self.process.ask("sweep_begin", {"keys": self.keys, "name": name, "tags": dict(tags)})
         self.run_id, self.experiment_id = begun["run_id"], begun["experiment_id"]
         return begun["known"]
+
+    def reused(self, identities: Set[str]) -> None:
+        """Let go of what interrupted groups keep of jobs that are not run again."""
+        group_jobs.forget(Path(self.keys["pending"]), identities)
 
     def record(self, jobs: Iterable[many.Job]) -> list[str | None]:
         """Record whole runs, while the next ones are made; returns their ids, and says how many could not be sent."""

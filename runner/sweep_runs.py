@@ -97,9 +97,9 @@ def by_spool(job: many.Job, keys: Mapping[str, Any], at: int, retry: Retry, left
 
 
 def write(folder: Path, said: begun.Begin, job: many.Job, at: int) -> None:
-    """Write a run's spool, or go on with it; all of it is of this time."""
+    """Write a run's spool, or go on with it; all of it is of this time, and replaces what a database has of the run."""
     rows, made = job.rows[spool.recorded(folder) :], spool.Spool(folder)
-    made.say("begin", {**said._asdict(), "about": tracking.fields_of(said.about)}, at=at)
+    made.say("begin", {**said._asdict(), "about": tracking.fields_of(said.about), "whole": True}, at=at)
     if len(rows):
         made.say("record", *spool.row_fields(rows), at=at)
     made.say("finish", {"tags": job.tags, "metrics": job.metrics}, at=at)

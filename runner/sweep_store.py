@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,11 @@ def found(uri: str, experiment: str) -> dict[str, Any]:
 def known(client: Any, experiment_id: str) -> dict[str, dict[str, Any]]:
     """Return the latest run of each identity, a finished one before all others."""
     store = client._tracking_client.store
-    found = by_sql(store, experiment_id) if hasattr(store, "engine") else by_search(client, experiment_id)
+    return latest(by_sql(store, experiment_id) if hasattr(store, "engine") else by_search(client, experiment_id))
+
+
+def latest(found: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the last run of each identity, a finished one before all others, which have no ending."""
     runs: dict[str, dict[str, Any]] = {}
     for identity, run in found:
         if run["status"] != "FINISHED":
@@ -66,13 +70,16 @@ def by_search(client: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, 
         order = {"order_by": ["attributes.start_time ASC"], "page_token": token}
         page = client.search_runs([experiment_id], "tags.identity LIKE '%'", max_results=PAGE, **order)
         for run in page:
-            fields = {key: run.data.tags.get(key) for key in TAGS} | {
-                key: run.data.metrics.get(f"system/{key}") for key in METRICS
-            }
-            yield run.data.tags["identity"], {"run_id": run.info.run_id, "status": run.info.status, **fields}
+            yield run.data.tags["identity"], fields(run.info.run_id, run.info.status, run.data.tags, run.data.metrics)
         token = page.token
         if not token:
             return
+
+
+def fields(run_id: str | None, status: str, tags: Marks, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return what is read back of a run."""
+    came_to = {key: metrics.get(f"system/{key}") for key in METRICS}
+    return {"run_id": run_id, "status": status, **{key: tags.get(key) for key in TAGS}, **came_to}
 
 
 def by_sql(store: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]]]:

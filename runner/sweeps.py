@@ -51,6 +51,8 @@ class Sweep:
         if self.settings.plan:
             self.planned([batch[i] for i in todo])
             return []
+        if self.recorder is not None:
+            self.recorder.reused({each.identity for each in found.values() if each is not None})
         waiting = [todo] if todo else []
         try:
             while waiting:
@@ -73,7 +75,6 @@ class Sweep:
         if self.recorder is not None:
             return
         cfg = self.composed(batch[0]).cfg
-        self.reports = cfg.report.get("sweep") is not None
         self.recorder = self.task.record_by(cfg.tracking)
         if self.recorder is None:
             return
@@ -83,7 +84,10 @@ class Sweep:
         text = " ".join(shown(self.overrides))
         tags = {"overrides": text, "sweep": "parent", **self.tags, **config.provenance()}
         self.known = self.recorder.begin(f"sweep {text}"[:250], tags)
-        self.task.marks["mlflow.parentRunId"] = self.recorder.run_id
+        # Offline there is no such run.
+        if self.recorder.run_id is not None:
+            self.task.marks["mlflow.parentRunId"] = self.recorder.run_id
+            self.reports = cfg.report.get("sweep") is not None
 
     def planned(self, batch: Sequence[Overrides]) -> None:
         """Say what would run."""
@@ -173,7 +177,7 @@ class Sweep:
     def report(self) -> None:
         """Have the runs reported where there are several to compare; a sweep is not worth less for want of its report."""
         runs = sum(each.ending is not None and not each.interrupted for each in self.outcomes)
-        if self.recorder is None or runs < 2:
+        if runs < 2:
             return
         from runner import report
 

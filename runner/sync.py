@@ -83,7 +83,7 @@ def quietly(pending: Path, own: Path) -> None:
 def left_by(identities: Set[str], pending: Path, timeout: float) -> bool:
     """Send what dead processes have left of runs of these identities; tells whether the recorder of one is still at it."""
     busy = False
-    for _, folder, _ in list(unsent.of(pending, identities)):
+    for folder in [run.folder for run in unsent.of(pending, identities)]:
         try:
             one(folder, timeout, logging.getLogger(__name__).info)
         except spool.Held as held:

@@ -1,4 +1,4 @@
-"""Runs whose spools are listed as pending: whose they are, and which were interrupted, for no store tells of them."""
+"""Runs whose spools are listed as pending: whose they are, and what they came to, for no store tells of them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from collections.abc import Iterator, Set
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from runner import spool
+from runner import spool, sweep_store, tracking
 
 
-def of(pending: Path, identities: Set[str]) -> Iterator[tuple[str, Path, Iterator[spool.Frame]]]:
-    """Yield the runs of these identities that are listed there: their keys, folders, and frames."""
+class Unsent(NamedTuple):
+    """A run: by what it is known, when it began, in ms since 1970, where its spool is, and the frames of that."""
+
+    identity: str
+    key: str
+    began: int
+    folder: Path
+    frames: Iterator[spool.Frame]
+
+
+def of(pending: Path, identities: Set[str] | None = None) -> Iterator[Unsent]:
+    """Yield the runs that are listed there, those of these identities or of any."""
     for pointer in (each for each in pending.glob("*") if each.is_file()):
         # What is listed may be sent and removed meanwhile.
         with suppress(FileNotFoundError):
@@ -20,25 +30,31 @@ def of(pending: Path, identities: Set[str]) -> Iterator[tuple[str, Path, Iterato
             with (folder / spool.FILE).open("rb") as file:
                 read = spool.frames(file)
                 first = next(read, None)
-                if first and first.message.fields["about"]["tags"].get("identity") in identities:
-                    yield pointer.name, folder, chain([first], read)
+                identity = first and first.message.fields["about"]["tags"].get("identity")
+                if first and identity and (identities is None or identity in identities):
+                    yield Unsent(identity, pointer.name, first.at, folder, chain([first], read))
 
 
 def interrupted(pending: Path, identity: str) -> list[dict[str, Any]]:
     """Return the runs of this identity that did not end of themselves, the newest first."""
-    found = []
-    for run_key, folder, read in of(pending, {identity}):
-        began = next(read).at
-        if not finished(read):
-            found.append((began, {"run_id": None, "folder": str(folder), "run_key": run_key}))
-    return [run for _, run in sorted(found, key=lambda each: each[0], reverse=True)]
+    found = [run for run in of(pending, {identity}) if came_to(run.frames)["status"] in ("KILLED", "RUNNING")]
+    found.sort(key=lambda run: run.began, reverse=True)
+    return [{"run_id": None, "folder": str(run.folder), "run_key": run.key} for run in found]
 
 
-def finished(read: Iterator[spool.Frame]) -> bool:
-    """Tell whether a run ended of itself, by the last of its messages: it has a result, or has failed."""
-    killed, ended = False, False
-    for word, fields, _ in (frame.message for frame in read):
+def known(pending: Path) -> dict[str, dict[str, Any]]:
+    """Return the latest run of each identity, a finished one before all others."""
+    found = sorted(((run.began, run.identity, came_to(run.frames)) for run in of(pending)), key=lambda each: each[0])
+    return sweep_store.latest((identity, run) for _, identity, run in found)
+
+
+def came_to(frames: Iterator[spool.Frame]) -> dict[str, Any]:
+    """Return what a store would say of a run after the last of its messages, without which it is RUNNING."""
+    said: dict[str, Any] = {"status": "FAILED", "tags": {}}
+    ended = False
+    for word, fields, _ in (frame.message for frame in frames):
         ended = word == "end"
         if word in ("finish", "fail"):
-            killed = fields.get("status") == "KILLED" or fields["tags"].get("ending") == "interrupted"
-    return ended and not killed
+            said = fields
+    status = said.get("status") or tracking.status_of(said["tags"])
+    return sweep_store.fields(None, status if ended else "RUNNING", said["tags"], said.get("metrics", {}))

@@ -110,15 +110,12 @@ def again(cfgs: list[Any], pending: Path) -> tuple[int, Ended]:
     """Go on with the interrupted group of these jobs; returns the step, and what each job came to, in the jobs' order."""
     groups.PROGRAMS.kept.clear()
     by_identity = {identity(cfg): cfg for cfg in cfgs}
-    (kept,) = group_checkpoints.interrupted(pending, by_identity.keys(), 0)
-    group = groups.again([by_identity[each] for each in kept.identities], kept.columns)
-    try:
+    with group_checkpoints.interrupted(pending, dict.fromkeys(by_identity, 1), 0) as (kept,):
+        group = groups.again([by_identity[each] for each in kept.identities], kept.jobs.columns)
         start = kept.restore(group)
         assert start is not None
         step = start[0].taken
         results = dict(zip(kept.identities, fused.run(group, lambda: None, kept.save, *start), strict=True))
-    finally:
-        kept.close()
     return step, [results[each] for each in by_identity]
 
 
@@ -209,17 +206,39 @@ def test_two_processes_never_go_on_with_one_job_and_may_share_out_a_group(tmp_pa
     whole = begun(cfgs, tmp_path / "whole")
     begun(cfgs, tmp_path / "parts", chunks=3)
     ids = [identity(cfg) for cfg in cfgs]
-    (one,) = group_checkpoints.interrupted(tmp_path / "parts", ids[:1], 0)
-    with pytest.raises(UserError, match="are being continued by process"):
-        list(group_checkpoints.interrupted(tmp_path / "parts", ids[:1], 0))
-    step, rest = again(cfgs[1:], tmp_path / "parts")
-    assert one.identities == ids[:1] and step == 3 * CHUNK
+    with group_checkpoints.interrupted(tmp_path / "parts", {ids[0]: 1}, 0) as (one,):
+        with pytest.raises(UserError, match="are being continued by process"):
+            again(cfgs[:1], tmp_path / "parts")
+        step, rest = again(cfgs[1:], tmp_path / "parts")
+        assert one.identities == ids[:1] and step == 3 * CHUNK
     for mine, other in zip(rest, whole[1:], strict=True):
         same(mine, other)
-    one.close()
     step, (mine,) = again(cfgs[:1], tmp_path / "parts")
     assert step == 3 * CHUNK
     same(mine, whole[0])
+
+
+def test_equal_jobs_go_on_each_once(tmp_path):
+    cfgs = [*jobs(*GROUPS["adam"], seeds=2), *jobs(*GROUPS["adam"], seeds=2)]
+    whole = begun(cfgs, tmp_path / "whole")
+    begun(cfgs, tmp_path / "parts", chunks=3)
+    ids = [identity(cfg) for cfg in cfgs]
+    assert ids[:2] == ids[2:]
+    keys = set()
+    held = group_checkpoints.interrupted
+    # The second is as another process, which may take one of two while the first has the other.
+    with held(tmp_path / "parts", {ids[0]: 1, ids[1]: 2}, 0) as (first,), held(tmp_path / "parts", {ids[0]: 1}, 0) as (second,):
+        for kept, mine in ((first, [0, 1, 3]), (second, [2])):
+            assert kept.identities == [ids[job] for job in mine]
+            keys |= {*kept.keys}
+            group = groups.again([cfgs[job] for job in mine], kept.jobs.columns)
+            start = kept.restore(group)
+            assert start is not None and start[0].taken == 3 * CHUNK
+            for job, one in zip(mine, fused.run(group, lambda: None, kept.save, *start), strict=True):
+                same(one, whole[job])
+        with pytest.raises(UserError, match="are being continued by process"):
+            again(cfgs[:1], tmp_path / "parts")
+    assert len(keys) == 4
 
 
 def test_a_group_that_cannot_be_saved_goes_on(tmp_path, caplog):
@@ -491,6 +510,42 @@ def test_an_interrupted_group_that_the_store_did_not_take_goes_on(cli, runs, tmp
             name: sorted(history(tmp_path, run.info.run_id, name).items()) for name in names
         }
     assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
+
+
+def test_an_interrupted_group_goes_on_offline_and_is_sent_once(cli, runs, tmp_path, monkeypatch):
+    expected, words = undisturbed(cli, runs, tmp_path), (*SHORT, "seed=1,2,2,3", "tracking.offline=true")
+    with monkeypatch.context() as patched:
+        around(patched, lambda: None, chunks=3)
+        assert cli(*words).code == 143
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/spool"))) == 4
+    ended = cli(*words)
+    assert ended.code == 0 and ended.err == "" and "4 jobs: 4 interrupted before" in ended.out
+    assert f"continues 4 jobs as one program from step {3 * CHUNK};" in ended.out
+    assert not list(tmp_path.glob("outputs/pending/groups/*"))
+    again = cli(*words)
+    assert again.code == 0 and "4 jobs: 4 reused" in again.out
+    assert runs() == [] and sync.main([]) == 0
+    assert [run.data.params["seed"] for run in runs()].count("2") == 2 and len(runs()) == 4
+    for run in runs():
+        assert run.data.tags.pop("resumed") == "1"
+        wanted = expected[run.data.params["seed"]]
+        # Of two equal jobs one has another number.
+        assert contents(store(tmp_path), run) == wanted | {"tags": wanted["tags"] | {"job": run.data.tags["job"]}}
+    assert {run.data.tags["job"] for run in runs()} == {"0", "1", "2", "3"}
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/*/spool")) and not (tmp_path / "outputs/pending").exists()
+
+
+def test_what_a_database_has_of_a_group_is_replaced_by_what_is_sent_later(cli, runs, tmp_path, monkeypatch):
+    expected = undisturbed(cli, runs, tmp_path)
+    with monkeypatch.context() as patched:
+        around(patched, lambda: None, chunks=3)
+        assert cli(*SHORT).code == 143
+    before = {seed: run.info.run_id for seed, run in by_seed(runs()).items()}
+    assert cli(*SHORT, "tracking.offline=true").code == 0 and {run.info.status for run in runs()} == {"KILLED"}
+    assert sync.main([]) == 0 and {seed: run.info.run_id for seed, run in by_seed(runs()).items()} == before
+    for run in runs():
+        assert run.data.tags.pop("resumed") == "1"
+        assert contents(store(tmp_path), run) == expected[run.data.params["seed"]]
 
 
 @pytest.mark.long

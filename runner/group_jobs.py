@@ -1,0 +1,105 @@
+"""Which jobs of a group have yet to be recorded: a file in its folder below `tracking.pending` says so, once it is saved."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from runner import spool
+from runner.errors import first_line
+
+GROUPS, FILE = "groups", "group.json"
+
+
+class Run(NamedTuple):
+    """The run that a job is or will be."""
+
+    identity: str
+    key: str
+    folder: str | None = None  # where its files are, once it has begun to be recorded
+
+
+class Jobs(NamedTuple):
+    """What the file says: the jobs' runs, the columns of their program, and how often they have been continued."""
+
+    runs: list[Run]
+    columns: tuple[str, ...] = ()
+    resumed: int = 0
+
+    def write(self, folder: Path) -> None:
+        """Say so in a folder, at once or not at all."""
+        new = folder / f"{FILE}.tmp"
+        new.write_text(json.dumps(self._asdict()))
+        new.replace(folder / FILE)
+
+
+def of(folder: Path) -> Jobs:
+    """Return the jobs of a group; none where there is no file, or it is not to be read."""
+    try:
+        fields = json.loads((folder / FILE).read_text())
+        return Jobs([Run(*each) for each in fields["runs"]], tuple(fields["columns"]), fields["resumed"])
+    except FileNotFoundError:
+        return Jobs([])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        text = "checkpoint: %s cannot be read (%s); its group is not continued"
+        logging.getLogger(__name__).warning(text, folder / FILE, first_line(error)[:100])
+        return Jobs([])
+
+
+def place(pending: Path) -> Path:
+    """Return a new folder for a group."""
+    return pending.absolute() / GROUPS / uuid.uuid4().hex
+
+
+def make(folder: Path) -> None:
+    """Make a group's folder."""
+    for _ in range(3):
+        # Another group that ends may remove the empty folders that it lies in in between.
+        with suppress(FileNotFoundError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return
+
+
+def folders(pending: Path) -> list[Path]:
+    """Return the folders of all groups."""
+    return sorted((pending.absolute() / GROUPS).glob("*"))
+
+
+def forget(pending: Path, identities: Collection[str]) -> None:
+    """Take the jobs of these identities, which are done or start anew, out of the groups that no process is at.
+
+    What a process has left that died before it had written which jobs they are is removed.
+    """
+    for folder in folders(pending):
+        there = of(folder).runs
+        whole = (folder / FILE).exists() and without(there, identities) == there
+        if whole or not (folder / spool.LOCK).exists():
+            continue
+        # Another may remove it meanwhile.
+        with suppress(spool.Held, FileNotFoundError):
+            lock = spool.Lock(folder, "sending", spool.PATIENCE)
+            found = of(folder)
+            if rest := without(found.runs, identities):
+                found._replace(runs=rest).write(folder)
+            else:
+                remove(folder)
+            lock.release()
+
+
+def without(runs: Sequence[Run], identities: Collection[str]) -> list[Run]:
+    """Return the runs of other identities than these."""
+    return [run for run in runs if run.identity not in identities]
+
+
+def remove(folder: Path) -> None:
+    """Remove a group's folder, and those that it lies in where they are empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in folder.parents[:2]:
+        with suppress(OSError):
+            parent.rmdir()

@@ -1,0 +1,40 @@
+"""A sweep whose runs are only spooled: of what was run before, the spools that are listed as pending tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from runner import group_jobs, many, sweep_runs, tracking, unsent
+from runner.retry import once
+
+
+class OfflineSweep:
+    """Records a sweep's runs as SweepRecorder does, but the sweep itself nowhere; the keys are those of the tracking group."""
+
+    run_id = None
+
+    def __init__(self, pending: str, **keys: Any) -> None:
+        self.pending, self.keys = Path(pending), {**keys, "pending": pending, "offline": True}
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """Return by identity the runs that are listed."""
+        return unsent.known(self.pending)
+
+    def begin(self, name: str, tags: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        """Return the same: nobody is told that a sweep begins."""
+        return self.known()
+
+    def settled(self, identities: Set[str], before: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return by identity what the runs of jobs that had begun, and whose processes are gone, have become since `before`."""
+        return {each: run for each, run in self.known().items() if each in identities and run != before.get(each)}
+
+    def reused(self, identities: Set[str]) -> None:
+        """Let go of what interrupted groups keep of jobs that are not run again."""
+        group_jobs.forget(self.pending, identities)
+
+    def record(self, jobs: Iterable[many.Job]) -> list[str | None]:
+        """Spool whole runs; returns their ids, which they do not have yet."""
+        at = tracking.clock()
+        return [sweep_runs.by_spool(job, self.keys, at, once, "tracking.offline=true").run_id for job in jobs]
