@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from runner import spool, store, sweep_recorder, tracking, unsent
+from runner import forks, spool, store, sweep_recorder, tracking, unsent
 from runner.errors import UserError, first_line
 from runner.recorder_process import Process
 from runner.trace import Trace
@@ -105,11 +105,18 @@ class Session:
         """Begin, or go on with, the spool of a folder."""
         self.folder, self.spool = folder, spool.Spool(folder)
         self.recorded = self.spool.recorded
+        self.stay = forks.leaving(self.leave)
         self.spool.say("begin", self.said)
         self.pointer.write(folder)
 
+    def leave(self) -> None:
+        """Let go of the run in a process that was forked: its lock is this one's as long as any has it."""
+        os.close(self.spool.file)
+        os.close(self.lock.file)
+
     def discard(self) -> None:
         """Leave nothing of a run that did not begin; the spool of an interrupted one stays."""
+        self.stay()
         self.spool.close()
         new = self.folder == self.about.folder
         if new:
@@ -182,6 +189,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the run."""
+        self.stay()
         self.spool.close()
         self.lock.release(remove=not self.spool.path.exists())
 
