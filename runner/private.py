@@ -1,11 +1,17 @@
-"""Secrets stay out of what is written and printed: a URI's password, and what stands under a key that names a secret."""
+"""What is written and printed holds no secret, neither a URI's password nor what stands under a key that names one.
+
+And it goes to no file but the one that is meant.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 MASK = "***"
@@ -29,6 +35,15 @@ def hidden(plain: Any) -> Any:
     if isinstance(plain, list | tuple):
         return [hidden(each) for each in plain]
     return masked(plain) if isinstance(plain, str) else plain
+
+
+def opened(path: Path, flags: int) -> int:
+    """Open a file to be written, or make it, for its user alone; raises OSError for a link, which leads to another file."""
+    file = os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if os.fstat(file).st_nlink > 1:
+        os.close(file)
+        raise OSError(errno.EMLINK, "it is a link to another file")
+    return file
 
 
 def printable(text: str) -> str:
@@ -62,6 +77,7 @@ def guarded(save: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(save)
     def save_config(cfg: Any, filename: str, output_dir: Any) -> None:
+        Path(output_dir, filename).unlink(missing_ok=True)
         save(unresolved(cfg), filename, output_dir)
 
     return save_config
