@@ -239,7 +239,8 @@ def test_every_number_of_an_optimizer_in_conf_is_within_its_range():
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["hydra.launcher.n_jobs=0", "hydra/launcher=joblib"], ("n_jobs", "0")),
+        (["seed=1,2", "hydra.launcher.n_jobs=0", "hydra/launcher=joblib"], ("hydra.launcher.n_jobs", "1 …", "0")),
+        (["seed=1,2", "hydra.launcher.n_jobs=1000", "hydra/launcher=joblib"], ("hydra.launcher.n_jobs", "1 …", "1000")),
         (["seed="], ("seed",)),
         (["seed=range(0,0)"], ("0 jobs",)),
         (["seed=range(0,200000)"], ("jobs",)),

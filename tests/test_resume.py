@@ -160,7 +160,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(interrupted, caplog, f
     state = saves.restore(len(rows))
     assert state is not None and state.step == 1
     (warning,) = caplog.messages
-    assert str(folder / "8") in warning and warning.endswith("; the one before is looked for")
+    # A list of sums that is another's, or is changed within a sum, is told of by the file of that sum.
+    assert str(folder / "8" / ("" if file == checkpoints.SUMS else file)) in warning
+    assert warning.endswith("; the one before is looked for")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink, replace])
+@pytest.mark.parametrize("file", sorted({*checkpoints.FILES, checkpoints.SUMS}))
+def test_where_both_are_damaged_in_any_way_none_is_taken(interrupted, caplog, file, damage):
+    _, folder, _ = interrupted
+    for step in ("1", "8"):
+        damage(folder / step / file)
+    with pytest.raises(UserError, match=r"^checkpoint: none of .* is whole; set resume=false, which starts anew$"):
+        checkpoints.newest(folder, checkpoints.read)
+    assert len(caplog.messages) == 2
 
 
 def test_a_run_goes_on_bit_for_bit_from_the_checkpoint_before(interrupted, tmp_path):
@@ -196,9 +209,14 @@ def test_only_the_folder_itself_says_where_a_checkpoint_is(interrupted):
     assert rest.start == 8
 
 
-def test_a_folder_that_everyone_may_write_to_is_refused(interrupted):
+@pytest.mark.parametrize("whose", ["everyone's", "another's"])
+def test_a_folder_that_others_may_write_to_is_refused(interrupted, monkeypatch, whose):
     cfg, folder, rows = interrupted
-    folder.chmod(0o777)
+    if whose == "everyone's":
+        folder.chmod(0o777)
+    else:
+        mine = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
     with pytest.raises(UserError, match="must be a folder that is yours"):
         part(cfg, folder, recorded=len(rows))
 
