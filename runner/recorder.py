@@ -107,7 +107,12 @@ class Session:
         self.recorded = self.spool.recorded
         self.stay = forks.leaving(self.leave)
         self.spool.say("begin", self.said)
-        self.pointer.write(folder)
+        try:
+            self.pointer.write(folder)
+        except OSError as error:
+            where = self.pointer.path.parent
+            text = f"tracking.pending {where} cannot be written: {error.strerror}; set it with tracking.pending=another folder"
+            raise UserError(text) from error
 
     def leave(self) -> None:
         """Let go of the run in a process that was forked: its lock is this one's as long as any has it."""
