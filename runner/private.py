@@ -64,6 +64,16 @@ class Formatter(logging.Formatter):
         return masked(super().format(record))
 
 
+class LogFile(logging.FileHandler):
+    """A log's file, made anew in the place of a link."""
+
+    def _open(self) -> Any:
+        path = Path(self.baseFilename)
+        if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
+            path.unlink()
+        return super()._open()
+
+
 def guard() -> None:
     """Have Hydra write its own files without secrets."""
     from hydra.core import utils

@@ -15,7 +15,7 @@ from runner.errors import UserError
 
 SECRET = b"of another\n"
 # What a run writes there, each over whatever it finds.
-WRITTEN = ("trajectory.parquet", "report.png", "report.html", ".hydra/config.yaml", ".hydra/overrides.yaml")
+WRITTEN = ("trajectory.parquet", "report.png", "report.html", ".hydra/config.yaml", ".hydra/overrides.yaml", "runner.log")
 
 
 @pytest.fixture
