@@ -16,7 +16,8 @@ from runner.errors import UserError
 PLUGIN = re.compile(r"hydra_plugins(\.[a-z]\w*)+\.[A-Z]\w*|hydra\._internal\.core_plugins\.basic_\w+\.Basic\w+")
 CALLBACKS = {"hydra.experimental.callbacks.LogJobReturnCallback"}
 HANDLERS = ("StreamHandler", "FileHandler", "NullHandler", "handlers.RotatingFileHandler", "handlers.TimedRotatingFileHandler")
-LOGGING = {f"logging.{name}" for name in (*HANDLERS, "Formatter")} | {"colorlog.ColoredFormatter", "runner.private.Formatter"}
+OURS = {"runner.private.Formatter", "runner.private.LogFile"}
+LOGGING = {f"logging.{name}" for name in (*HANDLERS, "Formatter")} | {"colorlog.ColoredFormatter"} | OURS
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 # Of launchers: commands for a shell, and programs.
 COMMANDS = {"setup", "python", "srun_args", "runtime_env", "additional_parameters"}

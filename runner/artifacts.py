@@ -21,7 +21,12 @@ def local(uri: str) -> Path | None:
 
 
 def log_file(client: Any, run_id: str, path: Path) -> None:
-    """Log a file as an artifact: by a link where artifacts lie in the same file system, for a trajectory may be large."""
+    """Log a file as an artifact: by a link where artifacts lie in the same file system, for a trajectory may be large.
+
+    Raises UserError for what is no file of its own, but a link to another.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{path} is no file, and is not logged; remove it")
     folder = local(client.get_run(run_id).info.artifact_uri)
     try:
         if folder is None:

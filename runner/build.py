@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from runner import allow, optimizers, strategies
+from runner import allow, forks, optimizers, strategies
 from runner.errors import UserError, first_line, nearest
 from runner.loop import Rules
 from runner.losses import Loss
@@ -61,7 +62,8 @@ def named(cfg: DictConfig) -> Loss:
     if dimension is not None and (not isinstance(dimension, int) or dimension < 0):
         raise UserError(f"loss.dimension must be a whole number of 0 (x is a scalar) or more, got {dimension!r}")
     try:
-        return Loss.of(bound, dimension)
+        loss = Loss.of(bound, dimension)
+        return replace(loss, function=forks.ended(loss.function))
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -98,8 +98,9 @@ class Checkpoints:
 def put(folder: Path, step: int, saved: Mapping[str, Any], finish: Callable[[Path], None]) -> None:
     """Save variables, and what `finish` writes beside them, as the checkpoint of a step; the one before is kept."""
     new = folder / f"{step}.tmp"
-    shutil.rmtree(new, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own(folder)
+    shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
     tf.train.Checkpoint(**saved).write(str(new / VARIABLES))
     finish(new)

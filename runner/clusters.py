@@ -15,11 +15,14 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner import packs, quick
+from runner.errors import UserError
 from runner.job import Outcome, Task, line
 from runner.packs import Batch
 
 # Seconds between looks at jobs that run.
 INTERVAL = 0.2
+# Workers of joblib for each processor at the most: each is a TensorFlow, with a recorder, and takes 1 GB.
+EACH = 8
 # Settings that all of submitit's executors know by the same name.
 SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout"}
 
@@ -29,6 +32,11 @@ def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
     from joblib import effective_n_jobs
 
+    asked, most = launcher.settings["n_jobs"], EACH * len(os.sched_getaffinity(0))
+    if asked == 0 or asked > most:
+        raise UserError(
+            f"hydra.launcher.n_jobs must be in 1 … {most}, {EACH} for each processor here, or -1 for one each, got {asked}"
+        )
     # loky ends its workers, and takes its semaphores and folders away, where Python itself ends.
     quick.wanted = False
 
@@ -37,7 +45,7 @@ def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
         published.setup(hydra_context=launcher.hydra_context, task_function=task, config=launcher.config)
         return published.launch(batch, first)
 
-    return packs.launch(launcher, packs.EACH * effective_n_jobs(launcher.settings["n_jobs"]), by, batch, first)
+    return packs.launch(launcher, packs.EACH * effective_n_jobs(asked), by, batch, first)
 
 
 def submitit(launcher: Any, cluster: str, batch: Batch, first: int) -> Sequence[JobReturn]:

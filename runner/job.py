@@ -203,6 +203,7 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
     known: dict[str, Any] = {"overrides": overrides, "log": str(log)}
     try:
         known["identity"] = config.identity(config.resolved(cfg))
+        (folder / "console.txt").unlink(missing_ok=True)
         with (folder / "console.txt").open("w") as file:
             result = run(cfg, Console(file=file, width=200), {**marks, "job": str(hydra_cfg.job.num)})
     except KeyboardInterrupt:

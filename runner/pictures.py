@@ -48,6 +48,10 @@ def report(folder: Path, drawing: Drawing) -> Iterator[Path]:
     from runner import pages
 
     folder.mkdir(parents=True, exist_ok=True)
+    picture, page = folder / "report.png", folder / "report.html"
+    for each in (picture, page):
+        # One that was logged before stays whole where it is linked.
+        each.unlink(missing_ok=True)
     made = figure(13, 6)
     made.suptitle(f"{drawing.title}\n{drawing.ending}", fontsize="medium", parse_math=False)
     clocks = drawing.clocks
@@ -64,10 +68,10 @@ def report(folder: Path, drawing: Drawing) -> Iterator[Path]:
             at = drawing["measured"]
             axes.plot(at, np.zeros(len(at)), "|", color=BLACK, transform=axes.get_xaxis_transform())
     path(made, places["path"], drawing)
-    made.savefig(folder / "report.png")
-    yield folder / "report.png"
-    (folder / "report.html").write_text(pages.report(drawing))
-    yield folder / "report.html"
+    made.savefig(picture)
+    yield picture
+    page.write_text(pages.report(drawing))
+    yield page
 
 
 def curve(axes: Any, clock: str, across: np.ndarray, label: str, values: np.ndarray, line: tuple[str, str]) -> None:

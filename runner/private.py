@@ -1,11 +1,17 @@
-"""Secrets stay out of what is written and printed: a URI's password, and what stands under a key that names a secret."""
+"""What is written and printed holds no secret, neither a URI's password nor what stands under a key that names one.
+
+And it goes to no file but the one that is meant.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 MASK = "***"
@@ -31,6 +37,15 @@ def hidden(plain: Any) -> Any:
     return masked(plain) if isinstance(plain, str) else plain
 
 
+def opened(path: Path, flags: int) -> int:
+    """Open a file to be written, or make it, for its user alone; raises OSError for a link, which leads to another file."""
+    file = os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if os.fstat(file).st_nlink > 1:
+        os.close(file)
+        raise OSError(errno.EMLINK, "it is a link to another file")
+    return file
+
+
 def printable(text: str) -> str:
     """Return a text without what moves a terminal's cursor or begins a line of its own."""
     return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
@@ -49,6 +64,16 @@ class Formatter(logging.Formatter):
         return masked(super().format(record))
 
 
+class LogFile(logging.FileHandler):
+    """A log's file, made anew in the place of a link."""
+
+    def _open(self) -> Any:
+        path = Path(self.baseFilename)
+        if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
+            path.unlink()
+        return super()._open()
+
+
 def guard() -> None:
     """Have Hydra write its own files without secrets."""
     from hydra.core import utils
@@ -62,6 +87,7 @@ def guarded(save: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(save)
     def save_config(cfg: Any, filename: str, output_dir: Any) -> None:
+        Path(output_dir, filename).unlink(missing_ok=True)
         save(unresolved(cfg), filename, output_dir)
 
     return save_config

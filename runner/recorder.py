@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from runner import spool, store, tracking, unsent
+from runner import forks, spool, store, tracking, unsent
 from runner.errors import UserError, first_line
 from runner.recorder_process import Process
 from runner.sweep_recorder import SweepRecorder
@@ -110,11 +110,23 @@ class Session:
         """Begin, or go on with, the spool of a folder."""
         self.folder, self.spool = folder, spool.Spool(folder)
         self.recorded = self.spool.recorded
+        self.stay = forks.leaving(self.leave)
         self.spool.say("begin", self.said)
-        self.pointer.write(folder)
+        try:
+            self.pointer.write(folder)
+        except OSError as error:
+            where = self.pointer.path.parent
+            text = f"tracking.pending {where} cannot be written: {error.strerror}; set it with tracking.pending=another folder"
+            raise UserError(text) from error
+
+    def leave(self) -> None:
+        """Let go of the run in a process that was forked: its lock is this one's as long as any has it."""
+        os.close(self.spool.file)
+        os.close(self.lock.file)
 
     def discard(self) -> None:
         """Leave nothing of a run that did not begin; the spool of an interrupted one stays."""
+        self.stay()
         self.spool.close()
         new = self.folder == self.about.folder
         if new:
@@ -187,6 +199,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the run."""
+        self.stay()
         self.spool.close()
         self.lock.release(remove=not self.spool.path.exists())
 

@@ -12,7 +12,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from runner import quick, wire
+from runner import forks, quick, wire
 from runner.errors import UserError
 
 
@@ -42,6 +42,8 @@ class Process:
             start_new_session=True,
         )
         theirs.close()
+        # It is to see the end of this process, whoever that has forked.
+        self.stay = forks.leaving(self.connection.close)
 
     def say(self, word: str, fields: Mapping[str, Any] | None = None, arrays: Mapping[str, Any] | None = None) -> None:
         """Send a message."""
@@ -88,6 +90,7 @@ class Process:
     def stop(self) -> int:
         """End the process, in which no run is open, and return its exit code."""
         Process.current = None
+        self.stay()
         self.connection.close()
         self.child.terminate()
         return self.child.wait()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from runner import forks
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long a chunk may go on after a signal: seconds. What follows it has one more.
 GRACE = 4.0
@@ -49,13 +51,23 @@ def caught() -> Iterator[Callable[[], str | None]]:
     before = {each: signal.signal(each, note) for each in SIGNALS}
     watch = threading.Thread(target=watched, args=(ours,), daemon=True)
     watch.start()
-    try:
-        yield name
-    finally:
+
+    def restore() -> None:
         for each, handler in before.items():
             signal.signal(each, handler)
         signal.set_wakeup_fd(wakeup)
         os.close(theirs)
+
+    def leave() -> None:
+        restore()
+        os.close(ours)
+
+    stay = forks.leaving(leave)
+    try:
+        yield name
+    finally:
+        stay()
+        restore()
         watch.join()
         os.close(ours)
 

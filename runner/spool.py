@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from runner import wire
+from runner import private, wire
 from runner.errors import UserError
 from runner.trace import Trace
 
@@ -51,7 +51,7 @@ class Spool:
         self.path = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            self.file = private.opened(self.path, os.O_APPEND)
         except OSError as error:
             raise UserError(unwritable(self.path, error)) from error
         self.end, self.at = 0, 0
@@ -163,10 +163,7 @@ class Lock:
     """A folder's lock, held until this process releases it or ends."""
 
     def __init__(self, folder: Path, role: str, patience: float = 0) -> None:
-        """Take the lock to be a `run`, a `continued` one, or one `sending`; raises Held where another process has it.
-
-        One that is sending is waited for, so many seconds at the most.
-        """
+        """Take the lock to be a `run`, a `continued` one, or one `sending`, which is waited for so long; raises Held."""
         self.path, began = folder / LOCK, time.monotonic()
         while (holder := self.taken()) is not None:
             os.close(self.file)
@@ -186,7 +183,10 @@ class Lock:
     def taken(self) -> dict[str, Any] | None:
         """Take the lock and return None, or return what its holder says of itself."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self.file = private.opened(self.path, 0)
+        except OSError as error:
+            raise UserError(unwritable(self.path, error)) from error
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -209,7 +209,8 @@ class Pointer:
     """A file that names a folder, for as long as its spool has something to be sent."""
 
     def __init__(self, pending: Path, run_key: str) -> None:
-        self.path = pending / run_key
+        # A spool that was sent here may call itself anything.
+        self.path = pending / Path(run_key).name
 
     def write(self, folder: Path) -> None:
         """Name the folder."""
@@ -239,7 +240,7 @@ def set_aside(folder: Path, pending: Path) -> None:
     with path.open("rb") as file:
         first = next(frames(file), None)
     run_key = first.message.fields["run_key"] if first else "unreadable"
-    aside = folder / f"{FILE}-{run_key}"
+    aside = folder / f"{FILE}-{Path(run_key).name}"
     aside.mkdir(exist_ok=True)
     path.replace(aside / FILE)
     pointer = Pointer(pending, run_key)

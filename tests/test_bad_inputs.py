@@ -227,6 +227,17 @@ def test_names_that_look_like_something_else_are_only_names(cli, runs, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("hydra.run.dir=file",), ("hydra.run.dir=file/below",), ("tracking.pending=file",), ("-m", "hydra.sweep.dir=file")],
+)
+def test_a_file_where_a_folder_should_be_is_told_and_stays(cli, runs, tmp_path, words):
+    (tmp_path / "file").write_text("mine")
+    ended = cli(*words, "max_iterations=2", *(["seed=1,2"] if "-m" in words else []))
+    assert ended.code == 1 and ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    assert "file" in ended.err and (tmp_path / "file").read_text() == "mine" and runs() == []
+
+
 def test_every_number_of_an_optimizer_in_conf_is_within_its_range():
     from conftest import CONF
 
@@ -239,7 +250,8 @@ def test_every_number_of_an_optimizer_in_conf_is_within_its_range():
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["hydra.launcher.n_jobs=0", "hydra/launcher=joblib"], ("n_jobs", "0")),
+        (["seed=1,2", "hydra.launcher.n_jobs=0", "hydra/launcher=joblib"], ("hydra.launcher.n_jobs", "1 …", "0")),
+        (["seed=1,2", "hydra.launcher.n_jobs=1000", "hydra/launcher=joblib"], ("hydra.launcher.n_jobs", "1 …", "1000")),
         (["seed="], ("seed",)),
         (["seed=range(0,0)"], ("0 jobs",)),
         (["seed=range(0,200000)"], ("jobs",)),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import processes
@@ -164,12 +165,35 @@ def test_what_makes_another_run_starts_anew_and_leaves_the_interrupted_one(cli, 
         assert cli(*words).code == 143
     (first,) = runs()
     others = ("optimizer=sgd", "optimizer.beta_1=0.8", "loss=ellipsoid", "loss.dimension=3", "dtype=float64", "seed=1")
+    others += ("max_iterations=600",)
     for number, other in enumerate(others, 2):
         ended = cli(*words, other)
         assert (ended.code, ended.err) == (0, "") and "continues" not in ended.out and len(runs()) == number, other
     (again,) = [run for run in runs() if run.info.run_id == first.info.run_id]
     assert first.info.status == "KILLED" and again.to_dictionary() == first.to_dictionary()
     assert f"continues run {first.info.run_id} from" in cli(*words).out and len(runs()) == number
+
+
+def everything(folder: Path) -> tuple[dict[str, bytes], dict[str, list]]:
+    """Return each file below a folder but the store, and each row of the store."""
+    files = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "mlflow.db"}
+    with closing(sqlite3.connect(folder / "outputs/mlflow.db")) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return files, {name: database.execute(f"SELECT * FROM {name}").fetchall() for name in tables}
+
+
+def test_the_same_command_after_its_run_has_ended_is_a_new_run_and_leaves_that_as_it_is(drawn, runs, prepared):
+    words = ("loss=rosenbrock", "optimizer=adam", "max_iterations=20")
+    assert drawn(*words).code == 0
+    files, tables = everything(prepared)
+    assert {"trajectory.parquet", "report.png"} <= {Path(name).name for name in files} and len(tables["metrics"]) > 100
+    again = drawn(*words)
+    assert (again.code, again.err) == (0, "") and "continues" not in again.out
+    assert [run.info.status for run in runs()] == ["FINISHED"] * 2
+    later, rows = everything(prepared)
+    assert {name: later[name] for name in files} == files
+    for name, each in tables.items():
+        assert [row for row in each if row not in rows[name]] == [], name
 
 
 @pytest.mark.long

@@ -96,6 +96,19 @@ def test_a_run_goes_on_without_its_recorder_and_is_sent_at_its_end(prepared):
     assert run.info.status == "KILLED" and steps == list(range(int(run.data.metrics["system/iterations"]) + 1))
 
 
+def test_a_run_takes_its_steps_while_its_recorder_does_nothing(prepared):
+    with started(prepared, "execution=eager", "max_iterations=400", "report=none") as (command, recorder):
+        os.kill(recorder, signal.SIGSTOP)
+        try:
+            assert len(command.rows()) < 400
+            command.reach(401)
+            assert command.process.is_alive(), "it ended, and nobody has recorded its rows"
+        finally:
+            os.kill(recorder, signal.SIGCONT)
+        assert command.ended() == Ended(0, "")
+    assert steps_of(prepared) == list(range(401))
+
+
 def test_a_run_deleted_meanwhile_goes_on_and_keeps_its_spool(prepared):
     with started(prepared, *LONG) as (command, recorder):
         store(prepared).delete_run(only_run(prepared).info.run_id)

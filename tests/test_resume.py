@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import disks
 import numpy as np
 import pytest
+from commands import WARM
 from conftest import CONF
 from hydra import compose, initialize_config_dir
 
@@ -160,7 +162,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(interrupted, caplog, f
     state = saves.restore(len(rows))
     assert state is not None and state.step == 1
     (warning,) = caplog.messages
-    assert str(folder / "8") in warning and warning.endswith("; the one before is looked for")
+    # A list of sums that is another's, or is changed within a sum, is told of by the file of that sum.
+    assert str(folder / "8" / ("" if file == checkpoints.SUMS else file)) in warning
+    assert warning.endswith("; the one before is looked for")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink, replace])
+@pytest.mark.parametrize("file", sorted({*checkpoints.FILES, checkpoints.SUMS}))
+def test_where_both_are_damaged_in_any_way_none_is_taken(interrupted, caplog, file, damage):
+    _, folder, _ = interrupted
+    for step in ("1", "8"):
+        damage(folder / step / file)
+    with pytest.raises(UserError, match=r"^checkpoint: none of .* is whole; set resume=false, which starts anew$"):
+        checkpoints.newest(folder, checkpoints.read)
+    assert len(caplog.messages) == 2
 
 
 def test_a_run_goes_on_bit_for_bit_from_the_checkpoint_before(interrupted, tmp_path):
@@ -196,9 +211,14 @@ def test_only_the_folder_itself_says_where_a_checkpoint_is(interrupted):
     assert rest.start == 8
 
 
-def test_a_folder_that_everyone_may_write_to_is_refused(interrupted):
+@pytest.mark.parametrize("whose", ["everyone's", "another's"])
+def test_a_folder_that_others_may_write_to_is_refused(interrupted, monkeypatch, whose):
     cfg, folder, rows = interrupted
-    folder.chmod(0o777)
+    if whose == "everyone's":
+        folder.chmod(0o777)
+    else:
+        mine = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
     with pytest.raises(UserError, match="must be a folder that is yours"):
         part(cfg, folder, recorded=len(rows))
 
@@ -234,11 +254,13 @@ class Killed(BaseException):
     """As a kill leaves things: nothing after it runs."""
 
 
-@pytest.mark.parametrize("call", ["write", "digest", "flush", "rename", "rmtree"])
+CALLS = {"rename": Path, "rmtree": shutil, "write": checkpoints, "digest": checkpoints, "flush": checkpoints}
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_a_kill_while_saving_leaves_a_whole_checkpoint(composed, tmp_path, monkeypatch, call):
     cfg, folder = composed("optimizer=adam"), tmp_path / "checkpoint"
-    place, name = {"rename": (Path, "rename"), "rmtree": (shutil, "rmtree")}.get(call, (checkpoints, call))
-    original = getattr(place, name)
+    original = getattr(CALLS[call], call)
 
     def killed(*words: Any, **keys: Any) -> Any:
         if (folder / "8").is_dir():
@@ -246,9 +268,41 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(composed, tmp_path, monke
         return original(*words, **keys)
 
     with monkeypatch.context() as patched:
-        patched.setattr(place, name, killed)
+        patched.setattr(CALLS[call], call, killed)
         with pytest.raises(Killed):
             part(cfg, folder)
+    goes_on(cfg, folder, tmp_path)
+
+
+def killed_in(call: str, folder: Path) -> None:
+    """Kill this process within a call, while it saves what comes after step 8."""
+    original = getattr(CALLS[call], call)
+
+    def killed(*words: Any, **keys: Any) -> Any:
+        if (folder / "8").is_dir():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*words, **keys)
+
+    setattr(CALLS[call], call, killed)
+    loop.SHORT = np.inf
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        part(compose("config", [*ROSENBROCK, "optimizer=adam"]), folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("call", CALLS)
+def test_a_process_that_is_killed_while_saving_leaves_a_whole_checkpoint(composed, tmp_path, call):
+    folder = tmp_path / "checkpoint"
+    process = WARM.Process(target=killed_in, args=(call, folder))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    goes_on(composed("optimizer=adam"), folder, tmp_path)
+
+
+def goes_on(cfg: Any, folder: Path, tmp_path: Path) -> None:
+    """Assert that a run which died while it saved what comes after step 8 goes on bit for bit, and leaves no half of it."""
     rest, _ = part(cfg, folder, recorded=16)
     whole, _ = part(cfg, tmp_path / "whole")
     assert rest.start in (8, 15)

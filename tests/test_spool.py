@@ -407,24 +407,36 @@ def test_a_run_that_a_server_creates_late_and_again_is_deleted(server, tmp_path)
     assert ghost.data.tags["run_key"] == run.data.tags["run_key"] and not ghost.data.metrics
 
 
-def test_a_server_that_goes_away_costs_the_run_nothing_and_gets_all_of_it_later(server, tmp_path):
+@pytest.mark.parametrize("way", ["busy", pytest.param("silent", marks=pytest.mark.long)])
+def test_a_server_that_goes_away_costs_the_run_nothing_and_gets_all_of_it_later(server, tmp_path, way):
     uri, _ = server
-    gone = threading.Event()
-    with proxy.faulty(uri, lambda method, path, before: proxy.BUSY if gone.is_set() else None) as address:
-        keys = (f"tracking.uri={address}", "tracking.experiment=away", "tracking.flush_timeout=1", "report=none")
+    gone, back = threading.Event(), threading.Event()
+
+    def away(method: str, path: str, before: int) -> str | None:
+        if gone.is_set() and way == "silent":
+            # As one that has stopped: it takes the request, and answers when nobody waits any longer.
+            back.wait(120)
+        return proxy.BUSY if gone.is_set() and way == "busy" else None
+
+    with proxy.faulty(uri, away) as address:
+        keys = (f"tracking.uri={address}", f"tracking.experiment={way}", "tracking.flush_timeout=1", "report=none")
         command = Command(tmp_path, "execution=eager", "max_iterations=400", *keys)
         command.reach(51)
         gone.set()
-        code, err = command.ended()
+        try:
+            # Silence is taken for 10 s each time.
+            code, err = command.ended(60)
+        finally:
+            back.set()
         (path,) = tmp_path.glob("outputs/runs/*/*/spool")
         assert code == 0 and err.count("could not be sent as a whole") == 1 and "Traceback" not in err
-        assert err.endswith(f"send it with: python -m runner.sync {path.parent}\n")
+        assert len(command.rows()) == 401 and err.endswith(f"send it with: python -m runner.sync {path.parent}\n")
         gone.clear()
         again = subprocess.run(
             [sys.executable, "-m", "runner.sync"], cwd=tmp_path, env=environment(), capture_output=True, text=True
         )
     assert again.returncode == 0 and again.stderr == "" and not path.exists()
     client = MlflowClient(tracking_uri=uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("away").experiment_id])
+    (run,) = client.search_runs([client.get_experiment_by_name(way).experiment_id])
     assert run.info.status == "FINISHED"
     assert sorted(row.step for row in client.get_metric_history(run.info.run_id, "loss")) == list(range(401))

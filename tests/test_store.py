@@ -16,6 +16,7 @@ from pathlib import Path
 
 import disks
 import pytest
+import requests
 import servers
 from conftest import environment
 
@@ -224,6 +225,32 @@ def test_a_password_where_others_may_read_it_is_warned_of_once(monkeypatch, capl
     assert len(caplog.messages) == len(warnings)
     assert all(words in line for words, line in zip(warnings, caplog.messages, strict=True))
     assert "SECRET" not in caplog.text and "PW@" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "verify"),
+    [
+        ({}, True),
+        ({"MLFLOW_TRACKING_INSECURE_TLS": "false"}, True),
+        ({"MLFLOW_TRACKING_INSECURE_TLS": "true"}, False),
+        ({"MLFLOW_TRACKING_SERVER_CERT_PATH": "own.pem"}, "own.pem"),
+    ],
+)
+def test_certificates_are_checked_unless_the_user_says_otherwise(monkeypatch, given, verify):
+    for name in ("MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    asked: list[dict] = []
+
+    def get(uri: str, **keys: object) -> None:
+        asked.append(keys)
+        raise requests.ConnectionError("connection refused")
+
+    monkeypatch.setattr(requests, "get", get)
+    with pytest.raises(UserError):
+        reach.check("https://127.0.0.1:1")
+    assert [(keys["verify"], keys["allow_redirects"]) for keys in asked] == [(verify, False)]
 
 
 def test_a_run_ends_before_its_first_step_where_the_store_is_not_there(tmp_path, silent):

@@ -14,17 +14,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import disks
 import pytest
 import servers
-from commands import Command, Ended, metrics, printed, runs, same
+from commands import WARM, Command, Ended, metrics, printed, runs, same
 from conftest import with_store
 
-from runner import store
+from runner import store, sync
 
 STEPS = 200
 SWEPT = 40
@@ -216,6 +216,31 @@ def test_a_disk_that_fills_ends_a_run_with_what_it_has_and_takes_the_next_when_t
     (again,) = [each for each in runs(uri) if each.info.run_id != run.info.run_id]
     assert again.info.status == "FINISHED"
     same((uri, again), reference)
+
+
+def test_a_store_whose_disk_fills_gets_the_rows_when_there_is_room(reference, folder, tmp_path, migrated):
+    with disks.small(tmp_path / "disk", "4m") as disk:
+        uri = f"sqlite:///{shutil.copy(migrated, disk)}"
+        command = Command(folder, *WORDS, f"tracking.uri={uri}", "tracking.flush_timeout=1")
+        command.reach(20)
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        ended = command.ended()
+        (path,) = folder.glob("outputs/runs/*/*/spool")
+        assert ended.code == 0 and "Traceback" not in ended.err, ended
+        assert "full" in ended.err or "No space left" in ended.err
+        assert ended.err.endswith(f"send it with: python -m runner.sync {path.parent}\n")
+        (disk / "filler").unlink()
+        # In a process of its own, for MLflow lets go of a file only with that.
+        sends = WARM.Process(target=sync.main, args=([str(path.parent)],))
+        sends.start()
+        sends.join()
+        assert not path.exists()
+        uri = f"sqlite:///{shutil.copy(disk / 'mlflow.db', tmp_path)}"
+        (run,) = runs(uri)
+        assert run.info.status == "FINISHED" and run.data.tags["ending"] == "iteration_limit"
+        same((uri, run), reference)
 
 
 def test_a_disk_that_is_read_only_is_told_before_a_run_begins(folder, disk):
