@@ -20,7 +20,7 @@ from runner import allow, config, dumping, orphans, private, quick, quiet
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGUSR2": 140}
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
     known: dict[str, Any] = {"overrides": overrides, "log": str(log)}
     try:
         known["identity"] = config.identity(config.resolved(cfg))
-        with (folder / "console.txt").open("w") as file:
+        with (folder / "console.txt").open("a") as file:
             result = run(cfg, Console(file=file, width=200), {**marks, "job": str(hydra_cfg.job.num)})
     except KeyboardInterrupt:
         raise
