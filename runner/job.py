@@ -134,6 +134,7 @@ class Task:
         outcome = attempt(cfg, self.marks)
         self.write(number, asdict(outcome))
         print(line(outcome), flush=True)
+        orphans.leave()
         if outcome.interrupted or (outcome.failed and self.fail_fast):
             raise Ended(outcome)
         return outcome

@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from runner import compose, job, launching
+from runner import compose, job, launching, orphans
 from runner.errors import first_line
 from runner.job import Outcome, Task
 
@@ -87,6 +87,7 @@ class Pack:
                 self.task.forget(number)
             with (folder / "console.txt").open("a") as file:
                 file.write(said.getvalue())
+            orphans.leave()
 
     def outcome(self, number: int) -> Outcome | None:
         """Return what a job came to before the pack was interrupted."""

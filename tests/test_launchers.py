@@ -261,6 +261,7 @@ def under_way(folder: Path, address: str, *words: str) -> Iterator[subprocess.Po
         ("joblib", signal.SIGKILL, 2),
         ("joblib", signal.SIGTERM, 1),
         ("submitit_local", signal.SIGKILL, 2),
+        ("submitit_local", signal.SIGTERM, 1),
     ],
 )
 def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launcher, sent, pack):
@@ -272,7 +273,7 @@ def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launch
         assert len(started) >= 4
         process.send_signal(sent)
         assert process.wait(timeout=10) == -sent
-        assert wait(lambda: not left(started), 10), left(started)
+        assert wait(lambda: not left(started), 5), left(started)
     (parent,), _ = recorded(tmp_path, address)
     assert parent.info.status == "KILLED" and endings(tmp_path, address) == [("KILLED", "interrupted")] * 2
 
