@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from commands import Command, runs, same
 
+from benchmarks import report
 from benchmarks.processes import RUNNER, Folder, folder
 
 KILLS = int(os.environ.get("KILLS", "6"))
@@ -99,13 +100,13 @@ WAYS = (
 def lines(quick: bool) -> Iterator[str]:
     """Yield a line of the table for each way, whose rows are held against those of the undisturbed one bit by bit."""
     head = ("command", "kills", "left alone, s", "killed, s", "compared", f"at most {LIMIT} ×", "a kill costs, s", "a start, s")
-    yield from (f"| {' | '.join(head)} |", "|---" * len(head) + "|")
+    yield from (report.setting(), "", f"| {' | '.join(head)} |", "|---" * len(head) + "|")
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     for way in WAYS[:1] if quick else WAYS:
         with folder() as where:
             store = made(where)
             start = float(np.median([left_alone(way, copied(store, f"start{i}"), 1)[0] for i in range(1 if quick else 3)]))
-            steps = FEW if quick else steps_of(way, store, start)
+            steps = 3 * FEW if quick else steps_of(way, store, start)
             alone, reference = left_alone(way, copied(store, "alone"), steps)
             kills, taken, found = killed(way, copied(store, "killed"), steps, start, 1 if quick else 3 * KILLS)
             equal(found, reference)
