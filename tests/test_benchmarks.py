@@ -167,7 +167,7 @@ def test_a_command_is_killed_until_it_ends(monkeypatch, tmp_path):
             dead.append(self.seconds)
 
     monkeypatch.setattr(kills, "recorded", lambda where: (str(where), []))
-    way = kills.Way("a command", ("-m",), Command, 1.0)
+    way = kills.Way("a command", ("-m",), Command, 1.0, 1)
     assert kills.killed(way, tmp_path, 5, 2.0, 9)[::2] == (2, (str(tmp_path), []))
     assert all(2 * low <= seconds <= 2 * high for seconds in dead for low, high in [kills.LIVES])
     # No more often than that.

@@ -25,7 +25,7 @@ KILLS = int(os.environ.get("KILLS", "6"))
 # How long a command has, drawn between these, and how long of that it gets on, about: in starts, which take longer on a machine
 # that others use too, as steps do.
 LIVES, GETS_ON = (2.5, 5.5), 3.0
-LIMIT, FEW = 1.5, 1000
+LIMIT = 1.5
 WORDS = ("loss=rosenbrock", "optimizer=adam", "checkpoint.every_seconds=1", "report=none")
 EAGER = (*WORDS, "execution=eager")
 # Each chunk is a step, so that a minute's rows are not gigabytes.
@@ -87,13 +87,14 @@ class Way(NamedTuple):
     words: tuple[str, ...]
     start: Callable[..., Started]
     share: float  # of all kills
+    few: int  # steps that take long enough to be told from a start
 
 
 WAYS = (
-    Way("a run", EAGER, Warm, 0.3),
-    Way("a sweep, one by one", ("-m", *EAGER, RATES), Warm, 0.3),
-    Way("a sweep as one program", ("-m", *FUSED, "seed=1,2,3,4"), Warm, 0.3),
-    Way("a run, TensorFlow imported anew", EAGER, Cold, 0.1),
+    Way("a run", EAGER, Warm, 0.3, 1_000),
+    Way("a sweep, one by one", ("-m", *EAGER, RATES), Warm, 0.3, 1_000),
+    Way("a sweep as one program", ("-m", *FUSED, "seed=1,2,3,4"), Warm, 0.3, 20_000),
+    Way("a run, TensorFlow imported anew", EAGER, Cold, 0.1, 1_000),
 )
 
 
@@ -106,7 +107,7 @@ def lines(quick: bool) -> Iterator[str]:
         with folder() as where:
             store = made(where)
             start = float(np.median([left_alone(way, copied(store, f"start{i}"), 1)[0] for i in range(1 if quick else 3)]))
-            steps = 3 * FEW if quick else steps_of(way, store, start)
+            steps = 3 * way.few if quick else steps_of(way, store, start)
             alone, reference = left_alone(way, copied(store, "alone"), steps)
             kills, taken, found = killed(way, copied(store, "killed"), steps, start, 1 if quick else 3 * KILLS)
             equal(found, reference)
@@ -157,8 +158,8 @@ def killed(way: Way, where: Path, steps: int, start: float, most: int) -> tuple[
 
 def steps_of(way: Way, store: Path, start: float) -> int:
     """Return the steps that last as long as a command gets on in as many lives as it is killed, from two short runs."""
-    few, more = (left_alone(way, copied(store, f"{steps}"), steps)[0] for steps in (FEW, 3 * FEW))
-    return round(2 * FEW / (more - few) * GETS_ON * start * max(1, round(KILLS * way.share)))
+    few, more = (left_alone(way, copied(store, f"{steps}"), steps)[0] for steps in (way.few, 3 * way.few))
+    return round(2 * way.few / (more - few) * GETS_ON * start * max(1, round(KILLS * way.share)))
 
 
 def recorded(where: Path) -> tuple[str, list]:
