@@ -14,7 +14,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from runner import packs, quick
+from runner import packs, quick, requeue
 from runner.errors import UserError
 from runner.job import Outcome, Task, line
 from runner.packs import Batch
@@ -70,8 +70,9 @@ def submitted(launcher: Any, executor: Any, task: Any, batch: Batch, first: int,
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
     # What composes and runs a job where it has arrived.
-    job = BaseSubmititLauncher()
-    job.setup(hydra_context=launcher.hydra_context, task_function=task, config=launcher.config)
+    published = BaseSubmititLauncher()
+    published.setup(hydra_context=launcher.hydra_context, task_function=task, config=launcher.config)
+    job = requeue.Call(published)
     state = Singleton.get_state()
     calls = [(list(each), "hydra.sweep.dir", number, f"job_{number}", state) for number, each in enumerate(batch, first)]
     if executor.cluster == "slurm":

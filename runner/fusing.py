@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     jobs: Sequence[Job]
     chosen: Mapping[int, dict[str, str]]  # of those that may be fused, which files their groups picked
     folder: Path  # the sweep's
-    first: int  # the number of the first job
+    numbers: Sequence[int]  # those of the jobs
 
     def cfgs(self, indices: Sequence[int]) -> list[Any]:
         """Return the configurations of jobs."""
@@ -33,17 +33,19 @@ class Batch(NamedTuple):
 
     def places(self, indices: Sequence[int]) -> list[Path]:
         """Return the folders of jobs."""
-        return [(self.folder / str(self.first + index)).absolute() for index in indices]
+        return [(self.folder / str(self.numbers[index])).absolute() for index in indices]
 
 
-def outcomes(task: Task, jobs: Sequence[Job], folder: Path, first: int) -> Iterator[tuple[list[int], list[Outcome] | None]]:
+def outcomes(
+    task: Task, jobs: Sequence[Job], folder: Path, numbers: Sequence[int]
+) -> Iterator[tuple[list[int], list[Outcome] | None]]:
     """Yield indices of jobs with their outcomes; None stands for outcomes that they only have when they run one by one.
 
-    `folder` is the sweep's, and `first` the number of its first job. Raises Ended where a signal comes, and UserError where an
+    `folder` is the sweep's, and `numbers` are the jobs' own. Raises Ended where a signal comes, and UserError where an
     interrupted group cannot be continued.
     """
     chosen = {index: choices for index, each in enumerate(jobs) if (choices := sound(each)) is not None}
-    batch = Batch(task, jobs, chosen, folder, first)
+    batch = Batch(task, jobs, chosen, folder, numbers)
     yield [index for index in range(len(jobs)) if index not in chosen], None
     rest = list(chosen)
     for mine, kept in interrupted(batch, rest):
@@ -129,7 +131,7 @@ def noted(batch: Batch, mine: list[int], results: Sequence[Any], losses: Sequenc
     jobs = [batch.jobs[index] for index in mine]
     found = [came_to(each, result, run_id) for each, (_, result), run_id in zip(jobs, results, ids, strict=True)]
     for index, each in zip(mine, found, strict=True):
-        batch.task.write(batch.first + index, asdict(each))
+        batch.task.write(batch.numbers[index], asdict(each))
     kept.recorded([each.interrupted for each in found])
     return found
 

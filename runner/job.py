@@ -20,7 +20,7 @@ from runner import allow, config, dumping, orphans, private, quick, quiet
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGUSR2": 140}
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ class Task:
         outcome = attempt(cfg, self.marks)
         self.write(number, asdict(outcome))
         print(line(outcome), flush=True)
+        orphans.leave()
         if outcome.interrupted or (outcome.failed and self.fail_fast):
             raise Ended(outcome)
         return outcome
@@ -203,8 +204,7 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
     known: dict[str, Any] = {"overrides": overrides, "log": str(log)}
     try:
         known["identity"] = config.identity(config.resolved(cfg))
-        (folder / "console.txt").unlink(missing_ok=True)
-        with (folder / "console.txt").open("w") as file:
+        with private.unlinked(folder / "console.txt").open("a") as file:
             result = run(cfg, Console(file=file, width=200), {**marks, "job": str(hydra_cfg.job.num)})
     except KeyboardInterrupt:
         raise

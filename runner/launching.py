@@ -95,9 +95,16 @@ def one_by_one(context: HydraContext, task: Any, master: DictConfig) -> BasicLau
 
 def fused(context: HydraContext, task: Any, master: DictConfig, batch: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """Run jobs that differ in numbers alone as rows of one program, and what remains, or another's task, one by one."""
-    alone = one_by_one(context, task, master)
     if not isinstance(task, Task):
-        return list(alone.launch(batch, first))
+        return list(one_by_one(context, task, master).launch(batch, first))
+    return numbered(context, task, master, batch, range(first, first + len(batch)))
+
+
+def numbered(
+    context: HydraContext, task: Task, master: DictConfig, batch: Sequence[Sequence[str]], numbers: Sequence[int]
+) -> list[JobReturn]:
+    """Run jobs of these numbers so."""
+    alone = one_by_one(context, task, master)
     job.prepare(task.composed(batch[0]).cfg.tracking)
     with quiet.tensorflow(), quick.without_optional_imports():
         from runner import fusing
@@ -105,11 +112,11 @@ def fused(context: HydraContext, task: Any, master: DictConfig, batch: Sequence[
     returns: dict[int, JobReturn] = {}
     for start in range(0, len(batch), compose.KEPT):
         jobs = [task.composed(each) for each in batch[start : start + compose.KEPT]]
-        for indices, outcomes in fusing.outcomes(task, jobs, Path(master.hydra.sweep.dir), first + start):
+        for indices, outcomes in fusing.outcomes(task, jobs, Path(master.hydra.sweep.dir), numbers[start:]):
             for position, index in enumerate(indices):
                 at = start + index
                 if outcomes is None:
-                    (returns[at],) = alone.launch([batch[at]], first + at)
+                    (returns[at],) = alone.launch([batch[at]], numbers[at])
                 else:
                     done = {"status": JobStatus.COMPLETED, "_return_value": outcomes[position]}
                     returns[at] = JobReturn(jobs[index].overrides, **done)

@@ -9,10 +9,11 @@ import threading
 import time
 
 # How often a worker looks, in seconds.
-INTERVAL = 1.0
+INTERVAL = 0.5
 # Seconds that a job has to end by itself.
 GRACE = 5.0
 _watched: set[int] = set()
+_orphaned = threading.Event()
 
 
 def end_with(host: str, pid: int) -> None:
@@ -24,12 +25,19 @@ def end_with(host: str, pid: int) -> None:
     def watch() -> None:
         while alive(pid):
             time.sleep(INTERVAL)
+        _orphaned.set()
         os.kill(os.getpid(), signal.SIGTERM)
         # Between jobs submitit ignores it; and the recorder ends the run of a process that dies.
         time.sleep(GRACE)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name=f"ends with {pid}", daemon=True).start()
+
+
+def leave() -> None:
+    """End this process at once, for it is at no run, if the one that launched it is gone: what remains is of use to nobody."""
+    if _orphaned.is_set():
+        os._exit(128 + signal.SIGTERM)
 
 
 def alive(pid: int) -> bool:

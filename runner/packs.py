@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from runner import compose, job, launching
+from runner import compose, job, launching, orphans, private
 from runner.errors import first_line
 from runner.job import Outcome, Task
 
@@ -67,31 +67,41 @@ class Pack:
         (folder / "jobs.json").write_text(json.dumps([first, [list(each) for each in batch]]))
 
     def __call__(self, cfg: DictConfig) -> list[Outcome]:
-        """Run a pack; raises Ended where the sweep is to end with one of its jobs."""
+        """Run a pack, or what is left of one that was interrupted; raises Ended where one of its jobs ends it."""
         folder, said = self.folder / str(HydraConfig.get().job.num), Tee()
         first, batch = json.loads((folder / "jobs.json").read_text())
-        numbers = range(first, first + len(batch))
+        jobs = dict(enumerate(batch, first))
+        done = {number: outcome for number in jobs if (outcome := self.outcome(number))}
+        left = {number: each for number, each in jobs.items() if number not in done}
         # From here on each of them may be what kills this process.
-        for number in numbers:
+        for number in left:
             self.task.begin(number)
         try:
             # A worker's errors may go where nobody looks.
             with redirect_stdout(said), redirect_stderr(said):
-                values = self.run(batch, numbers)
-            return [job.as_outcome(*each) for each in zip(batch, values, strict=True)]
+                values = self.run([*left.values()], [*left]) if left else []
+            done |= {number: job.as_outcome(left[number], value) for number, value in zip(left, values, strict=True)}
+            return [done[number] for number in jobs]
         finally:
-            for number in numbers:
+            for number in left:
                 self.task.forget(number)
-            (folder / "console.txt").write_text(said.getvalue())
+            with private.unlinked(folder / "console.txt").open("a") as file:
+                file.write(said.getvalue())
+            orphans.leave()
 
-    def run(self, batch: Batch, numbers: range) -> list[Any]:
+    def outcome(self, number: int) -> Outcome | None:
+        """Return what a job came to before the pack was interrupted."""
+        found = self.task.read(number)
+        return found if isinstance(found, Outcome) and not found.interrupted else None
+
+    def run(self, batch: Batch, numbers: Sequence[int]) -> list[Any]:
         """Run jobs, and return the value of each: one by one where something goes wrong that is no job's own."""
         task = self.task
         task.composed = compose.Composer(self.context.config_loader, self.master)
         task.record_by(task.composed(batch[0]).cfg.tracking)
         made = self.context, task, self.master
         try:
-            return [each._return_value for each in launching.fused(*made, batch, numbers[0])]
+            return [each._return_value for each in launching.numbered(*made, batch, numbers)]
         except Exception as error:
             logging.getLogger(__name__).info("the pack failed", exc_info=True)
             print(f"{len(batch)} jobs one by one: {first_line(error)}", flush=True)

@@ -46,6 +46,13 @@ def opened(path: Path, flags: int) -> int:
     return file
 
 
+def unlinked(path: Path) -> Path:
+    """Return the path of a file to be written, after a link there, which would lead to another file, has been removed."""
+    if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
+        path.unlink()
+    return path
+
+
 def printable(text: str) -> str:
     """Return a text without what moves a terminal's cursor or begins a line of its own."""
     return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
@@ -68,9 +75,7 @@ class LogFile(logging.FileHandler):
     """A log's file, made anew in the place of a link."""
 
     def _open(self) -> Any:
-        path = Path(self.baseFilename)
-        if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
-            path.unlink()
+        unlinked(Path(self.baseFilename))
         return super()._open()
 
 

@@ -12,7 +12,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from runner import forks, quick, wire
+from runner import forks, quick, signals, wire
 from runner.errors import UserError
 
 
@@ -33,14 +33,15 @@ class Process:
         self.connection, theirs = Pipe()
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])]))
         # In a session of its own: Ctrl-C ends the run, and the recorder hears of it from there.
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "runner.recording", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with signals.blocked():
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "runner.recording", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         theirs.close()
         # It is to see the end of this process, whoever that has forked.
         self.stay = forks.leaving(self.connection.close)

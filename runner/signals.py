@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM end a run after the chunk under way; the process ends at once with a second one, or where one waits."""
+"""SIGINT and SIGTERM end a run after the chunk under way; the process ends at once with a second one, or where one waits.
+
+A batch system's request to make room ends runs too, but in their own time: what they were at goes on elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,41 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long a chunk may go on after a signal: seconds. What follows it has one more.
 GRACE = 4.0
 HEARD = b"\0"
+# The signal by which this process was asked to make room, if it was.
+_asked: list[str] = []
+
+
+@contextmanager
+def making_room(number: int) -> Iterator[Callable[[], str | None]]:
+    """Let a signal end the run under way in this block, and those after it; gives what returns its name, or None.
+
+    SIGTERM ends the process at once where it comes between runs, unless the process is about to end for the other.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        _asked.append(signal.Signals(number).name)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if not _asked:
+            os._exit(128 + number)
+
+    before = {each: signal.signal(each, handler) for each, handler in ((signal.SIGTERM, leave), (number, ask))}
+    try:
+        yield lambda: next(iter(_asked), None)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        _asked.clear()
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Keep from processes that are started in this block what a batch system sends to every process of a job to make room."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -37,12 +75,11 @@ def caught() -> Iterator[Callable[[], str | None]]:
 
     def name() -> str | None:
         nonlocal heard
-        if not came:
-            return None
-        if not heard:
+        if came and not heard:
             heard = True
             os.write(theirs, HEARD)
-        return signal.Signals(came[0]).name
+        # Both come at once where room is made in a hurry.
+        return next(iter([*_asked, *(signal.Signals(each).name for each in came)]), None)
 
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)

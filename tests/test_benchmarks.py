@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import readme
-from benchmarks import charts, limits, loop, measure, processes, recorders, recording, report, sides, suite
+from benchmarks import charts, kills, limits, loop, measure, processes, recorders, recording, report, sides, suite
 from benchmarks.measure import Contender, Row, Target
 from benchmarks.sides import Cell
 
@@ -150,6 +150,28 @@ def test_the_smallest_app_has_as_many_groups_and_files(tmp_path):
     where = processes.Folder(tmp_path)
     where.run(*command, "optimizer=adam")
     where.run(*command, "max_iteration=3", code=1)
+
+
+def test_a_command_is_killed_until_it_ends(monkeypatch, tmp_path):
+    lives, dead = iter([False, False, True, False, True]), []
+
+    class Command:
+        def __init__(self, where, *words):
+            assert (where, words) == (tmp_path, ("-m", "max_iterations=5"))
+
+        def ends(self, seconds):
+            self.seconds = seconds
+            return next(lives)
+
+        def kill(self):
+            dead.append(self.seconds)
+
+    monkeypatch.setattr(kills, "recorded", lambda where: (str(where), []))
+    way = kills.Way("a command", ("-m",), Command, 1.0, 1)
+    assert kills.killed(way, tmp_path, 5, 2.0, 9)[::2] == (2, (str(tmp_path), []))
+    assert all(2 * low <= seconds <= 2 * high for seconds in dead for low, high in [kills.LIVES])
+    # No more often than that.
+    assert kills.killed(way, tmp_path, 5, 2.0, 1)[0] == 1 and dead[2:] and next(lives, None) is None
 
 
 def test_the_memory_of_a_process_includes_its_childrens():

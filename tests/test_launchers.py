@@ -21,7 +21,7 @@ from processes import below, left, wait
 
 # The gradient's sign is that of a descent; one way kills its process, another tells of TensorFlow's threads.
 LOSS = """
-import os
+import os, sys
 import numpy as np
 import tensorflow as tf
 
@@ -37,6 +37,7 @@ def loss(x, *, way):
     if way == 4 and not tf.is_symbolic_tensor(x) and not STEPS.pop(): os.kill(os.getpid(), 9)
     if way == 6: raise RuntimeError("threads " + os.environ["TF_NUM_INTRAOP_THREADS"])
     if way == 7: raise Odd(word="odd")
+    if way == 8: sys.exit(3)
     return tf.square(x - 4)
 
 def guess(loss, dtype, seed, *, x):
@@ -103,6 +104,11 @@ def recorded(folder: Path, address: str) -> tuple[list, list]:
     return [run for run in runs if "sweep" in run.data.tags], [run for run in runs if "sweep" not in run.data.tags]
 
 
+def artifact(address: str, run: Any, name: str) -> str:
+    """Return the text of a run's artifact."""
+    return Path(MlflowClient(tracking_uri=address).download_artifacts(run.info.run_id, name)).read_text()
+
+
 def comes_to_what_it_should(folder: Path, address: str, launcher: list[str]) -> None:
     """Hold a sweep against SGD's own formula, on (x - 4)**2: every step takes x - 4 times 1 - 2 learning_rate."""
     ended = sweep(folder, address, *launcher, "optimizer.learning_rate=0.05,0.1,0.2", "max_iterations=10")
@@ -120,13 +126,20 @@ def comes_to_what_it_should(folder: Path, address: str, launcher: list[str]) -> 
 
 def loses_one_job_alone(folder: Path, address: str, launcher: list[str], threads: int) -> None:
     """Kill a job's process, and make sure that the others end well, and that this one is named."""
-    ended = sweep(folder, address, *launcher, "loss.way=0,4,5,6,7", "max_iterations=3", "execution=eager")
-    assert ended.code == 1 and "3 of 5 jobs failed" in ended.err and "Odd: " in ended.out, ended
+    words = [*launcher, "loss.way=0,4,5,6,7,8", "max_iterations=3", "execution=eager"]
+    ended = sweep(folder, address, *words)
+    assert ended.code == 1 and "4 of 6 jobs failed" in ended.err, ended
+    assert "Odd: " in ended.out and "SystemExit: 3" in ended.out
     told = [line for line in ended.out.splitlines() if line.startswith("  ") and "loss.way=4" in line and "died" in line]
     assert len(told) == 1 and "its process died" in told[0]
     assert f"RuntimeError: threads {threads}" in ended.out, ended.out
     (parent,), _ = recorded(folder, address)
-    assert parent.info.status == "FAILED" and parent.data.metrics["system/failed"] == 3
+    assert parent.info.status == "FAILED" and parent.data.metrics["system/failed"] == 4
+    table = json.loads(artifact(address, parent, "jobs.json"))
+    told_of = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert sorted(re.findall(r"loss.way=(\d)", str([each["overrides"] for each in told_of]))) == [*"045678"]
+    for each in told_of:
+        assert each["log"] and (each["ending"] == "iteration_limit" or each["error"]), each
 
     def killed() -> set:
         """The recorder of a dead process ends its run, in its own time."""
@@ -137,6 +150,12 @@ def loses_one_job_alone(folder: Path, address: str, launcher: list[str], threads
         # joblib ends all its workers where one dies; what was done by then is not done again.
         found = endings(folder, address, way)
         assert found.count(("FINISHED", "iteration_limit")) == 1 and {*found} <= {("FINISHED", "iteration_limit"), *killed()}
+    for run in recorded(folder, address)[1]:
+        if run.info.status == "FINISHED":
+            # As without the others.
+            assert run.data.metrics["x"] == pytest.approx(4 - 3 * 0.8**3, rel=1e-6)
+    planned = sweep(folder, address, *words, "sweep.plan=true").out
+    assert re.search(r"^6 jobs: (?=.*\b2 reused)(?=.*\b1 interrupted before)", planned, re.MULTILINE), planned
 
 
 def packs_leave_what_one_program_leaves(folder: Path, address: str, launcher: list[str], packs: int, programs: int) -> None:
@@ -242,6 +261,7 @@ def under_way(folder: Path, address: str, *words: str) -> Iterator[subprocess.Po
         ("joblib", signal.SIGKILL, 2),
         ("joblib", signal.SIGTERM, 1),
         ("submitit_local", signal.SIGKILL, 2),
+        ("submitit_local", signal.SIGTERM, 1),
     ],
 )
 def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launcher, sent, pack):
@@ -253,7 +273,7 @@ def test_nothing_outlives_the_process_that_launched_it(tmp_path, address, launch
         assert len(started) >= 4
         process.send_signal(sent)
         assert process.wait(timeout=10) == -sent
-        assert wait(lambda: not left(started), 10), left(started)
+        assert wait(lambda: not left(started), 5), left(started)
     (parent,), _ = recorded(tmp_path, address)
     assert parent.info.status == "KILLED" and endings(tmp_path, address) == [("KILLED", "interrupted")] * 2
 
@@ -274,6 +294,53 @@ def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address, pack):
     assert endings == {"0.01": ("KILLED", "interrupted")} | dict.fromkeys(rates[1:], ("FINISHED", "time_limit"))
     told = f"{2 * pack} jobs: 1 interrupted, {2 * pack - 1} time_limit"
     assert parent.info.status == "KILLED" and told in (tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["basic"],
+        pytest.param(["joblib", "hydra.launcher.n_jobs=2", "sweep.pack=1"], marks=pytest.mark.long),
+        pytest.param(["submitit_local", "sweep.pack=1"], marks=pytest.mark.long),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_had_ended_before_a_sweep_was_killed_is_left_as_it_was(prepared, launcher):
+    address = f"sqlite:///{prepared}/outputs/mlflow.db"
+    words = [f"hydra/launcher={launcher[0]}", *launcher[1:], "optimizer.learning_rate=0.01,0.02,0.03,0.04,0.05"]
+    line, how = command(prepared, address, *words, "execution=eager", "max_iterations=200", "report=none")
+    outcomes = "outputs/sweeps/*/*/outcomes/*.json"
+    with (prepared / "out").open("w") as out, subprocess.Popen(line, **how, stdout=out, stderr=out) as process:
+        assert wait(lambda: sum("ending" in file.read_text() for file in prepared.glob(outcomes)) >= 2, 120)
+        started = below(process.pid)
+        process.kill()
+    assert wait(lambda: not left(started), 20), left(started)
+    before = {run.info.run_id: run for run in recorded(prepared, address)[1]}
+    done = {run_id: run.to_dictionary() for run_id, run in before.items() if run.info.status == "FINISHED"}
+    assert 2 <= len(done) < 5
+    folders = [Path(before[run_id].data.tags["folder"]) for run_id in done]
+    kept = contents(folders)
+    assert len({path.parent for path in kept}) >= len(done)
+
+    again = subprocess.run(line, **how, capture_output=True, check=False)
+    assert again.returncode == 0 and f"5 jobs: {len(done)} reused" in again.stdout, again
+    after = {run.info.run_id: run for run in recorded(prepared, address)[1]}
+    # Those that had begun are the same runs, in the same folders and under the same numbers.
+    assert len(after) == 5 and before.keys() <= after.keys()
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+    assert {run_id: after[run_id].to_dictionary() for run_id in done} == done
+    for run_id, run in before.items():
+        assert {key: after[run_id].data.tags[key] for key in ("job", "folder")} == {
+            key: run.data.tags[key] for key in ("job", "folder")
+        }
+    assert contents(folders) == kept
+    # Each of the others has been run, and no other.
+    assert again.stdout.count("iteration_limit at step 200") == 5 - len(done)
+
+
+def contents(folders: list[Path]) -> dict[Path, bytes]:
+    """Return the files below folders."""
+    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.long

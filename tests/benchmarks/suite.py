@@ -9,7 +9,7 @@ from pathlib import Path
 
 import readme
 
-from benchmarks import charts, limits, loop, recording, report, wall, workers
+from benchmarks import charts, kills, limits, loop, recording, report, wall, workers
 from benchmarks.charts import Panel
 from benchmarks.measure import Row
 
@@ -28,7 +28,7 @@ CHARTS: dict[str, Callable[[bool], list[Panel]]] = {"speed_loop": loop.curves, "
 # Lines of Markdown, which README.md has under the same name.
 NOTES: dict[str, Callable[[bool], Iterator[str]]] = {"limits": limits.lines}
 # The same, but measured only where they are asked for: they take longer than all the others.
-APART: dict[str, Callable[[bool], Iterator[str]]] = {"workers": workers.lines}
+APART: dict[str, Callable[[bool], Iterator[str]]] = {"workers": workers.lines, "kills": kills.lines}
 GALLERY = readme.ROOT / "outputs" / "gallery"
 
 
