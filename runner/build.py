@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -57,13 +56,12 @@ def named(cfg: DictConfig) -> Loss:
     node = cfg.loss
     keys = {key: value for key, value in arguments(node).items() if key != "dimension"}
     bound = function("loss", OmegaConf.create({"_target_": node.get("_target_"), **keys}), "x", seed=cfg.seed)
-    bound = partial(bound.func, **bound.keywords | parts(cfg))
+    bound = partial(forks.ended(bound.func), **bound.keywords | parts(cfg))
     dimension = node.get("dimension")
     if dimension is not None and (not isinstance(dimension, int) or dimension < 0):
         raise UserError(f"loss.dimension must be a whole number of 0 (x is a scalar) or more, got {dimension!r}")
     try:
-        loss = Loss.of(bound, dimension)
-        return replace(loss, function=forks.ended(loss.function))
+        return Loss.of(bound, dimension)
     except ValueError as error:
         raise UserError(str(error)) from error
 
