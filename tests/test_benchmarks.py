@@ -181,6 +181,7 @@ def test_the_memory_of_a_process_includes_its_childrens():
         assert where.peak(sys.executable, "-c", parent) > 50
 
 
+@pytest.mark.long
 def test_the_chain_of_a_step_is_counted_up_to_the_new_x():
     code = """  %1 = fadd float %x, -4.000000e+00
   %2 = fmul float %1, 2.000000e+00

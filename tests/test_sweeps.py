@@ -148,7 +148,7 @@ def test_a_signal_ends_a_sweep_with_the_job(prepared):
 
 def test_two_sweeps_that_start_together_share_no_folder(prepared):
     both = [
-        Command(prepared, "-m", f"seed={seeds}", "max_iterations=2", "sweep.reuse=false", to=prepared / seeds)
+        Command(prepared, "-m", f"seed={seeds}", "max_iterations=2", "report=none", "sweep.reuse=false", to=prepared / seeds)
         for seeds in ("1,2", "2,3")
     ]
     assert [each.ended() for each in both] == [Ended(0, "")] * 2
@@ -268,7 +268,7 @@ CHOICES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(choices=CHOICES, values=VALUES)
 def test_a_job_is_composed_as_hydra_composes_it(choices, values):
     config.register()

@@ -218,6 +218,7 @@ def test_a_disk_that_fills_ends_a_run_with_what_it_has_and_takes_the_next_when_t
     same((uri, again), reference)
 
 
+@pytest.mark.long
 def test_a_store_whose_disk_fills_gets_the_rows_when_there_is_room(reference, folder, tmp_path, migrated):
     with disks.small(tmp_path / "disk", "4m") as disk:
         uri = f"sqlite:///{shutil.copy(migrated, disk)}"
