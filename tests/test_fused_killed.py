@@ -68,6 +68,7 @@ def saved(folder: Path) -> int:
     return max((int(path.name) for path in folder.glob("outputs/pending/groups/*/*") if path.name.isdecimal()), default=0)
 
 
+@pytest.mark.long
 def test_a_group_that_is_killed_before_it_is_saved_begins_again(prepared):
     words = (*SHARED, "seed=1,2,3", "max_iterations=8000", "tracking.every=1000")
     command = Command(prepared, *words)

@@ -296,12 +296,13 @@ def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address, pack):
     assert parent.info.status == "KILLED" and told in (tmp_path / "out").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "launcher",
     [
         ["basic"],
-        pytest.param(["joblib", "hydra.launcher.n_jobs=2", "sweep.pack=1"], marks=pytest.mark.long),
-        pytest.param(["submitit_local", "sweep.pack=1"], marks=pytest.mark.long),
+        ["joblib", "hydra.launcher.n_jobs=2", "sweep.pack=1"],
+        ["submitit_local", "sweep.pack=1"],
     ],
     ids=lambda words: words[0],
 )

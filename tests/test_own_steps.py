@@ -371,8 +371,8 @@ REACHED = ["beale", "booth", "branin", "dixon_price", "ellipsoid", "helical_vall
 REACHED += ["quadratic", "rosenbrock", "six_hump_camel", "sphere", "styblinski_tang", "wood", "zakharov"]
 
 
-# That SciPy's iterates are the same in XLA is held above.
-@pytest.mark.parametrize("execution", ["eager", pytest.param("xla", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("execution", ["eager", "xla"])
 def test_l_bfgs_b_reaches_the_known_minima(cli, runs, execution):
     words = ["-m", "strategy=scipy", f"loss={','.join(REACHED)}", f"execution={execution}", "dtype=float64"]
     ended = cli(*words, "max_iterations=500", "strategy.options={ftol:1e-15,gtol:1e-8}")

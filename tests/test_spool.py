@@ -407,7 +407,8 @@ def test_a_run_that_a_server_creates_late_and_again_is_deleted(server, tmp_path)
     assert ghost.data.tags["run_key"] == run.data.tags["run_key"] and not ghost.data.metrics
 
 
-@pytest.mark.parametrize("way", ["busy", pytest.param("silent", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["busy", "silent"])
 def test_a_server_that_goes_away_costs_the_run_nothing_and_gets_all_of_it_later(server, tmp_path, way):
     uri, _ = server
     gone, back = threading.Event(), threading.Event()

@@ -146,18 +146,6 @@ def test_a_signal_ends_a_sweep_with_the_job(prepared):
     assert run.info.status == "KILLED" and parents(prepared)[0].info.status == "KILLED"
 
 
-def test_two_sweeps_that_start_together_share_no_folder(prepared):
-    both = [
-        Command(prepared, "-m", f"seed={seeds}", "max_iterations=2", "report=none", "sweep.reuse=false", to=prepared / seeds)
-        for seeds in ("1,2", "2,3")
-    ]
-    assert [each.ended() for each in both] == [Ended(0, "")] * 2
-    assert len(list(prepared.glob("outputs/sweeps/*/*"))) == len(parents(prepared)) == 2
-    found = children(prepared)
-    assert [run.info.status for run in found] == ["FINISHED"] * 4 and len({run.data.tags["folder"] for run in found}) == 4
-    assert sorted(run.data.params["seed"] for run in found) == ["1", "2", "2", "3"]
-
-
 def test_grids_of_numbers(cli, runs):
     assert cli("-m", "optimizer.learning_rate=logspace(-3,-1,5)", "max_iterations=1").code == 0
     rates = sorted(float(run.data.params["optimizer.learning_rate"]) for run in runs())

@@ -112,6 +112,7 @@ def has(folder: Path, count: int, status: str, ending: str) -> None:
         assert [step for step, _ in rows] == list(range(count)) == list(columns["step"]), name
 
 
+@pytest.mark.long
 def test_what_a_loss_forks_and_starts_has_no_part_in_its_run(folder):
     words = (*WORDS, f"max_iterations={STEPS}")
     first = Command(folder, *words)
