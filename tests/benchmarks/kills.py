@@ -1,7 +1,7 @@
 """What SIGKILLs cost: a command that is killed and given again until it ends, beside the same one left alone.
 
-Commands are forked from a process that has imported TensorFlow, so that what is measured is the runner's own; the last line
-has them as a user starts them. KILLS=50 asks for about so many kills in all, which take a quarter of an hour.
+Commands are forked from a process that has imported TensorFlow, so that what is measured is the runner's own. KILLS=50 asks for
+about so many kills in all, which take half an hour.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from commands import Command, runs, same
@@ -33,18 +32,6 @@ FUSED = (*WORDS, "hydra/launcher=fused", "execution=graph", "execution.chunk=1",
 RATES = "optimizer.learning_rate=1e-4,2e-4,3e-4"
 
 
-class Started(Protocol):
-    """A command that was started."""
-
-    def ends(self, seconds: float) -> bool:
-        """Wait so long for its end, and tell whether it came; any exit code but 0 is an error."""
-        ...
-
-    def kill(self) -> None:
-        """Kill its process; its recorder sees to the rest by itself."""
-        ...
-
-
 class Warm:
     """A command forked from a process that has imported TensorFlow."""
 
@@ -52,32 +39,15 @@ class Warm:
         self.command = Command(where, *words)
 
     def ends(self, seconds: float) -> bool:
+        """Wait so long for its end, and tell whether it came; any exit code but 0 is an error."""
         process = self.command.process
         process.join(seconds)
         assert process.exitcode in (None, 0), self.command.err.read_text()
         return process.exitcode == 0
 
     def kill(self) -> None:
+        """Kill its process; its recorder sees to the rest by itself."""
         self.command.kill()
-
-
-class Cold:
-    """A command as a user starts it."""
-
-    def __init__(self, where: Path, *words: str) -> None:
-        self.process: Popen[bytes] = Folder(where).start(*RUNNER, *words)
-
-    def ends(self, seconds: float) -> bool:
-        try:
-            code = self.process.wait(seconds)
-        except TimeoutExpired:
-            return False
-        assert code == 0 and self.process.stderr is not None, self.process.stderr and self.process.stderr.read()
-        return True
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 class Way(NamedTuple):
@@ -85,16 +55,15 @@ class Way(NamedTuple):
 
     name: str
     words: tuple[str, ...]
-    start: Callable[..., Started]
+    start: Callable[..., Warm]
     share: float  # of all kills
     few: int  # steps that take long enough to be told from a start
 
 
 WAYS = (
-    Way("a run", EAGER, Warm, 0.3, 1_000),
+    Way("a run", EAGER, Warm, 0.4, 1_000),
     Way("a sweep, one by one", ("-m", *EAGER, RATES), Warm, 0.3, 1_000),
     Way("a sweep as one program", ("-m", *FUSED, "seed=1,2,3,4"), Warm, 0.3, 20_000),
-    Way("a run, TensorFlow imported anew", EAGER, Cold, 0.1, 1_000),
 )
 
 
