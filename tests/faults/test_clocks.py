@@ -34,12 +34,17 @@ def test_a_run_whose_clock_is_put_back_goes_on_as_if_it_had_not_been(prepared):
     words = ("--config-dir", "conf", "loss=mine", "guess=point", "guess.x=3", "execution=eager", "report=none")
     words += (f"max_iterations={STEPS}", "checkpoint.every_seconds=0")
 
+    def put(at: float) -> None:
+        """Put the clock so many hours on, for whoever looks at this moment too."""
+        (new := hours.with_name("new")).write_text(str(at))
+        new.replace(hours)
+
     def started(at: float, then: float) -> Command:
         """Start the command at one hour, and put the clock to another when it has come to some rows."""
-        hours.write_text(str(at))
+        put(at)
         command = Command(prepared, *words, paths=[prepared])
         command.reach(15)
-        hours.write_text(str(then))
+        put(then)
         return command
 
     first = started(2, 1)

@@ -87,7 +87,8 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(reference, folder, k
     for kill in range(kills):
         command = Command(folder, *SAVED)
         if moments.random() < 0.8:
-            command.reach(moments.randint(1, STEPS // kills))
+            # It goes on until the signal comes.
+            command.reach(moments.randint(1, STEPS // (2 * kills)))
         else:
             # Before its first step, as a rule.
             time.sleep(moments.uniform(0, 4))
