@@ -27,16 +27,20 @@ EACH = 8
 SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout"}
 
 
+def check_workers(asked: int) -> None:
+    """Raise UserError where joblib is to have no workers, or more than a machine can hold."""
+    most = EACH * len(os.sched_getaffinity(0))
+    if asked == 0 or asked > most:
+        raise UserError(
+            f"hydra.launcher.n_jobs must be in 1 … {most}, {EACH} for each processor here, or -1 for one each, got {asked}"
+        )
+
+
 def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
     """Run jobs by joblib, whose workers stay for the next batch; raises what it raises where one of them dies."""
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
     from joblib import effective_n_jobs
 
-    asked, most = launcher.settings["n_jobs"], EACH * len(os.sched_getaffinity(0))
-    if asked == 0 or asked > most:
-        raise UserError(
-            f"hydra.launcher.n_jobs must be in 1 … {most}, {EACH} for each processor here, or -1 for one each, got {asked}"
-        )
     # loky ends its workers, and takes its semaphores and folders away, where Python itself ends.
     quick.wanted = False
 
@@ -45,7 +49,7 @@ def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
         published.setup(hydra_context=launcher.hydra_context, task_function=task, config=launcher.config)
         return published.launch(batch, first)
 
-    return packs.launch(launcher, packs.EACH * effective_n_jobs(asked), by, batch, first)
+    return packs.launch(launcher, packs.EACH * effective_n_jobs(launcher.settings["n_jobs"]), by, batch, first)
 
 
 def submitit(launcher: Any, cluster: str, batch: Batch, first: int) -> Sequence[JobReturn]:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import yaml
+from conftest import CONF, store
 
 from runner import bounds
 
@@ -239,7 +240,6 @@ def test_a_file_where_a_folder_should_be_is_told_and_stays(cli, runs, tmp_path, 
 
 
 def test_every_number_of_an_optimizer_in_conf_is_within_its_range():
-    from conftest import CONF
 
     for path in [*(CONF / "optimizer").glob("*.yaml"), *(CONF / "optimizer/learning_rate").glob("*.yaml")]:
         node = yaml.safe_load(path.read_text())
@@ -257,8 +257,10 @@ def test_every_number_of_an_optimizer_in_conf_is_within_its_range():
         (["seed=range(0,200000)"], ("jobs",)),
     ],
 )
-def test_a_bad_sweep_is_told_in_one_line(cli, runs, words, parts):
+def test_a_bad_sweep_is_told_in_one_line(cli, tmp_path, words, parts):
     ended = cli("-m", "max_iterations=1", *words)
     assert ended.code == 1 and ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
     assert is_told(ended.err, parts), ended.err
-    assert runs() == []
+    client = store(tmp_path)
+    # Nor one that stands for the sweep.
+    assert client.search_runs([each.experiment_id for each in client.search_experiments()]) == []

@@ -46,6 +46,13 @@ class JoblibLauncher(Remembering):
     needs = "hydra_plugins.hydra_joblib_launcher"
     apart = False
 
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remember what the jobs are made of; raises UserError for workers that cannot be, too."""
+        from runner.clusters import check_workers
+
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        check_workers(self.settings["n_jobs"])
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
         from runner.clusters import joblib
