@@ -90,7 +90,7 @@ def test_importing_it_imports_nothing_heavy(module):
 def test_files_and_functions_are_small():
     for path in MODULES:
         source = path.read_text()
-        assert len(source.splitlines()) <= 250, path
+        assert len(source.splitlines()) <= 400, path
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
