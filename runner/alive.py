@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from runner.processes import start_of
+
 # The tags of a run: when it was last alive, in Unix seconds, how often it says so, and which process of which host it is.
 BEAT, EVERY, HOST, PID = "heartbeat", "heartbeat_every", "host", "pid"
 # The tags of a run that has fallen silent.
@@ -55,15 +57,6 @@ def first_tags(every: float, pid: int) -> dict[str, str]:
     """Return what a run of a process of this host is known by while it is alive, from its creation on."""
     process = f"{pid}:{start_of(pid)}"
     return {BEAT: repr(time.time()), EVERY: repr(float(every)), HOST: socket.gethostname(), PID: process}
-
-
-def start_of(pid: int) -> str:
-    """Return when a process was started, in ticks since this machine was, or an empty text for one that is not there."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]
 
 
 def dead(tags: Mapping[str, str], now: float) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import allow, config, dumping, orphans, private, quick, quiet
+from runner import allow, config, dumping, orphans, private, processes, quick, quiet
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
@@ -105,7 +105,7 @@ class Task:
     def __init__(self, folder: Path, fail_fast: bool) -> None:
         self.cwd, self.folder, self.fail_fast = Path.cwd(), folder.absolute(), fail_fast
         self.marks: dict[str, str] = {}
-        self.launcher = (socket.gethostname(), os.getpid())
+        self.launcher = processes.name()
         # For a launcher in this process: what composes jobs, and what records together those that are tracked in this way.
         self.composed: Any = None
         self.recorder: Any = None
@@ -125,7 +125,7 @@ class Task:
         # joblib, Ray and ours tell a worker its share of the processors here, and TensorFlow does not look.
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", "0"))
-        orphans.end_with(*self.launcher)
+        orphans.end_with(self.launcher)
 
     def __call__(self, cfg: DictConfig) -> Outcome:
         """Run one job; raises Ended where the sweep is to end with it."""
@@ -148,7 +148,7 @@ class Task:
 
     def begin(self, number: int) -> None:
         """Write down that this process is at a job."""
-        self.write(number, {"host": socket.gethostname(), "pid": os.getpid()})
+        self.write(number, processes.name())
 
     def forget(self, number: int) -> None:
         """Take back that this process is at a job, if it has no outcome."""
@@ -170,7 +170,7 @@ class Task:
             fields = json.loads(file.read_text())
             if "pid" not in fields:
                 return Outcome(**fields | {"overrides": tuple(fields["overrides"])})
-            if fields["host"] != socket.gethostname() or not orphans.alive(fields["pid"]):
+            if fields["host"] != socket.gethostname() or not processes.there(fields):
                 return True
             time.sleep(orphans.INTERVAL / 2)
         return False

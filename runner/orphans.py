@@ -7,6 +7,10 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
+
+from runner import processes
 
 # How often a worker looks, in seconds.
 INTERVAL = 0.5
@@ -16,14 +20,15 @@ _watched: set[int] = set()
 _orphaned = threading.Event()
 
 
-def end_with(host: str, pid: int) -> None:
-    """End this process once the process `pid` of this host is gone; a job under way then ends as interrupted."""
-    if host != socket.gethostname() or pid == os.getpid() or pid in _watched:
+def end_with(launcher: Mapping[str, Any]) -> None:
+    """End this process once the launcher, if it is of this host, is gone; a job under way then ends as interrupted."""
+    pid = launcher["pid"]
+    if launcher["host"] != socket.gethostname() or pid == os.getpid() or pid in _watched:
         return
     _watched.add(pid)
 
     def watch() -> None:
-        while alive(pid):
+        while processes.there(launcher):
             time.sleep(INTERVAL)
         _orphaned.set()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -38,14 +43,3 @@ def leave() -> None:
     """End this process at once, for it is at no run, if the one that launched it is gone: what remains is of use to nobody."""
     if _orphaned.is_set():
         os._exit(128 + signal.SIGTERM)
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from runner import private, wire
+from runner import private, processes, wire
 from runner.errors import UserError
 from runner.trace import Trace
 
@@ -168,7 +168,7 @@ class Lock:
         while (holder := self.taken()) is not None:
             os.close(self.file)
             # A holder that is not there has left the lock to one that has not said yet who it is.
-            there = holder and (holder["host"] != socket.gethostname() or Path(f"/proc/{holder['pid']}").exists())
+            there = holder and (holder["host"] != socket.gethostname() or processes.there(holder))
             wait = UNKNOWN if not there else patience if holder["role"] == "sending" else 0.0
             if time.monotonic() - began > wait:
                 raise Held(holder)
@@ -178,7 +178,7 @@ class Lock:
     def become(self, role: str) -> None:
         """Hold it in this role."""
         os.ftruncate(self.file, 0)
-        os.pwrite(self.file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "role": role}).encode(), 0)
+        os.pwrite(self.file, json.dumps({**processes.name(), "role": role}).encode(), 0)
 
     def taken(self) -> dict[str, Any] | None:
         """Take the lock and return None, or return what its holder says of itself."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from runner import allow, launching, orphans, spaces
+from runner import allow, launching, processes, spaces
 from runner.errors import UserError, first_line, nearest
 from runner.job import Outcome
 from runner.spaces import Axis
@@ -188,11 +186,12 @@ def begun(settings: Settings, name: str, sampler: Any, kept: Any) -> Any:
 @contextmanager
 def owned(study: Any) -> Iterator[None]:
     """Mark a study as this process's; raises UserError where another process of this host is at it."""
-    host, own = socket.gethostname(), os.getpid()
-    where, pid = study.user_attrs.get("process") or (None, own)
-    if where == host and pid != own and orphans.alive(pid):
-        raise UserError(f"the study {study.study_name} is run by process {pid}; wait for it, or give another {PATH}.study_name")
-    study.set_user_attr("process", [host, own])
+    own = processes.name()
+    other = dict(zip(own, study.user_attrs.get("process") or (), strict=False))
+    if other and other["host"] == own["host"] and other["pid"] != own["pid"] and processes.there(other):
+        which = f"process {other['pid']}"
+        raise UserError(f"the study {study.study_name} is run by {which}; wait for it, or give another {PATH}.study_name")
+    study.set_user_attr("process", [*own.values()])
     try:
         yield
     finally:

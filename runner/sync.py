@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runner import orphans, playing, quick, spool, store, sweep_store, unsent
+from runner import playing, processes, quick, spool, store, sweep_store, unsent
 from runner.errors import first_line
 from runner.retry import Policy
 
@@ -88,7 +88,7 @@ def left_by(identities: Set[str], pending: Path, timeout: float) -> bool:
             one(folder, timeout, logging.getLogger(__name__).info)
         except spool.Held as held:
             # A run of another command may have the same identity, and go on.
-            busy |= held.holder.get("role") == "sending" or not orphans.alive(held.holder.get("pid", 0))
+            busy |= held.holder.get("role") == "sending" or not processes.there(held.holder)
     return busy
 
 

@@ -26,7 +26,8 @@ from conftest import environment, history, store
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from runner import alive, artifacts, orphans, retry, spool, sync, unsent
+from runner import alive, artifacts, retry, spool, sync, unsent
+from runner import processes as processes_of
 from runner.errors import UserError
 from runner.trace import Trace
 
@@ -323,7 +324,7 @@ def test_what_dead_processes_have_left_of_some_jobs_is_sent(cli, runs, tmp_path,
     assert busy()
     lock.become("run")
     with monkeypatch.context() as patched:
-        patched.setattr(orphans, "alive", lambda _: False)
+        patched.setattr(processes_of, "there", lambda _: False)
         assert busy(), "the recorder of a process that is gone holds its lock"
     assert not runs()
     lock.release()
