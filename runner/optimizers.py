@@ -6,6 +6,7 @@ Keras 3's optimizers and those of `tf_keras` have all three as they are; TensorF
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from runner.errors import Misfit, UserError
+
+# What Keras's classes use of a variable besides its numbers one by one: its norm, or the rows and columns of a matrix. An
+# optimizer of the user's declares it by an attribute `uses`.
+USES = {"Adafactor": ("norm", "matrix"), "Lamb": ("norm",), "LAMB": ("norm",), "Muon": ("matrix",)}
+KERAS = ("keras.", "tf_keras.")
 
 
 class NoOptimizer:
@@ -48,6 +54,39 @@ def ready(optimizer: Any, x: tf.Variable) -> Any:
     else:
         optimizer.build([x])
     return optimizer
+
+
+def uses(optimizer: Any) -> frozenset[str]:
+    """Return what an optimizer's class uses of a variable besides its numbers one by one: `norm`, `matrix`."""
+    of_keras = (each for each in type(optimizer).__mro__ if each.__module__.startswith(KERAS))
+    found = [USES.get(each.__name__, ()) for each in of_keras]
+    return frozenset([*(name for each in found for name in each), *getattr(optimizer, "uses", ())])
+
+
+def fit(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> None:
+    """Raise Misfit where an optimizer, which sees x as one vector, would step its parts otherwise than as tensors of their own.
+
+    `parts` are their shapes, as a loss declares them.
+    """
+    reasons = list(unlike(optimizer, parts))
+    if reasons:
+        shapes = ", ".join("×".join(map(str, each)) for each in parts)
+        of = f"which are {len(parts)} tensors ({shapes if len(shapes) <= 60 else f'{shapes[:59]}…'})"
+        raise Misfit(f"{'; '.join(reasons)}; all weights of this loss, {of}, are one vector here, so its steps would be others")
+
+
+def unlike(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> Iterator[str]:
+    """Yield what of an optimizer depends on where one tensor ends and the next begins, and what to set instead."""
+    used, name = uses(optimizer), type(optimizer).__name__
+    if "norm" in used and len(parts) > 1:
+        yield f"optimizer {name} scales its step by the norm of each tensor; set optimizer=adam"
+    elif "matrix" in used and any(len(shape) > 1 for shape in parts):
+        yield f"optimizer {name} treats each matrix as a whole; set optimizer=adam"
+    if getattr(optimizer, "clipnorm", None) is not None and len(parts) > 1:
+        yield (
+            f"optimizer.clipnorm={optimizer.clipnorm:g} clips the gradient of each tensor by its own norm; "
+            f"set optimizer.clipnorm=null optimizer.global_clipnorm={optimizer.clipnorm:g}"
+        )
 
 
 def steps(optimizer: Any) -> Any:

@@ -69,6 +69,7 @@ def fit(strategy: Any, loss: Loss, optimizer: Any) -> None:
         raise Misfit(f"strategy={name} leaves the step to an optimizer, got none; leave optimizer out or set optimizer=sgd")
     if own and loss.seed is not None:
         raise Misfit(f"strategy={name} needs a loss that is the same in each step, and this one draws anew; set strategy=tape")
+    optimizers.fit(optimizer, loss.parts)
 
 
 def takes_own_steps(strategy: Any) -> bool:

@@ -42,6 +42,7 @@ class Known:
     random: bool = False  # whether it draws in each step, with the `seed` that it is called with
     measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)  # those of `Loss`
     residuals: Callable[[tf.Tensor], tf.Tensor] | None = None  # x[..., d] -> [..., m], the sum of whose squares the loss is
+    parts: tuple[tuple[int, ...], ...] = ()  # those of `Loss`
 
 
 def known(facts: Callable[..., Known] | None = None, **fixed: Any) -> Callable[[Function], Function]:
@@ -71,6 +72,8 @@ class Loss:
     measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)
     # Of a loss that is a sum of squares, what is squared: x[..., d] -> [..., m], or x[...] -> [..., m].
     residuals: Callable[[tf.Tensor], tf.Tensor] | None = None
+    # Shapes of the tensors (weights and biases of layers, factors) that x is the concatenation of; none: x is one vector.
+    parts: tuple[tuple[int, ...], ...] = ()
 
     def __call__(self, x: Any, **seed: Any) -> tf.Tensor:
         """Return loss(x)."""
@@ -114,7 +117,7 @@ class Loss:
         minimum: Any = facts.minimum(d) if callable(facts.minimum) else facts.minimum
         minimum = None if minimum is None else float(minimum)
         start, measures, residuals = at(facts.start, *shape), facts.measures, facts.residuals
-        return cls(function, shape, domain, start, minimisers, minimum, seed, measures, residuals)
+        return cls(function, shape, domain, start, minimisers, minimum, seed, measures, residuals, facts.parts)
 
 
 def intermediate(name: str, value: tf.Tensor) -> tf.Tensor:

@@ -40,7 +40,13 @@ def start(seed: int, **keys: Any) -> np.ndarray:
     return SMALL * np.random.default_rng(seed).normal(size=dimension(**keys))
 
 
-@fitted(dimension=dimension, optimum=optimum, start=start)
+def shapes(data: Data, rank: int, **_: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of U and V."""
+    n, d = data.features.shape
+    return (n, rank), (d, rank)
+
+
+@fitted(dimension=dimension, optimum=optimum, start=start, parts=shapes)
 def matrix_factorization(x: tf.Tensor, *, data: Data, rank: int, l2: float, batch_size: int | None, seed: Any) -> tf.Tensor:
     """Return (‖M - U Vᵀ‖² + l2 (‖U‖² + ‖V‖²)) / 2n, M being the n × d features of the data; the targets play no part.
 

@@ -63,6 +63,8 @@ def random(of: Loss, *, seed: int, shift: float, rotation: bool, scaling: float)
         minimisers=None if of.minimisers is None else forward(of.minimisers),
         measures={name: lambda x, measure=measure: measure(back(x)) for name, measure in of.measures.items()},
         residuals=None if (residuals := of.residuals) is None else lambda x: residuals(back(x)),
+        # A turn mixes the numbers of all tensors.
+        parts=() if turned else of.parts,
     )
 
 

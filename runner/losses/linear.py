@@ -206,6 +206,7 @@ def accuracy_of_classes(data: Data, kind: str, **_: Any) -> dict[str, Any]:
     dimension=lambda data, **_: (data.features.shape[1] + 1) * data.classes,
     optimum=softmax_optimum,
     held_out=accuracy_of_classes,
+    parts=lambda data, **_: ((data.features.shape[1], data.classes), (data.classes,)),
 )
 def softmax_regression(x: tf.Tensor, *, data: Data, l2: float, batch_size: int | None, seed: Any) -> tf.Tensor:
     """Return the mean of -log softmax(s)[y], s having a score for each of k classes, plus l2/2 ‖W‖².

@@ -36,6 +36,12 @@ def dimension(data: Data, kind: str, layers: Any, activation: Any, l2: Any, **_:
     return sum((before + 1) * after for before, after in pairwise(widths))
 
 
+def shapes(data: Data, kind: str, layers: Any, **_: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of each layer's weights and biases."""
+    pairs = pairwise(sizes(data, kind, layers))
+    return tuple(shape for before, after in pairs for shape in ((before, after), (after,)))
+
+
 def activated(name: Any) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return Keras's activation of this name."""
     known = {key for key, each in vars(keras.activations).items() if inspect.isfunction(each)} - {
@@ -86,7 +92,7 @@ def worth(data: Data, kind: str, layers: Any, activation: str, **_: Any) -> dict
     return on_held_out("accuracy" if kind == "classes" else "error", kind, data, of_rows)
 
 
-@fitted(*KINDS, dimension=dimension, start=start, held_out=worth)
+@fitted(*KINDS, dimension=dimension, start=start, held_out=worth, parts=shapes)
 def mlp(
     x: tf.Tensor, *, data: Data, layers: list[int], activation: str, l2: float, batch_size: int | None, seed: Any
 ) -> tf.Tensor:
@@ -170,6 +176,7 @@ def worth_of_model(data: Data, kind: str, model: Any, loss: Any, **_: Any) -> di
     dimension=lambda **keys: len(weights_of(**keys)),
     start=weights_of,
     held_out=worth_of_model,
+    parts=lambda data, model, loss, **_: tuple(tuple(each.shape) for each in built(model, data, loss)[0].trainable_variables),
 )
 def keras_model(x: tf.Tensor, *, data: Data, model: Any, loss: Any, batch_size: int | None, seed: Any) -> tf.Tensor:
     """Return the mean of Keras's `loss` (a name, or an object) of a Keras model's outputs and the targets.

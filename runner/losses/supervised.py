@@ -25,6 +25,7 @@ def fitted(
     start: Callable[..., Any] = lambda data, kind, **_: 0.0,
     held_out: Callable[..., dict[str, Callable[[tf.Tensor], tf.Tensor]]] = lambda data, kind, **_: {},
     residuals: Callable[..., tf.Tensor] | None = None,
+    parts: Callable[..., tuple[tuple[int, ...], ...]] = lambda data, kind, **_: (),
 ) -> Callable[[Function], Function]:
     """Declare a loss of data with targets of one of these kinds, as a decorator; its arguments: x, data, batch_size, seed, ….
 
@@ -51,6 +52,7 @@ def fitted(
                 measures=measures,
                 # Those of all rows: of a batch they would be others in each step.
                 residuals=None if residuals is None or batch_size is not None else partial(residuals, data=data, **keys),
+                parts=parts(**own),
             )
 
         return known(facts)(function)
