@@ -22,7 +22,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from runner import __version__, allow, allow_hydra, bounds, grammar, private, sizes
+from runner import __version__, allow, allow_hydra, bounds, grammar, private, sizes, sources
 from runner.errors import UserError, first_line, nearest
 
 # What else may stand where a value of this kind stands.
@@ -93,11 +93,16 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def identity(plain: Mapping[str, Any]) -> str:
-    """Return a digest of all that a run's result depends on: not how it is recorded or saved, nor its sweep."""
+    """Return a digest of all that a run's result depends on: not how it is recorded or saved, nor its sweep.
+
+    The source of the user's own functions belongs to it; without such functions it is the configuration's alone.
+    """
     aside = ("tracking", "report", "sweep", "checkpoint", "resume")
     decisive = {key: value for key, value in plain.items() if key not in aside}
     release = ".".join(__version__.split(".")[:2])
-    return hashlib.sha256(json.dumps([release, decisive], sort_keys=True).encode()).hexdigest()[:32]
+    own = sources.of(decisive)
+    said = [release, decisive, own] if own else [release, decisive]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def draws(cfg: Any, marks: Mapping[str, str]) -> bool:
