@@ -177,7 +177,7 @@ class Task:
 
     def died(self, overrides: Sequence[str], error: BaseException) -> Outcome:
         """Return the outcome of a job whose process is gone."""
-        return Outcome(tuple(overrides), error=f"its process died ({first_line(error)[:200]})", log=str(self.folder.parent))
+        return Outcome(tuple(overrides), error=f"its process died ({first_line(error)[:200]})", log=str(self.folder.parents[1]))
 
     def judge(self, outcomes: Sequence[Outcome]) -> None:
         """Raise Ended where one of these outcomes is to end the sweep."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]]
     if (size := master.sweep.pack) is not None and size < 1:
         raise UserError(f"sweep.pack must be 1 or more, got {size}; leave it out to share the jobs out among the workers")
     folder = Path(master.hydra.sweep.dir)
-    task = Task(folder / "outcomes", master.sweep.fail_fast)
+    # An earlier sweep, or one at the same time, may have the same folder.
+    task = Task(folder / "outcomes" / uuid.uuid4().hex[:8], master.sweep.fail_fast)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
 
     def make(overrides: Sequence[str]) -> Sweep:

@@ -20,8 +20,6 @@ from runner.errors import first_line
 from runner.job import Outcome, Task
 
 Batch = Sequence[Sequence[str]]
-# The job that a launcher composes in the place of a pack's own; it has a folder, and nothing else of it is looked at.
-STAND_IN = ("hydra.sweep.subdir=packs/${hydra.job.num}", "hydra.output_subdir=null")
 # For a worker that stays for more than one: the last ones then wait for a quarter of a worker's share at most.
 EACH = 4
 
@@ -41,7 +39,9 @@ def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batc
     starts = range(0, len(batch), size)
     for number, start in enumerate(starts, first):
         pack.write(number, first + start, batch[start : start + size])
-    stand_ins = [(*STAND_IN, f"sweep.pack={len(batch[start : start + size])}") for start in starts]
+    # The job that a launcher composes in the place of a pack's own has a folder, and nothing else of it is looked at.
+    folder = f"hydra.sweep.subdir=packs/{task.folder.name}/${{hydra.job.num}}"
+    stand_ins = [(folder, "hydra.output_subdir=null", f"sweep.pack={len(batch[start : start + size])}") for start in starts]
     found = [each._return_value for each in by(pack, stand_ins, first)]
     if lost := [each for each in found if not isinstance(each, list)]:
         launcher.largest = size // 2
@@ -53,12 +53,12 @@ def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batc
 class Pack:
     """A task that stands for the jobs of a pack, whose number is its own job's; it returns their outcomes, in order.
 
-    In `packs/NUMBER` of the sweep's folder `jobs.json` says which these are, and `console.txt` is what they have printed.
+    In `packs/TASK/NUMBER` of the sweep's folder `jobs.json` says which these are, and `console.txt` is what they have printed.
     """
 
     def __init__(self, context: HydraContext, task: Task, master: DictConfig) -> None:
         self.context, self.task, self.master = context, task, master
-        self.folder = task.folder.parent / "packs"
+        self.folder = task.folder.parents[1] / "packs" / task.folder.name
 
     def write(self, number: int, first: int, batch: Batch) -> None:
         """Write down the jobs of a pack, of which the first has this number, for whoever will run it."""

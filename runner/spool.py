@@ -232,6 +232,16 @@ class Pointer:
             return
 
 
+def run_key(folder: Path) -> str | None:
+    """Return the key of the run whose spool is in a folder; None where there is no spool, or no run can be read of it."""
+    try:
+        with (folder / FILE).open("rb") as file:
+            first = next(frames(file), None)
+    except FileNotFoundError:
+        return None
+    return first and first.message.fields.get("run_key")
+
+
 def set_aside(folder: Path, pending: Path) -> None:
     """Move the spool that an earlier run has left in a folder into one of its own, from where it can be sent yet."""
     path = folder / FILE

@@ -35,7 +35,7 @@ def record(keys: Mapping[str, Any], jobs: Sequence[many.Job], settings: Mapping[
     began, at = time.monotonic(), tracking.clock()
     retry = Policy(0 if keys["uri"] in SILENT else keys["flush_timeout"], lambda: began)
     # One that was spooled before is continued there.
-    together = [job for job in jobs if not (job.about.folder / spool.FILE).exists()]
+    together = [job for job in jobs if spool.run_key(job.about.folder) != job.key]
     # If the store took them, and its answer alone was lost, they are sent again as the same rows.
     times = dict(zip((job.key for job in together), many.times(at, len(together)), strict=True))
     left, sent = None, {}
@@ -88,7 +88,10 @@ def by_spool(job: many.Job, keys: Mapping[str, Any], at: int, retry: Retry, left
         holder = f"process {held.holder.get('pid')} on {held.holder.get('host')}"
         raise UserError(f"{folder} is held by {holder}; wait for it, and give the same command again") from held
     try:
-        new = not (folder / spool.FILE).exists()
+        new = spool.run_key(folder) != job.key
+        if new:
+            # That of another run, of an earlier sweep in the same folder.
+            spool.set_aside(folder, Path(keys["pending"]))
         said = begun.Begin(job.about, job.key, socket.gethostname(), {**keys, "uri": store.absolute(keys["uri"])})
         write(folder, said, job, at)
         return Sent(None, left) if left else send(folder, said, at, new, retry)

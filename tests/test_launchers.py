@@ -165,7 +165,7 @@ def packs_leave_what_one_program_leaves(folder: Path, address: str, launcher: li
     made = [int(count) for count in re.findall(r"^(\d+) jobs as one program: ", ended.out, re.MULTILINE)]
     # Those of a pack have one optimizer, or two.
     assert sum(made) == 40 and len(made) == programs and "iteration_limit at step" not in ended.out, ended.out
-    assert len([*folder.glob("outputs/sweeps/*/*/packs/*/jobs.json")]) == packs
+    assert len([*folder.glob("outputs/sweeps/*/*/packs/*/*/jobs.json")]) == packs
     assert sweep(folder, address, *GRID, "hydra/launcher=fused", "sweep.reuse=false").code == 0
     client, (parents, children) = MlflowClient(tracking_uri=address), recorded(folder, address)
     halves: list[dict[str, Any]] = [{}, {}]
@@ -285,7 +285,7 @@ def test_a_signal_to_one_job_of_submitit_ends_that_job(tmp_path, address, pack):
     words = ["hydra/launcher=submitit_local", f"optimizer.learning_rate={','.join(rates)}", f"sweep.pack={pack}"]
     words += ["execution=eager", "tracking.every=100", "stopping.time_limit=8", "max_iterations=1000000"]
     with under_way(tmp_path, address, *words) as process:
-        (file,) = tmp_path.glob("outputs/sweeps/*/*/outcomes/0.json")
+        (file,) = tmp_path.glob("outputs/sweeps/*/*/outcomes/*/0.json")
         os.kill(json.loads(file.read_text())["pid"], signal.SIGTERM)
         # As of a run that was interrupted: the same command has something left to do.
         assert process.wait(timeout=90) == 128 + signal.SIGTERM
@@ -310,7 +310,7 @@ def test_what_had_ended_before_a_sweep_was_killed_is_left_as_it_was(prepared, la
     address = f"sqlite:///{prepared}/outputs/mlflow.db"
     words = [f"hydra/launcher={launcher[0]}", *launcher[1:], "optimizer.learning_rate=0.01,0.02,0.03,0.04,0.05"]
     line, how = command(prepared, address, *words, "execution=eager", "max_iterations=200", "report=none")
-    outcomes = "outputs/sweeps/*/*/outcomes/*.json"
+    outcomes = "outputs/sweeps/*/*/outcomes/*/*.json"
     with (prepared / "out").open("w") as out, subprocess.Popen(line, **how, stdout=out, stderr=out) as process:
         assert wait(lambda: sum("ending" in file.read_text() for file in prepared.glob(outcomes)) >= 2, 120)
         started = below(process.pid)

@@ -49,7 +49,7 @@ class Sweep:
 
     def outcome(self, number: int) -> dict[str, Any]:
         """Return what is written down of a job."""
-        files = [*self.folder.glob(f"outputs/sweeps/*/*/outcomes/{number}.json")]
+        files = [*self.folder.glob(f"outputs/sweeps/*/*/outcomes/*/{number}.json")]
         return json.loads(files[0].read_text()) if files else {}
 
     def until(self, what: Callable[[], Any]) -> None:

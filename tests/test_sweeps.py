@@ -17,19 +17,20 @@ import numpy as np
 import pytest
 import servers
 from commands import Command, Ended
-from conftest import CONF, environment, own_loss, store
+from conftest import CONF, environment, history, own_loss, store
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from omegaconf import OmegaConf, open_dict
 
-from runner import compose, config, grammar, sweep_recorder, sweeps
+from runner import compose, config, grammar, packs, sweep_recorder, sweeps, sync
 from runner.errors import UserError
-from runner.job import Outcome
+from runner.job import Outcome, Task
 from runner.sweep_recorder import SweepRecorder
 
 # A loss that goes wrong in as many ways as there are numbers.
@@ -312,3 +313,34 @@ def test_eight_processes_may_open_a_new_store_at_once(tmp_path, kind, time):
     else:
         with servers.mlflow(f"sqlite:///{tmp_path}/new.db", tmp_path) as address:
             assert start_eight(tmp_path, address) == expected
+
+
+def test_what_an_earlier_sweep_left_in_the_same_folder_is_none_of_this_ones(cli, tmp_path, monkeypatch):
+    words = ["-m", "hydra.sweep.dir=fixed", "max_iterations=5"]
+    assert cli(*words, "optimizer.learning_rate=0.1,0.2").code == 0
+
+    class Dying:
+        def launch(self, batch, initial_job_idx):
+            raise RuntimeError("a worker died")
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Dying())
+    ended = cli(*words, "optimizer.learning_rate=0.3,0.4")
+    assert ended.code == 1 and "a worker died" in ended.err and "iteration_limit" not in ended.out, ended
+    # The same numbers of packs, too.
+    tasks = [Task(tmp_path / "fixed/outcomes" / name, False) for name in ("a", "b")]
+    for each in tasks:
+        packs.Pack(SimpleNamespace(), each, OmegaConf.create()).write(0, 0, [["seed=1"]])
+    assert len([*tmp_path.glob("fixed/packs/*/0/jobs.json")]) == 2
+
+
+def test_a_fused_job_leaves_the_spool_of_an_earlier_one_in_the_same_folder_whole(cli, tmp_path):
+    words = ["-m", "hydra/launcher=fused", "hydra.sweep.dir=fixed", "max_iterations=5", "tracking.offline=true"]
+    rates = ["0.1", "0.2", "0.3", "0.4"]
+    for two in (rates[:2], rates[2:]):
+        assert cli(*words, f"optimizer.learning_rate={','.join(two)}").code == 0
+    assert sync.main([]) == 0
+    for run in children(tmp_path):
+        rate = float(run.data.params["optimizer.learning_rate"])
+        rows = [value for _, value in sorted(history(tmp_path, run.info.run_id, "loss").items())]
+        assert rows == pytest.approx([16 * (1 - 2 * rate) ** (2 * k) for k in range(6)], rel=1e-3)
+    assert sorted(run.data.params["optimizer.learning_rate"] for run in children(tmp_path)) == rates
