@@ -1,4 +1,4 @@
-"""What a configuration may name: parts of this package, of Keras and of Hydra, and what the user's own command lets in besides.
+"""The one door from a configuration's names to code: what is listed, and what the user's own command lets in besides.
 
 A shared YAML or a sweep file is data, and data must not choose which code runs. This is no sandbox: what is let in is code.
 """
@@ -9,39 +9,19 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from runner.allowed import NAMES
 from runner.errors import UserError, first_line
 
 OPTION, VARIABLE, ENVIRONMENT = "--allow-target", "RUNNER_ALLOW_TARGETS", "RUNNER_ALLOW_ENV"
 
-# Where a name may stand, and in which modules what it names may be defined.
-OWN = "runner."
-NAMESPACES: dict[str, tuple[str, ...]] = {
-    name: (OWN + "losses",) for name in ("runner.losses", *(f"runner.losses.{each}" for each in ("data", "instances", "noise")))
-}
-NAMESPACES |= {
-    f"runner.{name}": (f"runner.{name}",)
-    for name in ("guesses", "optimizers", "strategies", "least_squares", "second_order", "by_scipy", "executions", "stopping")
-}
-# The recorder's functions bear the names of those that they wrap.
-NAMESPACES |= {f"runner.{name}": ("runner.tracking", "runner.recorder") for name in ("tracking", "recorder")}
-NAMESPACES |= {"runner.portrait": ("runner.portrait",), "optuna.samplers": ("optuna.samplers", "optuna._experimental")}
-NAMESPACES |= {
-    f"{keras}.{name}": (f"{root}.{name.split('.')[0]}",)
-    for keras, root in (("keras", "keras.src"), ("tensorflow.keras", "keras.src"), ("tf_keras", "tf_keras.src"))
-    for name in ("optimizers", "optimizers.schedules", "losses", "layers", "activations", "initializers", "regularizers")
-}
-NAMESPACES |= {"tf_keras.optimizers.legacy": ("tf_keras.src.optimizers",), "keras.constraints": ("keras.src.constraints",)}
-NAMESPACES |= {"tensorflow.compat.v1.train": ("tensorflow.python.training",)}
-# By name, whatever it is made of; each makes an array of what it is given.
-ARRAYS = {f"numpy.{name}" for name in ("arange", "array", "eye", "full", "linspace", "logspace", "ones", "zeros")}
-ARRAYS |= {f"tensorflow.{name}" for name in ("constant", "eye", "fill", "linspace", "ones", "range", "zeros")}
-SINGLE = {*ARRAYS, "keras.Sequential", "keras.Input"}
-# They make objects of what a dictionary says, or run what a file or a string holds.
-READERS = {"get", "deserialize", "serialize", "Lambda"}
-READING = ("keras.src.layers.preprocessing", "keras.src.layers.core.lambda_layer")
+# Keys of a node that are none of what its target is called with.
+SPECIAL = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
 
 # What the options of this process's command named.
 NAMED: list[str] = []
@@ -94,9 +74,7 @@ def let_in(name: str) -> str | None:
 
 def by_name(name: str) -> bool:
     """Tell whether this name is one of those that are allowed."""
-    namespace, _, last = name.rpartition(".")
-    ours = name in SINGLE or (namespace in NAMESPACES and not last.startswith("_") and last not in READERS)
-    return bool(re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name)) and (ours or let_in(name) is not None)
+    return bool(re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name)) and (name in NAMES or let_in(name) is not None)
 
 
 def refusal(path: str, name: Any) -> str:
@@ -115,23 +93,14 @@ def target(path: str, name: Any) -> Any:
         found = resolve_name(name)
     except Exception as error:
         raise UserError(f"{path} names {name!r}, which cannot be had: {first_line(error)}") from error
-    if name in SINGLE or let_in(name) == name or not callable(found):
+    if name in NAMES or let_in(name) == name or not callable(found):
         return found
+    # A module lets in what is defined in it, and nothing that it imports.
     module, qualified = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     real = f"{module}.{qualified}" if module and qualified else f"a {type(found).__module__}.{type(found).__name__}"
-    if let_in(name):
-        fine = let_in(real) is not None
-    else:
-        homes = NAMESPACES[name.rpartition(".")[0]]
-        fine = "." not in str(qualified) and within(real, homes) and not within(real, READING)
-    if not fine:
+    if let_in(real) is None:
         raise UserError(f"{path} {name!r} is {real}, which is not allowed; if you trust it, add {OPTION} {name}")
     return found
-
-
-def within(name: str, modules: tuple[str, ...]) -> bool:
-    """Tell whether a name lies in one of these modules."""
-    return any(name.startswith(f"{each}.") for each in modules)
 
 
 def targets(path: str, plain: Any) -> Iterator[tuple[str, Any]]:
@@ -150,24 +119,51 @@ def faults(path: str, plain: Any) -> Iterator[str]:
         # What was left open is told as such.
         if name != "???" and not (isinstance(name, str) and by_name(name)):
             yield refusal(where, name)
-    yield from serialised(path, plain)
+    yield from unread(path, plain)
 
 
-def serialised(path: str, plain: Any) -> Iterator[str]:
-    """Yield where plain data are an object as Keras writes it, which Keras would import."""
+def unread(path: str, plain: Any) -> Iterator[str]:
+    """Yield what in plain data is not to be read again: text that would be resolved, and objects as Keras writes them."""
+    if isinstance(plain, str) and "${" in plain:
+        yield f"{path} must hold no interpolation once it is resolved, got {plain!r}; write out what it stands for"
     if isinstance(plain, dict) and "class_name" in plain:
         yield f"{path}.class_name is how Keras stores an object, which is not read from a configuration; use _target_"
     for key, each in plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ():
-        yield from serialised(f"{path}.{key}", each)
+        yield from unread(f"{path}.{key}" if path else str(key), each)
 
 
-def checked(path: str, plain: Any) -> Any:
-    """Return plain data whose every target, and whatever that turns out to be, is allowed; raises UserError."""
-    for where, name in targets(path, plain):
+def plain(path: str, node: Any) -> Any:
+    """Return a node as plain data, resolved once and for all; raises UserError for what would be resolved or read again."""
+    found = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    if faults := list(unread(path, found)):
+        raise UserError("; ".join(faults))
+    return found
+
+
+def made(path: str, node: Any) -> Any:
+    """Return a node with each `_target_` in it called with the other keys beside it; `_partial_` leaves the call to others.
+
+    Raises UserError where one is not allowed, before any is called.
+    """
+    found = plain(path, node)
+    for where, name in targets(path, found):
         target(where, name)
-    if found := list(serialised(path, plain)):
-        raise UserError("; ".join(found))
-    return plain
+    return called(path, found)
+
+
+def called(path: str, plain: Any) -> Any:
+    """Return what allowed plain data make."""
+    if isinstance(plain, list):
+        return [called(f"{path}.{index}", each) for index, each in enumerate(plain)]
+    if not isinstance(plain, dict):
+        return plain
+    inner = (lambda _, each: each) if plain.get("_recursive_") is False else called
+    keys = {key: inner(f"{path}.{key}", each) for key, each in plain.items() if key not in SPECIAL}
+    if "_target_" not in plain:
+        return keys
+    function = target(f"{path}._target_", plain["_target_"])
+    args = inner(f"{path}._args_", plain.get("_args_", []))
+    return partial(function, *args, **keys) if plain.get("_partial_") else function(*args, **keys)
 
 
 def interpolated(plain: Mapping[str, Any] | Any) -> bool:

@@ -1,4 +1,4 @@
-"""What Hydra's own part of a configuration may name, looked at before Hydra makes its launcher, sweeper and callbacks of it."""
+"""What Hydra's own part of a configuration may name: looked at when it is composed, and where Hydra makes objects of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
-from omegaconf import Container, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from runner import allow
 from runner.allow import ENVIRONMENT, OPTION, by_name, let_in, listed, refusal
 from runner.errors import UserError
 
-PLUGIN = re.compile(r"hydra_plugins(\.[a-z]\w*)+\.[A-Z]\w*|hydra\._internal\.core_plugins\.basic_\w+\.Basic\w+")
+PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
+PLUGINS = {
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+    *(f"hydra_plugins.runner_sweeps.{name}" for name in ("GridSweeper", "OptunaSweeper", "FusedLauncher")),
+    *(f"hydra_plugins.runner_launchers.{name}Launcher" for name in ("Joblib", "Ray", "Local", "Slurm")),
+}
 CALLBACKS = {"hydra.experimental.callbacks.LogJobReturnCallback"}
 HANDLERS = ("StreamHandler", "FileHandler", "NullHandler", "handlers.RotatingFileHandler", "handlers.TimedRotatingFileHandler")
 OURS = {"runner.private.Formatter", "runner.private.LogFile"}
@@ -29,9 +37,8 @@ READABLE = {"MLFLOW_TRACKING_URI", "RAY_ADDRESS", "HOME", "USER", "TMPDIR", "SLU
 def of_hydra(cfg: Any) -> Iterator[str]:
     """Yield what in Hydra's own part of a composed configuration is not allowed, before Hydra makes anything of it."""
     node = cfg.hydra
-    for part in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
-        if node.get(part) is not None:
-            yield from of_part(f"hydra.{part}", node[part])
+    for part in PARTS:
+        yield from of_part(f"hydra.{part}", known(node._get_node(part)))
     for key in node.job.env_set:
         if not str(key).startswith(SETTABLE):
             yield f"hydra.job.env_set.{key} is not allowed; set the variable where you start the command"
@@ -40,24 +47,33 @@ def of_hydra(cfg: Any) -> Iterator[str]:
             yield f"hydra.job.env_copy names {key!r}, which files would hold; if it is no secret, set {ENVIRONMENT}={key}"
 
 
-def of_part(path: str, node: Any) -> Iterator[str]:
-    """Yield what in one of Hydra's nodes is not allowed; a value taken from elsewhere must be no node itself."""
-    if not isinstance(node, Container) or node._is_none() or node._is_missing():
-        return
-    pairs = node.items_ex(resolve=False) if OmegaConf.is_dict(node) else enumerate(node._content or [])
-    for key, each in pairs:
+def known(node: Any) -> Any:
+    """Return a node as plain data; a value that cannot be resolved yet, such as a job's number, as it is written."""
+    try:
+        found = node._dereference_node()
+    except OmegaConfBaseException:
+        return node._value()
+    content = found._value()
+    if isinstance(found, DictConfig) and isinstance(content, dict):
+        return {key: known(each) for key, each in content.items()}
+    if isinstance(found, ListConfig) and isinstance(content, list):
+        return [known(each) for each in content]
+    return content
+
+
+def of_part(path: str, plain: Any) -> Iterator[str]:
+    """Yield what in one of Hydra's nodes, as plain data, is not allowed; text that is still to be resolved is left for then."""
+    pairs = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    for key, value in pairs:
         below = f"{path}.{key}"
-        value = each if not hasattr(each, "_value") else each._value()
-        interpolated = isinstance(value, str) and "${" in value
-        if isinstance(each, Container) and not interpolated:
-            yield from of_part(below, each)
-        elif key in ("_target_", "class", "()", "stream"):
+        if isinstance(value, str) and "${" in value:
+            continue
+        if key in ("_target_", "class", "()", "stream"):
             if value is not None and (not isinstance(value, str) or not of_hydra_by_name(path, key, value)):
                 yield refusal(below, value)
-        elif interpolated and is_node(node, key):
-            yield f"{below} must be written out, got {value!r}"
         elif isinstance(value, str) and re.search("ext://|cfg://", value):
             yield refusal(below, value)
+        yield from of_part(below, value)
         if key in COMMANDS and path.startswith("hydra.launcher") and value and let_in(below) is None:
             yield f"{below} holds commands, which a configuration may not; if you trust it, add {OPTION} {below}"
 
@@ -72,15 +88,15 @@ def of_hydra_by_name(path: str, key: object, name: str) -> bool:
         return True
     if path.startswith("hydra.callbacks"):
         return name in CALLBACKS
-    return bool(PLUGIN.fullmatch(name)) if path in ("hydra.launcher", "hydra.sweeper") else by_name(name)
+    return name in PLUGINS if path in ("hydra.launcher", "hydra.sweeper") else by_name(name)
 
 
-def is_node(parent: Any, key: Any) -> bool:
-    """Tell whether an interpolated value is a node; what cannot be told yet, as a job's number, is none."""
-    try:
-        return isinstance(parent[key], Container)
-    except Exception:
-        return False
+def settled(path: str, node: Any) -> Any:
+    """Return one of Hydra's nodes as plain data, resolved once and for all; raises UserError for what is not allowed in it."""
+    plain = allow.plain(path, node)
+    if found := list(of_part(path, plain)):
+        raise UserError("; ".join(found))
+    return plain
 
 
 def environment(key: str, default: Any = oc._DEFAULT_MARKER_) -> Any:
@@ -90,18 +106,37 @@ def environment(key: str, default: Any = oc._DEFAULT_MARKER_) -> Any:
     return oc.env(key, default)
 
 
+def refused(name: str) -> Callable[..., Any]:
+    """Return a resolver that raises UserError: what it makes of text would be a node that nobody has looked at."""
+
+    def resolver(*_: Any) -> Any:
+        raise UserError(f"${{{name}:…}} is not allowed in a configuration; write out what it makes")
+
+    return resolver
+
+
 def guard() -> None:
-    """Have Hydra's compositions looked at as they come, before Hydra makes its launcher, sweeper and callbacks of them."""
+    """Have what Hydra composes looked at, and have Hydra make callbacks, plugins and logging of what was looked at alone."""
+    from hydra._internal import logging_config
+    from hydra._internal.callbacks import Callbacks
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.plugins import Plugins
 
     OmegaConf.register_new_resolver("oc.env", environment, replace=True)
-    original = ConfigLoaderImpl.load_configuration
-    if hasattr(original, "__wrapped__"):
-        return
-    setattr(ConfigLoaderImpl, "load_configuration", guarded(original))
+    for name in ("oc.create", "oc.decode"):
+        OmegaConf.register_new_resolver(name, refused(name), replace=True)
+    for owner, name, guarded in (
+        (ConfigLoaderImpl, "load_configuration", composed),
+        (Callbacks, "__init__", called_back),
+        (Plugins, "_instantiate", plugged),
+        (logging_config, "configure_logging", logged),
+    ):
+        original = getattr(owner, name)
+        if not hasattr(original, "__wrapped__"):
+            setattr(owner, name, guarded(original))
 
 
-def guarded(load: Callable[..., Any]) -> Callable[..., Any]:
+def composed(load: Callable[..., Any]) -> Callable[..., Any]:
     """Return what composes, and raises UserError where Hydra's own part names what is not allowed."""
 
     @wraps(load)
@@ -112,3 +147,39 @@ def guarded(load: Callable[..., Any]) -> Callable[..., Any]:
         return cfg
 
     return load_configuration
+
+
+def called_back(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes Hydra's callbacks, of those that are allowed."""
+
+    @wraps(original)
+    def init(self: Any, config: Any = None) -> None:
+        nodes = None if config is None else OmegaConf.select(config, "hydra.callbacks")
+        plain = settled("hydra.callbacks", nodes) or {}
+        self.callbacks = [allow.made(f"hydra.callbacks.{name}", each) for name, each in plain.items() if each is not None]
+
+    return init
+
+
+def plugged(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes a plugin of Hydra's, of one that is allowed."""
+
+    @wraps(original)
+    def plugin(self: Any, config: Any) -> Any:
+        path = config._get_full_key(None)
+        plain = settled(path, config)
+        for where, name in allow.targets(path, {key: each for key, each in plain.items() if key != "_target_"}):
+            allow.target(where, name)
+        return original(self, OmegaConf.create(plain))
+
+    return plugin
+
+
+def logged(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what sets up logging, with handlers and streams that are allowed."""
+
+    @wraps(original)
+    def configure_logging(config: Any) -> None:
+        original(settled("hydra.job_logging", config))
+
+    return configure_logging

@@ -11,8 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from runner import allow, forks, optimizers, strategies
@@ -24,15 +22,15 @@ from runner.losses import Loss
 OF_LOSS = ("loss", "instance", "noise")
 
 
-def function(path: str, node: DictConfig, *called_with: str, **offered: Any) -> partial[Any]:
+def function(path: str, node: Any, *called_with: str, **offered: Any) -> partial[Any]:
     """Return the function that a node's `_target_` names, with the node's other keys bound.
 
     `called_with` names what it will be called with; of `offered` it gets what its signature asks for and the node lacks.
 
     Raises UserError where there is no such function, or a key is none of its arguments, or an argument is missing.
     """
-    keys = arguments(node)
-    target = locate(path, node)
+    node = allow.plain(path, node)
+    keys, target = arguments(node), function_of(path, node)
     asked = inspect.signature(target).parameters
     keys |= {name: value for name, value in offered.items() if name in asked and keys.get(name) is None}
     faults = list(misfits(path, target, keys, called_with))
@@ -53,11 +51,10 @@ def noiseless(cfg: DictConfig) -> Loss:
 
 def named(cfg: DictConfig) -> Loss:
     """Return the loss at its dimension, which its node may give where the function declares none."""
-    node = cfg.loss
-    keys = {key: value for key, value in arguments(node).items() if key != "dimension"}
-    bound = function("loss", OmegaConf.create({"_target_": node.get("_target_"), **keys}), "x", seed=cfg.seed)
-    bound = partial(forks.ended(bound.func), **bound.keywords | parts(cfg))
-    dimension = node.get("dimension")
+    node = allow.plain("loss", cfg.loss)
+    dimension = node.pop("dimension", None)
+    bound = function("loss", node, "x", seed=cfg.seed)
+    bound = partial(forks.ended(bound.func), **bound.keywords | parts(node, cfg))
     if dimension is not None and (not isinstance(dimension, int) or dimension < 0):
         raise UserError(f"loss.dimension must be a whole number of 0 (x is a scalar) or more, got {dimension!r}")
     try:
@@ -66,9 +63,9 @@ def named(cfg: DictConfig) -> Loss:
         raise UserError(str(error)) from error
 
 
-def parts(cfg: DictConfig) -> dict[str, Any]:
+def parts(loss: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
     """Return what nodes within the loss's name: its data, or a Keras model, whose first weights the run's seed draws."""
-    nodes = {str(key): each for key, each in cfg.loss.items() if OmegaConf.is_dict(each) and "_target_" in each}
+    nodes = {key: each for key, each in loss.items() if isinstance(each, dict) and "_target_" in each}
     faults = [fault for key, each in nodes.items() for fault in unfit(f"loss.{key}", each)]
     if faults:
         raise UserError("; ".join(faults))
@@ -82,9 +79,10 @@ def parts(cfg: DictConfig) -> dict[str, Any]:
         keras.config.set_dtype_policy(cfg.dtype.name)
         try:
             found[key] = made(f"loss.{key}", each)
-        except InstantiationException as error:
-            cause = error.__cause__ or error
-            raise cause if isinstance(cause, UserError) else UserError(f"loss.{key}: {first_line(cause)[:300]}") from error
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"loss.{key}: {first_line(error)[:300]}") from error
         finally:
             keras.config.set_dtype_policy(before)
     return found
@@ -100,19 +98,17 @@ def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] =
 
     Raises UserError that names every key which is no argument of the optimizer, or of a schedule within it.
     """
-    faults = list(unfit("optimizer", node))
-    if faults:
+    plain = allow.plain("optimizer", node)
+    if faults := list(unfit("optimizer", plain)):
         raise UserError("; ".join(faults))
     try:
-        new = made("optimizer", node)
+        new = made("optimizer", plain)
         prepare(new)
         return optimizers.ready(new, x)
     except UserError:
         raise
     except Exception as error:
-        # Hydra's own text repeats the cause and adds a trailer of several lines.
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        raise UserError(f"optimizer: {first_line(cause)}") from error
+        raise UserError(f"optimizer: {first_line(error)}") from error
 
 
 def strategy(node: DictConfig, loss: Loss, optimizer: Any, x: tf.Variable) -> Any:
@@ -136,7 +132,7 @@ def depends_on(cfg: DictConfig, loss: Loss) -> Hashable:
         parts[name] = OmegaConf.to_container(cfg[name], resolve=True)
     if not isinstance(parts["optimizer"].get("learning_rate"), dict):
         parts["optimizer"].pop("learning_rate", None)
-    return json.dumps(parts), *(locate(name, cfg[name]) for name in OF_LOSS), cfg.dtype, loss.seed
+    return json.dumps(parts), *(function_of(name, cfg[name]) for name in OF_LOSS), cfg.dtype, loss.seed
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -168,7 +164,7 @@ def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
     return Rules(found, look_back, max_iterations, limit)
 
 
-def locate(path: str, node: DictConfig) -> Callable[..., Any]:
+def function_of(path: str, node: Mapping[str, Any] | DictConfig) -> Callable[..., Any]:
     """Return what a node's `_target_` names."""
     name = node.get("_target_")
     target = allow.target(f"{path}._target_", name)
@@ -177,11 +173,9 @@ def locate(path: str, node: DictConfig) -> Callable[..., Any]:
     return target
 
 
-def arguments(node: DictConfig) -> dict[str, Any]:
+def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return a node's keys without those that are Hydra's."""
-    keys = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(keys, dict)
-    return {str(key): value for key, value in keys.items() if not str(key).startswith("_")}
+    return {str(key): value for key, value in node.items() if not str(key).startswith("_")}
 
 
 def misfits(path: str, target: Callable[..., Any], keys: dict[str, Any], called_with: tuple[str, ...] = ()) -> Iterator[str]:
@@ -204,26 +198,25 @@ def is_keras(target: Any) -> bool:
     return target.__module__.startswith("keras.")
 
 
-def unfit(path: str, node: DictConfig) -> Iterator[str]:
+def unfit(path: str, node: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with a node and the nodes within it that have a `_target_` of their own."""
-    yield from misfits(path, locate(path, node), arguments(node))
-    for key, each in node.items_ex(resolve=False):
-        if OmegaConf.is_dict(each) and "_target_" in each:
+    yield from misfits(path, function_of(path, node), arguments(node))
+    for key, each in node.items():
+        if isinstance(each, dict) and "_target_" in each:
             yield from unfit(f"{path}.{key}", each)
 
 
-def made(path: str, node: DictConfig) -> Any:
+def made(path: str, node: Mapping[str, Any]) -> Any:
     """Return what a node and those within it name, all of which has to be allowed."""
-    allow.checked(path, OmegaConf.to_container(node, resolve=True))
-    return instantiate(floats(node), _convert_="all")
+    return allow.made(path, floats(node))
 
 
-def floats(node: DictConfig) -> dict[str, Any]:
+def floats(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return a node's keys with whole numbers made floats wherever the default is one; Keras refuses `learning_rate=1`."""
-    defaults = float_defaults(node._target_)
+    defaults = float_defaults(node["_target_"])
 
     def coerced(key: str, value: Any) -> Any:
-        if OmegaConf.is_dict(value) and "_target_" in value:
+        if isinstance(value, dict) and "_target_" in value:
             return floats(value)
         return float(value) if type(value) is int and key in defaults else value
 

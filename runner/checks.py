@@ -109,14 +109,14 @@ def broadcasts(subject: Subject) -> str:
 
 def traces(subject: Subject) -> str:
     """A tf.function gives the same."""
-    if build.locate("execution", subject.cfg.execution) is eager:
+    if build.function_of("execution", subject.cfg.execution) is eager:
         raise Skipped("execution=eager runs plain Python")
     return compared(subject, False, "execution=eager")
 
 
 def compiles(subject: Subject) -> str:
     """XLA gives the same."""
-    if build.locate("execution", subject.cfg.execution) in (eager, graph):
+    if build.function_of("execution", subject.cfg.execution) in (eager, graph):
         raise Skipped("this execution does not compile")
     return compared(subject, True, "execution=graph")
 

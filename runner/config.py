@@ -125,8 +125,11 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
     for group, value in given.items():
         if isinstance(value, dict):
             faults += mistyped(str(group), declared(sources, str(group), choices.get(str(group), "")), value)
-            plain[str(group)] = OmegaConf.to_container(cfg[group], resolve=True) if allow.interpolated(value) else value
-            faults += allow.faults(str(group), plain[str(group)])
+        if allow.interpolated(value):
+            value = OmegaConf.to_container(cfg[group], resolve=True) if OmegaConf.is_config(cfg[group]) else cfg[group]
+        if isinstance(value, dict):
+            plain[str(group)] = value
+        faults += allow.faults(str(group), value)
     faults += [*bounds.faults(plain, cfg.dtype.name), *bounds.names(plain.get("tracking", {}))]
     if faults:
         raise UserError("; ".join(faults))

@@ -122,7 +122,7 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
     numbers = build.numbers(plain["optimizer"])
     others = json.dumps({key: None if key in numbers else value for key, value in plain["optimizer"].items()}, default=str)
 
-    functions = tuple(build.locate(name, cfg[name]) for name in build.OF_LOSS)
+    functions = tuple(build.function_of(name, cfg[name]) for name in build.OF_LOSS)
     asks = [
         "seed" in inspect.signature(each).parameters and plain[name].get("seed") is None
         for name, each in zip(build.OF_LOSS, functions, strict=True)

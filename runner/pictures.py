@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ import numpy as np
 from runner.compare import Comparison
 from runner.drawing import Drawing, logarithmic
 from runner.recorded import Recorded
-
-# What takes long to import, and may be imported beforehand.
-MODULES = ("matplotlib.figure", "bokeh.plotting", "bokeh.embed", "bokeh.resources")
 
 # Okabe and Ito's (2008), which are told apart by the colour-blind; with dashes they are in grey, too.
 BLUE, ORANGE, GREEN, PURPLE, YELLOW, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"
@@ -35,12 +31,25 @@ def figure(width: float, height: float, **layout: Any) -> Any:
 
 def get_ready(wanted: Callable[[], bool]) -> None:
     """Import what draws, and draw something, which makes it ready for more; ends early where the process is wanted."""
-    for name in MODULES:
-        if wanted():
-            return
-        import_module(name)
-    if not wanted():
+    if not any(wanted() for _ in imported()):
         figure(1, 1).subplots().figure.savefig(BytesIO())
+
+
+def imported() -> Iterator[None]:
+    """Import what takes long, one module after another."""
+    yield
+    import matplotlib.figure  # noqa: F401
+
+    yield
+    import bokeh.plotting
+
+    yield
+    import bokeh.embed
+
+    yield
+    import bokeh.resources  # noqa: F401
+
+    yield
 
 
 def report(folder: Path, drawing: Drawing) -> Iterator[Path]:

@@ -12,9 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
 from runner import allow, launching, processes, spaces
 from runner.errors import UserError, first_line, nearest
 from runner.job import Outcome
@@ -107,13 +104,11 @@ def sampler_of(settings: Settings, axes: Mapping[str, Axis]) -> tuple[Any, int]:
         if "search_space" in asked and "search_space" not in node:
             given["search_space"] = {key: countable(axis) for key, axis in axes.items()}
             limit = min(limit, size(axes))
-        allow.checked(path, node)
-        made = instantiate({**node, "_partial_": True}, _convert_="all")(**given)
+        made = allow.made(path, {**node, "_partial_": True})(**given)
     except UserError:
         raise
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        raise UserError(f"{path}: {first_line(cause)}") from error
+        raise UserError(f"{path}: {first_line(error)}") from error
     if not isinstance(made, BaseSampler):
         raise UserError(f"{path}._target_ must name a sampler of Optuna's, got {node['_target_']!r}")
     return made, limit

@@ -61,6 +61,8 @@ def configuration(run: Recorded) -> DictConfig:
     said = {key: value[: len(run.params.get(key, ""))] for key, value in config.flat(plain).items()}
     if unlike := sorted(key for key in said.keys() | run.params.keys() if said.get(key) != run.params.get(key)):
         raise UserError(f"run {run.run_id}: config.yaml and the run's parameters differ in {', '.join(unlike)}")
+    if faults := [fault for group, each in plain.items() for fault in allow.faults(str(group), each)]:
+        raise UserError(f"run {run.run_id}: config.yaml: {'; '.join(faults)}")
     cfg = OmegaConf.merge(OmegaConf.structured(config.Config), OmegaConf.create(run.config))
     assert isinstance(cfg, DictConfig)
     cfg.tracking = {"_target_": "runner.tracking.none"}

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from conftest import own_loss
 
 from runner import allow, private
@@ -59,6 +63,24 @@ HARMFUL = [
     "keras.layers.Lambda",
     "keras.layers.TFSMLayer",
     "keras.layers.StringLookup",
+    "keras.layers.JaxLayer",
+    "keras.layers.FlaxLayer",
+    "keras.layers.TorchModuleWrapper",
+    "keras.layers.TextVectorization",
+    "keras.layers.Wrapper",
+    "tf_keras.layers.StringLookup",
+    "tf_keras.layers.Lambda",
+    "tf_keras.layers.IntegerLookup",
+    "tensorflow.keras.layers.StringLookup",
+    "tensorflow.keras.layers.Lambda",
+    "tensorflow.compat.v1.train.Server",
+    "tensorflow.compat.v1.train.Saver",
+    "tensorflow.compat.v1.train.MonitoredTrainingSession",
+    "tensorflow.compat.v1.train.write_graph",
+    "tensorflow.compat.v1.train.import_meta_graph",
+    "tensorflow.compat.v1.train.match_filenames_once",
+    "optuna.samplers.BaseSampler",
+    "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
     "keras.optimizers.Adam.from_config",
     "tf_keras.models.load_model",
     "runner.build.tf.io.write_file",
@@ -68,6 +90,8 @@ HARMFUL = [
     "runner.tracking.Path",
     "runner.stopping.np.load",
     "runner.report._os",
+    "runner.recorder.prepare",
+    "runner.recorder.Session",
     "runner.losses:rosenbrock",
     "",
     "os",
@@ -173,6 +197,117 @@ def test_no_file_lets_one_in(cli, runs, tmp_path, nothing_of_ours, text):
     # What Hydra cannot even read lets nobody in either.
     assert any(part in ended.err for part in ("allow", "must be", "token recognition error"))
     assert not (tmp_path / CANARY).exists() and runs() == []
+
+
+EVIL = "open('canary', 'w')\n\n\ndef touch(*args, **keys):\n    return 1\n"
+NODE = "{_target_: evil.touch}"
+# How a node may be written so that whoever looks at the text, or resolves it once, does not see it; and what lies elsewhere.
+TRICKS: dict[str, tuple[Any, str]] = {
+    "escaped": (rf"\${{oc.create:{NODE}}}", ""),
+    "escaped twice": (rf"\\\${{oc.create:{NODE}}}", ""),
+    "in halves": (f"${{tracking.experiment}}{{oc.create:{NODE}}}", "$"),
+    "made": (f"${{oc.create:{NODE}}}", ""),
+    "decoded": (r"\${oc.decode:\${tracking.experiment}}", NODE),
+    "as a default": (rf"\${{oc.select:none,{NODE}}}", ""),
+    "name elsewhere": ({"_target_": "${tracking.experiment}"}, "evil.touch"),
+    "name escaped": ({"_target_": r"\${tracking.experiment}"}, "evil.touch"),
+    "name by a resolver": ({"_target_": "${oc.select:tracking.experiment}"}, "evil.touch"),
+    "not called": ({"_target_": "evil.touch", "_partial_": True}, ""),
+    "in arguments": ({"_target_": "numpy.array", "_args_": [{"_target_": "evil.touch"}]}, ""),
+    "not entered": ({"_target_": "numpy.array", "_recursive_": False, "object": {"_target_": "evil.touch"}}, ""),
+    "stored by Keras": ({"class_name": "touch", "module": "evil", "config": {}, "registered_name": None}, ""),
+}
+SPOTS: dict[str, tuple[str, ...]] = {
+    "optimizer.learning_rate": (),
+    "optimizer.clipnorm": ("optimizer=adam",),
+    "loss.model.layers": ("loss=keras_model",),
+    "loss.loss.reduction": ("loss=keras_model",),
+    "guess.x": ("guess=point",),
+    "noise": (),
+    "stopping.plateau.patience": ("stopping=plateau",),
+    "tracking.name": (),
+    "hydra.callbacks.mine": (),
+    "hydra.callbacks.mine.a": (),
+    "hydra.sweeper.max_batch_size": ("-m", "seed=1,2"),
+    "hydra.sweeper.params.seed": ("-m",),
+    "hydra.sweeper.sampler.seed": ("-m", "hydra/sweeper=optuna", "seed=1,2"),
+    "hydra.launcher.ray.init.address": ("-m", "hydra/launcher=ray", "seed=1,2"),
+    "hydra.job_logging.handlers.console": (),
+    "hydra.hydra_logging.formatters.short": (),
+}
+# Each place with two tricks or so, or with all.
+PAIRS = [
+    pytest.param(spot, trick, marks=[] if (i - j) % 6 == 0 else pytest.mark.long)
+    for i, spot in enumerate(SPOTS)
+    for j, trick in enumerate(TRICKS)
+]
+TOLD = re.compile("allow|interpolation|class_name|must be|needs countable|no argument|type hint|not supported|Unsupported")
+
+
+def sent(folder: Path, keys: dict[str, Any]) -> None:
+    """Put a file of an experiment as a stranger might send it into `conf`, beside a module that leaves the canary."""
+    (folder / "evil.py").write_text(EVIL)
+    (folder / "conf/experiment").mkdir(parents=True)
+    whole: dict[str, Any] = {}
+    for key, value in keys.items():
+        *path, last = key.split(".")
+        node = whole
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    (folder / "conf/experiment/sent.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(whole)}")
+
+
+@pytest.fixture
+def untouched(tmp_path, nothing_of_ours, monkeypatch):
+    """Have a test end without a canary, and without the module that leaves it imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    yield
+    assert not (tmp_path / CANARY).exists() and "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(("spot", "trick"), PAIRS)
+def test_no_text_becomes_code_once_it_is_resolved(cli, runs, tmp_path, untouched, spot, trick):
+    value, elsewhere = TRICKS[trick]
+    keys: dict[str, Any] = {spot: [value] if spot.endswith("layers") else value, "tracking.experiment": elsewhere or "runner"}
+    if spot.endswith(".mine.a"):
+        keys["hydra.callbacks.mine._target_"] = "hydra.experimental.callbacks.LogJobReturnCallback"
+    sent(tmp_path, keys)
+    ended = cli("--config-dir", "conf", *SPOTS[spot], "experiment=sent", "max_iterations=1")
+    assert ended.code == 1 and ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
+    assert TOLD.search(ended.err + ended.out), ended.err
+    assert runs() == []
+
+
+LOGGING = [
+    "job_logging.handlers.console.level",
+    "job_logging.root.level",
+    "job_logging.loggers.mine.level",
+    "job_logging.handlers.file.filename",
+    "job_logging.formatters.short.format",
+    "job_logging.formatters.short.()",
+    "hydra_logging.root.level",
+    "hydra_logging.handlers.console.level",
+    "hydra_logging.handlers.console.stream",
+    "hydra_logging.handlers.console.class",
+]
+
+
+@pytest.mark.parametrize("place", LOGGING)
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("ext://evil.touch", marks=pytest.mark.long),
+        "${tracking.experiment}",
+        pytest.param(r"\${tracking.experiment}", marks=pytest.mark.long),
+    ],
+)
+def test_logging_imports_nothing_that_a_configuration_names(cli, runs, tmp_path, untouched, place, value):
+    sent(tmp_path, {f"hydra.{place}": value, "tracking.experiment": "ext://evil.touch"})
+    ended = cli("--config-dir", "conf", "experiment=sent", "max_iterations=1")
+    assert ended.code == 1 and ended.err.count("\n") == 1 and runs() == []
+    assert "allow" in ended.err or "interpolation" in ended.err
 
 
 def test_of_a_sweep_only_the_job_that_names_one_fails(cli, runs, tmp_path, nothing_of_ours):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
-from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 import yaml
+
+from runner import allow
 
 # The largest dimension in which curvature is looked for.
 DIMENSION = 200
@@ -53,23 +53,18 @@ def of(configs: Mapping[str, str]) -> dict[str, Fact]:
 
     # TensorFlow speaks up where it is imported, and Keras takes long.
     with quiet.tensorflow(), quick.without_optional_imports():
-        import_module("runner.build")
+        from runner import build  # noqa: F401
     found = {}
     for key, text in configs.items():
         plain = yaml.safe_load(text)
         nodes = {name: plain[name] for name in ("loss", "instance") if name in plain}
-        if all(target.startswith(OURS) for target in targets(nodes)):
+        ours = all(str(name).startswith(OURS) for _, name in allow.targets("", nodes))
+        if ours and not list(allow.faults("", nodes)):
             # A seed draws data where the loss asks for it.
-            seeded = "seed" in inspect.signature(resolve_name(nodes["loss"]["_target_"])).parameters
+            target = allow.target("loss._target_", nodes["loss"].get("_target_"))
+            seeded = "seed" in inspect.signature(target).parameters
             found[key] = fact(json.dumps(nodes), plain["seed"] if seeded else 0)
     return found
-
-
-def targets(node: Any) -> Iterator[str]:
-    """Yield what a node and the nodes within it name."""
-    if isinstance(node, dict):
-        for key, each in node.items():
-            yield from [str(each)] if key == "_target_" else targets(each)
 
 
 @cache

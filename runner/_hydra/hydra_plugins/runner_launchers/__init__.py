@@ -7,7 +7,7 @@ on, unseen, and be started twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.plugins.launcher import Launcher
@@ -36,7 +36,8 @@ class Remembering(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what the jobs are made of; raises ImportError without the extra, before anything is begun."""
-        import_module(self.needs)
+        if find_spec(self.needs) is None:
+            raise ModuleNotFoundError(f"No module named {self.needs!r}", name=self.needs)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
 
