@@ -12,6 +12,9 @@ from typing import Any
 from runner.errors import UserError, first_line
 from runner.trace import Trace, split
 
+# The file of a run's rows.
+TRAJECTORY = "trajectory.parquet"
+
 
 def local(uri: str) -> Path | None:
     """Return the folder of an artifact URI, or None where it is not in this file system."""

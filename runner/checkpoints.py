@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from runner import folders
 from runner.errors import UserError, first_line
 from runner.loop import State
 from runner.optimizers import NoOptimizer
@@ -87,7 +88,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove all: the run has its result."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        folders.remove_steps(self.folder)
 
     def failed(self, error: type[BaseException] | None, *_: Any) -> None:
         """Remove all where a run has ended by an error, after which it is not continued; called as a block's exit is."""
@@ -100,7 +101,7 @@ def put(folder: Path, step: int, saved: Mapping[str, Any], finish: Callable[[Pat
     new = folder / f"{step}.tmp"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     own(folder)
-    shutil.rmtree(new, ignore_errors=True)
+    folders.remove_step(new)
     new.mkdir(mode=0o700)
     tf.train.Checkpoint(**saved).write(str(new / VARIABLES))
     finish(new)
@@ -110,7 +111,7 @@ def put(folder: Path, step: int, saved: Mapping[str, Any], finish: Callable[[Pat
     new.rename(folder / str(step))
     flush(folder)
     for each in steps(folder)[KEPT:]:
-        shutil.rmtree(folder / str(each))
+        folders.remove_step(folder / str(each))
 
 
 def newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
@@ -118,8 +119,9 @@ def newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
 
     What is later, or was not completed, is removed. Raises UserError where there are some and none is whole.
     """
-    for unfinished in folder.glob("*.tmp"):
-        shutil.rmtree(unfinished)
+    for unfinished in folders.steps(folder):
+        if unfinished.suffix:
+            folders.remove_step(unfinished)
     found = steps(folder)
     for step in found:
         try:
@@ -144,13 +146,12 @@ def forget(folder: Path, step: int) -> None:
     """Remove the checkpoints of later steps than this one."""
     for each in steps(folder):
         if each > step:
-            shutil.rmtree(folder / str(each))
+            folders.remove_step(folder / str(each))
 
 
 def steps(folder: Path) -> list[int]:
     """Return the steps that have a checkpoint, the latest first."""
-    folders = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    return sorted((int(path.name) for path in folders if path.name.isdecimal()), reverse=True)
+    return sorted((int(path.name) for path in folders.steps(folder) if not path.suffix), reverse=True)
 
 
 def parts(program: Program) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from runner import __version__, allow, allow_hydra, bounds, grammar, private, sizes, sources
+from runner import __version__, allow, allow_hydra, bounds, grammar, origins, private, sizes, sources
 from runner.errors import UserError, first_line, nearest
 
 # What else may stand where a value of this kind stands.
@@ -80,6 +80,7 @@ def register() -> None:
     allow_hydra.guard()
     sizes.guard()
     private.guard()
+    origins.guard()
     if not OmegaConf.has_resolver("pid"):
         # Cached, so that all jobs of a sweep share its folder, whichever process they run in.
         OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True)

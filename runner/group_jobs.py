@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import uuid
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from runner import folders as kept
 from runner import spool
 from runner.errors import first_line
 
@@ -67,8 +67,9 @@ def make(folder: Path) -> None:
 
 
 def folders(pending: Path) -> list[Path]:
-    """Return the folders of all groups."""
-    return sorted((pending.absolute() / GROUPS).glob("*"))
+    """Return the folders of all groups; whatever else lies there is passed over."""
+    found = (pending.absolute() / GROUPS).glob("*")
+    return sorted(each for each in found if spool.KEY.fullmatch(each.name) and each.is_dir() and not each.is_symlink())
 
 
 def forget(pending: Path, identities: Collection[str]) -> None:
@@ -98,8 +99,9 @@ def without(runs: Sequence[Run], identities: Collection[str]) -> list[Run]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a group's folder, and those that it lies in where they are empty."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a group's files, then its folder and those that it lies in where they are empty."""
+    for name in (FILE, f"{FILE}.tmp", spool.LOCK):
+        kept.drop(folder / name)
+    kept.remove_steps(folder)
     for parent in folder.parents[:2]:
-        with suppress(OSError):
-            parent.rmdir()
+        kept.drop(parent)

@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from runner import compose, grammar, job, private, quick, quiet
+from runner import compose, folders, grammar, job, private, quick, quiet
 from runner.errors import UserError
 from runner.job import SIGNALS, Ended, Outcome, Task
 from runner.sweeps import Sweep
@@ -33,7 +33,7 @@ def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]]
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
 
     def make(overrides: Sequence[str]) -> Sweep:
-        folder.mkdir(parents=True, exist_ok=True)
+        folders.claim(folder, "set hydra.sweep.dir=another folder, one that is new or empty")
         OmegaConf.save(private.unresolved(master), folder / "multirun.yaml")
         return Sweep(launcher, task, context.config_loader, master, overrides, print)
 

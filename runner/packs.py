@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from runner import compose, job, launching, orphans, private
+from runner import compose, folders, job, launching, orphans, private
 from runner.errors import first_line
 from runner.job import Outcome, Task
 
@@ -63,7 +63,7 @@ class Pack:
     def write(self, number: int, first: int, batch: Batch) -> None:
         """Write down the jobs of a pack, of which the first has this number, for whoever will run it."""
         folder = self.folder / str(number)
-        folder.mkdir(parents=True)
+        folders.claim(folder, "set hydra.sweep.dir=another folder")
         (folder / "jobs.json").write_text(json.dumps([first, [list(each) for each in batch]]))
 
     def __call__(self, cfg: DictConfig) -> list[Outcome]:

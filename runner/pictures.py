@@ -13,6 +13,8 @@ from runner.compare import Comparison
 from runner.drawing import Drawing, logarithmic
 from runner.recorded import Recorded
 
+# What a report consists of.
+FILES = ("report.png", "report.html")
 # Okabe and Ito's (2008), which are told apart by the colour-blind; with dashes they are in grey, too.
 BLUE, ORANGE, GREEN, PURPLE, YELLOW, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
@@ -57,7 +59,7 @@ def report(folder: Path, drawing: Drawing) -> Iterator[Path]:
     from runner import pages
 
     folder.mkdir(parents=True, exist_ok=True)
-    picture, page = folder / "report.png", folder / "report.html"
+    picture, page = (folder / name for name in FILES)
     for each in (picture, page):
         # One that was logged before stays whole where it is linked.
         each.unlink(missing_ok=True)

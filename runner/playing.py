@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import artifacts, begun, bulk, many, pictures, spool, sweep_store, tracking
+from runner import artifacts, begun, bulk, folders, many, pictures, spool, sweep_store, tracking
 from runner.drawing import Drawing
 from runner.errors import first_line
 from runner.retry import GaveUp, Retry, once
@@ -20,6 +21,8 @@ from runner.trace import Trace, join
 
 # Rows wait to be written for so long, or until their x take so much.
 SECONDS, BYTES = 0.5, 2**23
+# What is written beside a spool while it is sent.
+FILES = (artifacts.TRAJECTORY, *pictures.FILES)
 
 
 class Settings(NamedTuple):
@@ -61,7 +64,7 @@ class Run:
         self.about, self.settings = about, settings
         self.retry(partial(tracking.log_params, self.client, self.run_id, about.params))
         self.retry(partial(self.client.log_text, self.run_id, about.config, "config.yaml"))
-        self.trajectory = artifacts.Trajectory(about.folder / "trajectory.parquet")
+        self.trajectory = artifacts.Trajectory(about.folder / artifacts.TRAJECTORY)
         self.file = self.trajectory.write
         self.write = self.open.enter_context(tracking.writer(self.client, self.run_id, self.retry))
         self.pool = self.open.enter_context(ThreadPoolExecutor(1))
@@ -163,8 +166,8 @@ def drop_tags(client: Any, run_id: str, names: Collection[str]) -> None:
 class Player:
     """Plays a folder's spool to the store."""
 
-    def __init__(self, folder: Path, retry: Retry, run: Run | None = None) -> None:
-        self.folder, self.retry, self.run = folder, retry, run
+    def __init__(self, folder: Path, pending: Path, retry: Retry, run: Run | None = None) -> None:
+        self.folder, self.pending, self.retry, self.run = folder, pending, retry, run
         self.begun: begun.Begin | None = None
         self.at, self.ended = 0, False
 
@@ -199,7 +202,14 @@ class Player:
                 self.run.clear()
         settings = Settings(self.begun.keys["every"], self.begun.keys["max_coordinates"])
         # Wherever the folder has been moved.
-        self.run.begin(replace(self.begun.about, folder=self.folder), settings)
+        self.run.begin(replace(self.begun.about, folder=self.place()), settings)
+
+    def place(self) -> Path:
+        """Return the folder for the run's files: one below the spool's where those would replace files of others."""
+        if folders.ours(self.folder) or not any(os.path.lexists(self.folder / name) for name in FILES):
+            return self.folder
+        folders.claim(self.folder / "sent", f"remove it, or send the run from another folder than {self.folder}")
+        return self.folder / "sent"
 
     def end(self) -> None:
         """End the run in the store, and remove what is needed no longer: of an interrupted run, the spool stays."""
@@ -209,7 +219,8 @@ class Player:
         self.run.end(self.at)
         if self.run.status != "KILLED":
             (self.folder / spool.FILE).unlink()
-        spool.Pointer(Path(self.begun.keys["pending"]), self.begun.run_key).remove()
+        # Where this command lists what is pending, whatever a spool that was sent here says.
+        spool.Pointer(self.pending, self.begun.run_key).remove(self.folder)
 
 
 def play(player: Player, frames: Iterable[spool.Frame]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from runner import private, reach, store
+from runner import folders, private, reach, store
 from runner.errors import UserError, first_line
 from runner.trace import Trace
 
@@ -133,7 +133,8 @@ def relative(text: str) -> float:
 def answered(work: Any, words: Sequence[str] | None = None) -> int:
     """Do what a command is for, and return its exit code; an error is told in one line."""
     try:
-        return work(words)
+        with folders.unshared():
+            return work(words)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:

@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from runner import forks, spool, store, tracking, unsent
+from runner import folders, forks, spool, store, tracking, unsent
 from runner.errors import UserError, first_line
 from runner.recorder_process import Process
 from runner.sweep_recorder import SweepRecorder
@@ -130,7 +130,7 @@ class Session:
         self.spool.close()
         new = self.folder == self.about.folder
         if new:
-            self.pointer.remove()
+            self.pointer.remove(self.folder)
             self.spool.path.unlink()
         self.lock.release(remove=new)
 
@@ -214,13 +214,15 @@ class Session:
         except UserError:
             pass
         try:
-            return Process.of_this_process().ask("send", {"folder": str(self.folder), "timeout": self.timeout})["left"]
+            where = {"folder": str(self.folder), "pending": str(self.pointer.path.parent)}
+            return Process.of_this_process().ask("send", {**where, "timeout": self.timeout})["left"]
         except UserError as error:
             return first_line(error)
 
 
 def own_lock(folder: Path) -> spool.Lock:
-    """Return the lock of a new run's folder; raises UserError where another run is in it."""
+    """Return the lock of a new run's folder; raises UserError where another run is in it, or it is not a run's."""
+    folders.claim(folder, "set hydra.run.dir=another")
     try:
         return spool.Lock(folder, "run", patience=spool.PATIENCE)
     except spool.Held as held:
@@ -235,6 +237,9 @@ def first_free(runs: list[dict[str, Any]]) -> tuple[dict[str, Any], spool.Lock] 
     """
     for run in runs:
         folder = Path(run["folder"])
+        # A store may name any folder: it is that of this run where its spool says so.
+        if (spool.first(folder / spool.FILE) or {}).get("run_key") != run["run_key"]:
+            continue
         try:
             lock = spool.Lock(folder, "continued", patience=spool.PATIENCE)
         except spool.Held as held:

@@ -88,7 +88,7 @@ def serve(connection: Connection) -> None:
             signal.signal(signal.SIGTERM, rest())
             prepare(connection, **fields)
         elif word == "send":
-            sent = sync.send(Path(fields["folder"]), fields["timeout"], LOG.warning)
+            sent = sync.send(Path(fields["folder"]), Path(fields["pending"]), fields["timeout"], LOG.warning)
             wire.send(connection, "answer", {"left": sent.left}, {})
         elif word == "find":
             wire.send(connection, "answer", {"runs": interrupted(fields)}, {})
@@ -141,7 +141,7 @@ def record(connection: Connection, fields: Mapping[str, Any]) -> None:
     inbox = Inbox(connection)
     run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
     threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder), daemon=True).start()
-    player = playing.Player(folder, run.retry, run)
+    player = playing.Player(folder, Path(said.keys["pending"]), run.retry, run)
     with alive.Heart(client, run.run_id, said.keys["heartbeat"]):
         left = playing.play(player, written(folder, inbox))
         if left and not inbox.ends(ROOM if any(words in left for words in NO_ROOM) else 0):

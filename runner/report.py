@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import quick, recorded
+from runner import folders, quick, recorded
 from runner.errors import UserError, first_line, nearest
 from runner.recorded import SAME, Parser
 
@@ -79,7 +79,7 @@ def made(
     tables = computed(runs)
     text = answer.text(runs, tables)
     folder = out or FOLDER / (selected.parent or re.sub(r"[^\w.-]+", "-", runs.title))
-    folder.mkdir(parents=True, exist_ok=True)
+    folders.claim(folder, "name a new or empty one with --out DIR")
     (folder / PAGE).write_text(page.page(runs, tables, text))
     paths = [folder / PAGE, *pictures(folder, tables), *written(folder / "tables", tables | {"runs": listed(runs)})]
     if log:

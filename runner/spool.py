@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from runner import private, processes, wire
+from runner import folders, private, processes, wire
 from runner.errors import UserError
 from runner.trace import Trace
 
@@ -30,6 +31,10 @@ FILE, LOCK = "spool", "lock"
 HEAD = struct.Struct("<QIq")
 # Seconds that a run waits for what sends an interrupted one.
 PATIENCE = 30.0
+# The form of a run's key, and so of a file's name among what is pending.
+KEY = re.compile(r"[0-9a-f]{32}")
+# What a lock's file begins with.
+HOLDER = re.compile(rb'\{"(pid|host)": ')
 # Seconds that the holder of a lock has to say who it is.
 UNKNOWN = 1.0
 # Rows of so many ms share a time, which lets a store take them together.
@@ -57,6 +62,9 @@ class Spool:
         self.end, self.at = 0, 0
         self.rows_at = 0  # of the rows that were appended last
         self.recorded = 0  # the step after the last one that was there
+        if foreign(self.path):
+            os.close(self.file)
+            raise UserError(f"{self.path} is not a run's, and is left as it is; remove it, or set hydra.run.dir=another folder")
         with self.path.open("rb") as file:
             for frame in frames(file):
                 self.end, self.at = frame.end, frame.at
@@ -113,6 +121,22 @@ def frames(file: BinaryIO, start: int = 0) -> Iterator[Frame]:
         if zlib.crc32(data) != check:
             return
         yield Frame(wire.unpacked(data), at, start)
+
+
+def first(path: Path) -> Mapping[str, Any] | None:
+    """Return what a spool says of its run; None where it cannot be read from its beginning on."""
+    try:
+        with path.open("rb") as file:
+            frame = next(frames(file), None)
+            return frame.message.fields if frame and frame.message.word == "begin" else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def foreign(path: Path) -> bool:
+    """Tell whether a file is no spool: it is not empty, and neither its first message nor the folder's mark says so."""
+    with path.open("rb") as file:
+        return next(frames(file), None) is None and path.stat().st_size > 0 and not folders.ours(path.parent)
 
 
 def tail(path: Path) -> tuple[int, int]:
@@ -187,11 +211,15 @@ class Lock:
             self.file = private.opened(self.path, 0)
         except OSError as error:
             raise UserError(unwritable(self.path, error)) from error
+        text = os.pread(self.file, 4096, 0)
+        if text and not HOLDER.match(text):
+            os.close(self.file)
+            raise UserError(f"{self.path} is not a run's, and is left as it is; remove it, or set hydra.run.dir=another folder")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            text = os.pread(self.file, 4096, 0).decode()
-            return json.loads(text) if text.endswith("}") else {}
+            text = os.pread(self.file, 4096, 0)
+            return json.loads(text) if text.endswith(b"}") else {}
         # Its holder may have removed it in between, and another have made one of its own.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self.file), self.path.stat()):
@@ -209,27 +237,55 @@ class Pointer:
     """A file that names a folder, for as long as its spool has something to be sent."""
 
     def __init__(self, pending: Path, run_key: str) -> None:
+        self.path = pending / run_key
         # A spool that was sent here may call itself anything.
-        self.path = pending / Path(run_key).name
+        self.valid = KEY.fullmatch(run_key) is not None
+
+    def read(self) -> Path | None:
+        """Return the folder that is named; None where there is no such file, or it is not one of these."""
+        found = re.fullmatch(rb"(/[^\0\n]*)\n", folders.head(self.path)) if self.valid else None
+        return Path(os.fsdecode(found[1])) if found else None
 
     def write(self, folder: Path) -> None:
-        """Name the folder."""
+        """Name the folder; raises OSError, for a file of another too."""
+        if not self.valid or (self.read() is None and os.path.lexists(self.path)):
+            raise FileExistsError(errno.EEXIST, f"{self.path.name} there is not a run's", str(self.path))
+        if "\n" in str(folder):
+            raise OSError(errno.EINVAL, "a folder with a line break in its name cannot be listed")
+        new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         for _ in range(3):
             # Another run that ends may remove the empty folder in between.
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self.path.write_text(f"{folder}\n")
+                new.write_bytes(os.fsencode(f"{folder}\n"))
+                new.replace(self.path)
                 return
             except FileNotFoundError:
                 continue
 
-    def remove(self) -> None:
-        """Name nothing any longer, and leave no empty folder."""
-        self.path.unlink(missing_ok=True)
-        try:
-            self.path.parent.rmdir()
-        except OSError:
+    def remove(self, sent: Path) -> None:
+        """Name nothing any longer, where this or nothing more was to be sent, and leave no empty folder."""
+        named = self.read()
+        if named is None or (named != sent and os.path.exists(named / FILE)):
             return
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
+
+def pointers(pending: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the runs that are listed, by key, with their folders; whatever else lies there is passed over."""
+    for path in sorted(pending.glob("*")):
+        if (folder := Pointer(pending, path.name).read()) is not None:
+            yield path.name, folder
+
+
+def away(folder: Path) -> bool:
+    """Tell whether a run's folder is not to be had: removed, moved, or not mounted, which may leave it empty."""
+    try:
+        return not any(folder.iterdir())
+    except OSError:
+        return True
 
 
 def run_key(folder: Path) -> str | None:
@@ -247,12 +303,12 @@ def set_aside(folder: Path, pending: Path) -> None:
     path = folder / FILE
     if not path.exists():
         return
-    with path.open("rb") as file:
-        first = next(frames(file), None)
-    run_key = first.message.fields["run_key"] if first else "unreadable"
-    aside = folder / f"{FILE}-{Path(run_key).name}"
-    aside.mkdir(exist_ok=True)
+    if foreign(path):
+        raise UserError(f"{path} is not a run's, and is left as it is; remove it, or set hydra.run.dir=another folder")
+    run_key = str((first(path) or {}).get("run_key"))
+    aside = folder / f"{FILE}-{run_key if KEY.fullmatch(run_key) else 'unreadable'}"
+    folders.claim(aside, "remove it")
     path.replace(aside / FILE)
     pointer = Pointer(pending, run_key)
-    if pointer.path.exists():
+    if pointer.read() == folder:
         pointer.write(aside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,8 +97,7 @@ def open_or_make(mlflow: Any, uri: str) -> None:
         client_of(uri)
     elif file not in PREPARED:
         file.parent.mkdir(parents=True, exist_ok=True)
-        PREPARED[file] = file.with_name(f"{file.name}.{os.getpid()}")
-        PREPARED[file].unlink(missing_ok=True)
+        PREPARED[file] = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
         # MLflow migrates in steps which several processes at once, or one that is killed, leave unusable.
         try:
             mlflow.MlflowClient(tracking_uri=f"{SQLITE}{PREPARED[file]}")._tracking_client.store.engine.dispose()

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import begun, bulk, many, playing, spool, store, tracking
+from runner import begun, bulk, folders, many, playing, spool, store, tracking
 from runner.errors import UserError, first_line
 from runner.retry import Policy, Retry
 
@@ -82,6 +82,7 @@ def into_database(
 def by_spool(job: many.Job, keys: Mapping[str, Any], at: int, retry: Retry, left: str | None) -> Sent:
     """Bring to a run's spool what is not there yet, and send that, unless it is known why something would be `left`."""
     folder = job.about.folder
+    folders.claim(folder, "set hydra.sweep.dir=another")
     try:
         lock = spool.Lock(folder, "sending", spool.PATIENCE)
     except spool.Held as held:
@@ -118,4 +119,6 @@ def send(folder: Path, said: begun.Begin, at: int, new: bool, retry: Retry) -> S
     except Exception as error:
         return Sent(None, first_line(error))
     with (folder / spool.FILE).open("rb") as file:
-        return Sent(run.run_id, playing.play(playing.Player(folder, retry, run), spool.frames(file)))
+        return Sent(
+            run.run_id, playing.play(playing.Player(folder, Path(said.keys["pending"]), retry, run), spool.frames(file))
+        )

@@ -154,10 +154,13 @@ def end(
 
 def end_pending(pending: Path, timeout: float) -> Iterator[tuple[str, str | None]]:
     """End the parent runs that could not be ended; yields their ids, each with the reason in one line if it still cannot be."""
-    for file in sorted((pending / ENDS).glob("*.json")):
+    for file in sorted((pending / ENDS).glob("[0-9a-f]" * 32 + ".json")):
         try:
             said = json.loads(file.read_text())
-            left = end(**{**said, "keys": {**said["keys"], "flush_timeout": timeout}})["left"]
+            if said["run_id"] != file.stem:
+                raise ValueError(f"{file} is not a sweep's, and is left as it is")
+            keys = {**said["keys"], "flush_timeout": timeout, "pending": str(pending)}
+            left = end(**{**said, "keys": keys})["left"]
         except Exception as error:
             left = first_line(error)
         if left is None:

@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runner import playing, processes, quick, spool, store, sweep_store, unsent
+from runner import folders, playing, processes, quick, spool, store, sweep_store, unsent
 from runner.errors import first_line
 from runner.retry import Policy
 
 PENDING = Path("outputs/pending")
 TIMEOUT = 20.0
+FORGET = "; it is forgotten by removing the file that names it from what is pending"
 
 
 class Sent(NamedTuple):
@@ -26,28 +27,35 @@ class Sent(NamedTuple):
     left: str | None
 
 
-def send(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
-    """Play the spool of a folder whose lock is held to the store, which has so many seconds to take something."""
+def send(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
+    """Play the spool of a folder whose lock is held to the store, which has so many seconds to take something.
+
+    Where it was listed among `pending`, it is no longer when all is sent.
+    """
     path = folder / spool.FILE
-    if not path.exists():
-        return Sent(None, f"{path} is not there: all was sent, or nothing was recorded here")
     whole, size = spool.tail(path)
     if whole == 0:
         return Sent(None, f"{path} cannot be read from its beginning on")
     if whole < size:
         warn(f"{path} is cut or damaged after {whole} of {size} bytes; what follows is dropped")
     began = time.monotonic()
-    player = playing.Player(folder, Policy(timeout, lambda: began))
+    player = playing.Player(folder, pending, Policy(timeout, lambda: began))
     with path.open("rb") as file:
         left = playing.play(player, spool.frames(file))
     return Sent(player.run and player.run.run_id, left)
 
 
-def one(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
+def one(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
     """Send a folder's spool; raises Held where a process is at it."""
+    if spool.away(folder):
+        return Sent(None, f"the folder is away, and so is its run; mount it, or move it back, and send it then{FORGET}")
+    if not (folder / spool.FILE).exists():
+        return Sent(None, f"{folder / spool.FILE} is not there: all was sent, or nothing was recorded here")
+    if spool.foreign(folder / spool.FILE):
+        return Sent(None, f"{folder / spool.FILE} cannot be read from its beginning on, and is left as it is")
     lock = spool.Lock(folder, "sending")
     try:
-        return send(folder, timeout, warn)
+        return send(folder, pending, timeout, warn)
     except Exception as error:
         return Sent(None, first_line(error))
     finally:
@@ -55,14 +63,12 @@ def one(folder: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
 
 
 def pointed(pending: Path) -> Iterator[Path]:
-    """Yield the folders that have something to be sent; a pointer to none is removed."""
-    # Beside them lie the checkpoints of groups.
-    for pointer in sorted(each for each in pending.glob("*") if each.is_file()):
-        folder = Path(pointer.read_text().strip())
-        if (folder / spool.FILE).exists():
+    """Yield the folders that have something to be sent, those that are away included; of one that is sent nothing is kept."""
+    for key, folder in spool.pointers(pending):
+        if spool.away(folder) or (folder / spool.FILE).exists():
             yield folder
         else:
-            spool.Pointer(pending, pointer.name).remove()
+            spool.Pointer(pending, key).remove(folder)
 
 
 def quietly(pending: Path, own: Path) -> None:
@@ -71,7 +77,7 @@ def quietly(pending: Path, own: Path) -> None:
     try:
         for folder in pointed(pending):
             with suppress(spool.Held):
-                sent = one(folder, 0, log.info) if folder != own else None
+                sent = one(folder, pending, 0, log.info) if folder != own else None
                 if sent and sent.left is None:
                     log.info("sent run %s, which was pending in %s", sent.run_id, folder)
         for run_id, left in sweep_store.end_pending(pending, 0):
@@ -85,7 +91,7 @@ def left_by(identities: Set[str], pending: Path, timeout: float) -> bool:
     busy = False
     for folder in [run.folder for run in unsent.of(pending, identities)]:
         try:
-            one(folder, timeout, logging.getLogger(__name__).info)
+            one(folder, pending, timeout, logging.getLogger(__name__).info)
         except spool.Held as held:
             # A run of another command may have the same identity, and go on.
             busy |= held.holder.get("role") == "sending" or not processes.there(held.holder)
@@ -93,18 +99,28 @@ def left_by(identities: Set[str], pending: Path, timeout: float) -> bool:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Send, and return the exit code: 1 where something is left."""
-    parser = argparse.ArgumentParser(prog="python -m runner.sync", description=__doc__)
-    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a run's folder; default: all that are pending")
-    parser.add_argument("--pending", type=Path, default=PENDING, help="where those are listed (tracking.pending)")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds that a store has to take something")
-    given = parser.parse_args(words)
+    """Send, and return the exit code: 1 where something is left; what is written is for the user alone."""
+    with folders.unshared():
+        return sent(parser().parse_args(words))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    made = argparse.ArgumentParser(prog="python -m runner.sync", description=__doc__)
+    made.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a run's folder; default: all that are pending")
+    made.add_argument("--pending", type=Path, default=PENDING, help="where those are listed (tracking.pending)")
+    made.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds that a store has to take something")
+    return made
+
+
+def sent(given: argparse.Namespace) -> int:
+    """Send what is named, or all that is pending, and return the exit code."""
     store.quieten()
     code = 0
     folders = [folder.absolute() for folder in given.folders] or list(pointed(given.pending))
     for folder in folders:
         try:
-            sent = one(folder, given.timeout, complain)
+            sent = one(folder, given.pending, given.timeout, complain)
         except spool.Held:
             print(f"{folder}: its run is still going on")
             continue

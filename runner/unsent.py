@@ -23,16 +23,14 @@ class Unsent(NamedTuple):
 
 def of(pending: Path, identities: Set[str] | None = None) -> Iterator[Unsent]:
     """Yield the runs that are listed there, those of these identities or of any."""
-    for pointer in (each for each in pending.glob("*") if each.is_file()):
-        # What is listed may be sent and removed meanwhile.
-        with suppress(FileNotFoundError):
-            folder = Path(pointer.read_text().strip())
-            with (folder / spool.FILE).open("rb") as file:
-                read = spool.frames(file)
-                first = next(read, None)
-                identity = first and first.message.fields["about"]["tags"].get("identity")
-                if first and identity and (identities is None or identity in identities):
-                    yield Unsent(identity, pointer.name, first.at, folder, chain([first], read))
+    for key, folder in spool.pointers(pending):
+        # What is listed may be sent and removed meanwhile, or not be there now.
+        with suppress(OSError), (folder / spool.FILE).open("rb") as file:
+            read = spool.frames(file)
+            first = next(read, None)
+            identity = first and first.message.fields["about"]["tags"].get("identity")
+            if first and identity and (identities is None or identity in identities):
+                yield Unsent(identity, key, first.at, folder, chain([first], read))
 
 
 def interrupted(pending: Path, identity: str) -> list[dict[str, Any]]:

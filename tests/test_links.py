@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import store
 
-from runner import artifacts, spool, sync
+from runner import artifacts, folders, spool, sync
 from runner.checkpoints import put
 from runner.errors import UserError
 
@@ -35,6 +35,7 @@ def contents(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
 def test_a_run_writes_its_files_in_the_place_of_links_and_logs_its_own(drawn, runs, tmp_path, other, link):
     folder = tmp_path / "run"
+    folders.claim(folder, "")
     for name in (*WRITTEN, "config.yaml", "secret.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         link(folder / name, other)
@@ -52,7 +53,7 @@ def test_a_run_writes_its_files_in_the_place_of_links_and_logs_its_own(drawn, ru
 
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
 def test_a_run_that_finds_a_link_for_its_lock_is_refused(cli, runs, tmp_path, other, link):
-    (tmp_path / "run").mkdir()
+    folders.claim(tmp_path / "run", "")
     link(tmp_path / "run" / spool.LOCK, other)
     ended = cli("max_iterations=2", "report=none", f"hydra.run.dir={tmp_path}/run")
     assert ended.code == 1 and ended.err.count("\n") == 1 and f"{tmp_path}/run/lock cannot be written" in ended.err

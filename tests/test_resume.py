@@ -17,7 +17,7 @@ from commands import WARM
 from conftest import CONF
 from hydra import compose, initialize_config_dir
 
-from runner import checkpoints, config, experiment, loop
+from runner import checkpoints, config, experiment, folders, loop
 from runner.checkpoints import Checkpoints
 from runner.errors import UserError
 from runner.loop import Ending, Result
@@ -254,7 +254,7 @@ class Killed(BaseException):
     """As a kill leaves things: nothing after it runs."""
 
 
-CALLS = {"rename": Path, "rmtree": shutil, "write": checkpoints, "digest": checkpoints, "flush": checkpoints}
+CALLS = {"rename": Path, "remove_step": folders, "write": checkpoints, "digest": checkpoints, "flush": checkpoints}
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -175,21 +176,24 @@ ENDS = {
 
 
 def test_of_runs_that_are_only_spooled_those_that_were_interrupted_are_found_the_newest_first(tmp_path, monkeypatch):
-    hours = iter(range(1, 1000))
+    hours, keys = iter(range(1, 1000)), {}
     monkeypatch.setattr(time, "time_ns", lambda: next(hours) * 3600 * 10**9)
     for name, end in ENDS.items():
         for identity in ("mine", "other"):
-            made = spool.Spool(tmp_path / f"{name} {identity}")
+            key = uuid.uuid4().hex
+            keys[key] = f"{name} {identity}"
+            made = spool.Spool(tmp_path / keys[key])
             for word, fields in [("begin", {"about": {"tags": {"identity": identity}}}), *end]:
                 made.say(word, fields)
             made.close()
-            spool.Pointer(tmp_path / "pending", f"{name} {identity}").write(made.path.parent)
+            spool.Pointer(tmp_path / "pending", key).write(made.path.parent)
     # Beside them, one that has been sent, and a folder.
-    spool.Pointer(tmp_path / "pending", "sent").write(tmp_path / "sent")
+    spool.Pointer(tmp_path / "pending", uuid.uuid4().hex).write(tmp_path / "sent")
     (tmp_path / "pending/folder").mkdir()
     found = unsent.interrupted(tmp_path / "pending", "mine")
-    assert [run["run_key"] for run in found] == [f"{n} mine" for n in ("killed again", "given up", "interrupted", "killed")]
-    assert all(run["folder"] == str(tmp_path / run["run_key"]) for run in found)
+    names = [keys[run["run_key"]] for run in found]
+    assert names == [f"{name} mine" for name in ("killed again", "given up", "interrupted", "killed")]
+    assert all(run["folder"] == str(tmp_path / keys[run["run_key"]]) for run in found)
     assert unsent.interrupted(tmp_path / "nothing", "mine") == []
 
 
