@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
-from runner import allow, compose, config, private, quick, quiet
+from runner import allow, compose, config, private, quick, quiet, store
+from runner.claims import Claims
 from runner.errors import UserError, first_line
 from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
 
@@ -34,6 +36,7 @@ class Sweep:
         # Of the parent run, besides those that every one has.
         self.tags: dict[str, str] = {}
         self.known: dict[str, Any] = {}
+        self.claims: Any = None
         self.outcomes: list[Outcome] = []
         self.launched, self.began = 0, time.perf_counter()
 
@@ -45,25 +48,46 @@ class Sweep:
         self.prepare(batch)
         jobs = [(job.overrides, job.identity) for job in map(self.composed, batch)]
         self.open(batch)
+        elsewhere = self.claimed({identity for _, identity in jobs})
         found = {i: self.reused(*job) for i, job in enumerate(jobs)}
-        todo = [i for i, outcome in found.items() if outcome is None]
-        self.say(self.told([identity for _, identity in jobs], found))
+        self.say(self.told([identity for _, identity in jobs], found, elsewhere))
         if self.settings.plan:
-            self.planned([batch[i] for i in todo])
+            self.planned([batch[i] for i, outcome in found.items() if outcome is None])
             return []
         if self.recorder is not None:
             self.recorder.reused({each.identity for each in found.values() if each is not None})
-        waiting = [todo] if todo else []
         try:
-            while waiting:
-                now = waiting.pop(0)
-                came = dict(zip(now, self.attempt([batch[i] for i in now]), strict=True))
-                found |= {i: each for i, each in came.items() if isinstance(each, Outcome)}
-                waiting += again(came, getattr(self.launcher, "apart", False))
+            while todo := [i for i, outcome in found.items() if outcome is None]:
+                if now := [i for i in todo if jobs[i][1] not in elsewhere]:
+                    self.run(batch, now, found)
+                    continue
+                self.say(f"waits for {len(todo)} jobs that another sweep is running; sweep.reuse=false runs them here too")
+                self.claims.wait(elsewhere)
+                elsewhere = self.claimed(elsewhere)
+                found |= {i: self.reused(*jobs[i]) for i in todo}
         finally:
             outcomes = [outcome for outcome in found.values() if outcome is not None]
             self.outcomes += outcomes
         return outcomes
+
+    def run(self, batch: Sequence[Overrides], todo: list[int], found: dict[int, Outcome | None]) -> None:
+        """Launch jobs until each has an outcome, which is put into `found`."""
+        waiting = [todo]
+        while waiting:
+            now = waiting.pop(0)
+            came = dict(zip(now, self.attempt([batch[i] for i in now]), strict=True))
+            found |= {i: each for i, each in came.items() if isinstance(each, Outcome)}
+            waiting += again(came, getattr(self.launcher, "apart", False))
+
+    def claimed(self, identities: Set[str]) -> Set[str]:
+        """Claim jobs for this sweep, and return those that another sweep is at; what others have finished is known then."""
+        if self.claims is None or not self.settings.reuse:
+            return set()
+        # A job whose configuration is wrong has none.
+        elsewhere, new = self.claims.take(identities - {""})
+        if new:
+            self.known = self.recorder.known()
+        return elsewhere
 
     def prepare(self, batch: Sequence[Overrides]) -> None:
         """Let what records the sweep begin before its jobs are composed."""
@@ -81,6 +105,7 @@ class Sweep:
         if self.settings.plan:
             self.known = self.recorder.known()
             return
+        self.claims = Claims(Path(cfg.tracking.pending), f"{store.absolute(cfg.tracking.uri)} {cfg.tracking.experiment}")
         text = " ".join(shown(self.overrides))
         tags = {"overrides": text, "sweep": "parent", **self.tags, **config.provenance()}
         self.known = self.recorder.begin(f"sweep {text}"[:250], tags)
@@ -106,9 +131,12 @@ class Sweep:
             return None
         return Outcome(overrides, identity, reused=True, **read(before))
 
-    def told(self, ids: Sequence[str], found: Mapping[int, Outcome | None]) -> str:
+    def told(self, ids: Sequence[str], found: Mapping[int, Outcome | None], elsewhere: Set[str]) -> str:
         """Say how many jobs there are, and why each of them runs or does not."""
-        why = Counter("reused" if outcome else self.reason(ids[i]) for i, outcome in found.items())
+        at_it = "being run by another sweep"
+        why = Counter(
+            "reused" if outcome else at_it if ids[i] in elsewhere else self.reason(ids[i]) for i, outcome in found.items()
+        )
         return f"{len(ids)} jobs: " + ", ".join(f"{count} {reason}" for reason, count in why.items())
 
     def reason(self, identity: str) -> str:
@@ -155,6 +183,8 @@ class Sweep:
 
     def close(self, ended: BaseException | None) -> None:
         """End the parent run, with the table of all jobs, and tell what failed."""
+        if self.claims is not None:
+            self.claims.release()
         if self.settings.plan:
             return
         failed = [each for each in self.outcomes if each.failed]
