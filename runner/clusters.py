@@ -80,6 +80,12 @@ def submitted(launcher: Any, executor: Any, task: Any, batch: Batch, first: int,
     state = Singleton.get_state()
     calls = [(list(each), "hydra.sweep.dir", number, f"job_{number}", state) for number, each in enumerate(batch, first)]
     if executor.cluster == "slurm":
+        from submitit import SlurmJob
+
+        from runner import slurm_queue
+
+        # The accounting may be missing, and names no task that has just died.
+        SlurmJob.watcher = slurm_queue.Queue()
         ended = followed(dict(enumerate(executor.map_array(job, *zip(*calls, strict=True)))), iter(()), 0)
     else:
         ended = followed({}, ((i, executor.submit(job, *call)) for i, call in enumerate(calls)), at_once)
@@ -117,7 +123,8 @@ def followed(running: dict[int, Any], waiting: Iterator[tuple[int, Any]], at_onc
             time.sleep(INTERVAL)
     finally:
         for job in running.values():
-            job.cancel()
+            # One that has just ended cannot be cancelled any more.
+            job.cancel(check=False)
 
 
 def ray(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:

@@ -45,7 +45,7 @@ class Sweep:
 
     def ended(self) -> tuple[int, str]:
         """Wait for its end, and return its exit code and what it has printed."""
-        return self.process.wait(timeout=240), (self.folder / "out").read_text()
+        return self.process.wait(timeout=600), (self.folder / "out").read_text()
 
     def outcome(self, number: int) -> dict[str, Any]:
         """Return what is written down of a job."""
@@ -54,7 +54,7 @@ class Sweep:
 
     def until(self, what: Callable[[], Any]) -> None:
         """Wait until something is so."""
-        assert wait(lambda: what() or self.process.poll() is not None, 120) and self.process.poll() is None, self.ended()
+        assert wait(lambda: what() or self.process.poll() is not None, 300) and self.process.poll() is None, self.ended()
 
     def make_room(self, number: int, sent: int = USR2) -> None:
         """Signal the worker that is at a job, and wait until it is gone."""
