@@ -15,9 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from runner import allow, build, executions, separable, strategies
+from runner import allow, build, executions, lanes, separable, strategies
 from runner.errors import UserError, first_line
-from runner.lanes import program
 from runner.loop import Rules
 from runner.losses import Loss
 from runner.programs import Program, Programs
@@ -42,7 +41,7 @@ class Job:
     loss: Loss
     x0: np.ndarray
     rules: Rules
-    numbers: Mapping[str, float]  # the optimizer's hyperparameters that are real numbers
+    numbers: Mapping[str, float]  # the optimizer's hyperparameters that are real numbers, and the seed of a random loss
     constants: Hashable  # all else that its program depends on
 
     @property
@@ -76,7 +75,8 @@ def groups(cfgs: Sequence[Any]) -> list[Group]:
     """Return these jobs as groups, in the order of the first job of each; every index is in exactly one.
 
     Jobs of one group agree in loss, strategy, execution, max_iterations, dtype, and in the optimizer but for its real numbers;
-    guess, seed and stopping are each job's own. A job that cannot be built is left to run alone, and to tell its fault then.
+    guess, seed and stopping are each job's own. A random loss draws once for all lanes where jobs of one seed fill a program,
+    and else in each lane by itself. A job that cannot be built is left to run alone, and to tell its fault then.
     """
     memory: dict[Hashable, Any] = {}
     families, alone = defaultdict(list), defaultdict(list)
@@ -89,8 +89,17 @@ def groups(cfgs: Sequence[Any]) -> list[Group]:
             families[job.constants, job.rules.max_iterations].append(job)
     found = [Group(tuple(indices), why) for why, indices in alone.items()]
     for jobs in families.values():
-        found += settled(jobs)
+        for those in by_seed(jobs):
+            found += settled(those)
     return sorted(found, key=lambda group: group.indices[0])
+
+
+def by_seed(jobs: list[Job]) -> list[list[Job]]:
+    """Return jobs apart by the seed of their loss, where those of each are many: they draw once a step together."""
+    parts = defaultdict(list)
+    for job in jobs:
+        parts[job.numbers.get(lanes.SEED)].append(job)
+    return [*parts.values()] if min(map(len, parts.values())) >= separable.LEAST_LANES else [jobs]
 
 
 def again(cfgs: Sequence[Any], columns: Sequence[str]) -> Group:
@@ -137,8 +146,10 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
         ("rules", written["stopping"], loss.minimum, loss.seed is None, limit),
         lambda: tried(build.rules(cfg.stopping, loss, limit)),
     )
+    if loss.seed is not None:
+        numbers[lanes.SEED] = loss.seed
     constants = (of_loss, written["strategy"], written["execution"], others, tuple(sorted(numbers)))
-    job = Job(index, cfg, loss, x0, rules, numbers, (*constants, plain["dtype"], x0.shape, loss.seed))
+    job = Job(index, cfg, loss, x0, rules, numbers, (*constants, plain["dtype"], x0.shape))
     if (needs := job.row_bytes * (limit + 1)) > GROUP_BYTES // FEWEST:
         raise UserError(f"its rows take {needs / 2**20:.0f} MB, and {FEWEST} such jobs together would be too large")
     return job
@@ -160,12 +171,12 @@ def settled(jobs: list[Job]) -> Iterator[Group]:
         yield from without_refused(jobs)
         return
     count = -(-len(jobs) * first.row_bytes * (first.rules.max_iterations + 1) // GROUP_BYTES)
-    lanes = max(separable.LEAST_LANES, -(-len(jobs) // count))
-    why = "no other job is like it" if len(jobs) == 1 else fault(jobs, [*rate, *others], lanes)
+    size = max(separable.LEAST_LANES, -(-len(jobs) // count))
+    why = "no other job is like it" if len(jobs) == 1 else fault(jobs, [*rate, *others], size)
     if why is None:
         seconds = (time.perf_counter() - began) / count
-        for batch in (tuple(jobs[i : i + lanes]) for i in range(0, len(jobs), lanes)):
-            yield Group(tuple(job.index for job in batch), None, batch, (*rate, *others), lanes, seconds)
+        for batch in (tuple(jobs[i : i + size]) for i in range(0, len(jobs), size)):
+            yield Group(tuple(job.index for job in batch), None, batch, (*rate, *others), size, seconds)
     elif others:
         yield from apart(jobs, rate, others)
     else:
@@ -214,19 +225,19 @@ def apart(jobs: list[Job], rate: list[str], others: list[str]) -> Iterator[Group
         yield from settled(part)
 
 
-def fault(jobs: Sequence[Job], columns: Sequence[str], lanes: int = separable.LEAST_LANES) -> str | None:
+def fault(jobs: Sequence[Job], columns: Sequence[str], count: int = separable.LEAST_LANES) -> str | None:
     """Return why jobs like these cannot be lanes of one program with these columns; asked again, it does not probe again."""
     first = jobs[0]
     key = first.depends_on(columns), tuple(columns)
     if FAULTS.get(key, separable.UNTOLD) == separable.UNTOLD:
         chosen = {job.index: job for job in (first, jobs[len(jobs) // 2], jobs[-1])}.values()
-        members = [separable.Member(job.cfg, job.x0, job.numbers) for job in chosen]
+        members = [separable.Member(job.cfg, job.loss, job.x0, job.numbers) for job in chosen]
         keras.config.set_floatx(first.x0.dtype.name)
-        FAULTS[key] = separable.fault(members, first.loss, columns, lanes, partial(fuse, first))
+        FAULTS[key] = separable.fault(members, columns, count, partial(fuse, first))
     return FAULTS[key]
 
 
 def fuse(job: Job, x0: np.ndarray, columns: Mapping[str, np.ndarray]) -> Program:
     """Return the program of these first x, [lanes, *shape], and columns, [lanes] each; all else is this job's."""
     keras.config.set_floatx(job.x0.dtype.name)
-    return program(PROGRAMS, job.depends_on(tuple(columns)), job.cfg, job.loss, x0, columns)
+    return lanes.program(PROGRAMS, job.depends_on(tuple(columns)), job.cfg, job.loss, x0, columns)

@@ -22,6 +22,9 @@ from runner.programs import Program, Programs
 from runner.strategies import Row, Step
 from runner.trace import Execution
 
+# The column of the seeds of a random loss, which is no hyperparameter.
+SEED = "seed"
+
 
 def program(kept: Programs, key: Hashable, cfg: Any, loss: Loss, x0: np.ndarray, columns: Mapping[str, np.ndarray]) -> Program:
     """Return the program of these first x, [lanes, *shape], and columns, [lanes] each, before step 0.
@@ -33,7 +36,7 @@ def program(kept: Programs, key: Hashable, cfg: Any, loss: Loss, x0: np.ndarray,
     """
     x = tf.Variable(tf.constant(x0), name="x")
     node = cfg.optimizer.copy()
-    for name in columns:
+    for name in columns.keys() - {SEED}:
         # Whatever the constructor makes of it, instead of looking at the attribute in each step, shows in the rows.
         node[name] = math.nan
     optimizer = build.optimizer(node, x, lambda made: spread(made, columns, x0.ndim - 1))
@@ -48,12 +51,15 @@ def spread(optimizer: Any, columns: Mapping[str, np.ndarray], rank: int) -> None
     """Give an optimizer that is not built yet a column for each of these hyperparameters.
 
     Keras counts variables among the attributes as the optimizer's own, so they are in `variables`, with its state. The rate has
-    x's dtype, as Keras gives it; the others are double, as the Python numbers are whose place they take: 1 - 0.999 in single
-    precision is 5e-5 off.
+    x's dtype, as Keras gives it; seeds are whole numbers; the others are double, as the Python numbers are whose place they
+    take: 1 - 0.999 in single precision is 5e-5 off.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise UserError(f"optimizer._target_ must be an optimizer of Keras 3, got {type(optimizer).__name__}")
     for name, values in columns.items():
+        if name == SEED:
+            optimizer.seed_column = keras.Variable(values.astype(np.int64), trainable=False, dtype="int64", name=name)
+            continue
         if not hasattr(optimizer, name):
             raise UserError(f"optimizer.{name} is no attribute of {type(optimizer).__name__}")
         dtype = keras.config.floatx() if name == "learning_rate" else "float64"
@@ -72,9 +78,18 @@ def by_lane(cfg: Any, loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
     gradient.
     """
     losses: list[tf.Tensor] = []
+    seeds = getattr(optimizer, "seed_column", None)
+
+    def each_by_itself(point: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each lane, with what its own seed draws at this step."""
+
+        def of_lane(lane: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            return loss(lane[0], seed=tf.stack([lane[1], seed[1]]))
+
+        return tf.map_fn(of_lane, (point, seeds.value), fn_output_signature=tf.TensorSpec([], point.dtype))
 
     def total(point: tf.Tensor, **seed: tf.Tensor) -> tf.Tensor:
-        losses[:] = [loss(point, **seed)]
+        losses[:] = [loss(point, **seed) if seeds is None else each_by_itself(point, **seed)]
         if losses[0].shape != point.shape[:1]:
             raise UserError(
                 f"loss must be {tuple(point.shape[:1])} for x of {tuple(point.shape)}, got {tuple(losses[0].shape)}"

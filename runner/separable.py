@@ -40,18 +40,19 @@ class Member(NamedTuple):
     """A job that takes part in the probe."""
 
     cfg: Any
+    loss: Loss
     x0: np.ndarray
-    numbers: Mapping[str, float]  # the optimizer's hyperparameters that are real numbers
+    numbers: Mapping[str, float]  # the optimizer's hyperparameters that are real numbers, and the seed of a random loss
 
 
-def fault(members: Sequence[Member], loss: Loss, columns: Sequence[str], lanes: int, fuse: Fuse) -> str | None:
+def fault(members: Sequence[Member], columns: Sequence[str], lanes: int, fuse: Fuse) -> str | None:
     """Return in one line why jobs like these, three at the most, cannot be lanes of one program; None where they can.
 
     They agree in all but x0 and the columns. `fuse` gives the program of so many lanes, 8 or more, before step 0.
     """
     kept = Programs()
     try:
-        if any(agree(raised(members, factor), loss, columns, lanes, fuse, kept) for factor in RAISED):
+        if any(agree(raised(members, factor), columns, lanes, fuse, kept) for factor in RAISED):
             return None
     except Exception as error:
         # Whatever TensorFlow, Keras or the user's code has against lanes, alone these jobs can still run, or tell their fault.
@@ -65,12 +66,12 @@ def raised(members: Sequence[Member], factor: float) -> list[Member]:
     return [each._replace(numbers=its) for each, its in zip(members, numbers, strict=True)]
 
 
-def agree(members: Sequence[Member], loss: Loss, columns: Sequence[str], lanes: int, fuse: Fuse, kept: Programs) -> bool:
+def agree(members: Sequence[Member], columns: Sequence[str], lanes: int, fuse: Fuse, kept: Programs) -> bool:
     """Return whether a job moved far enough for the agreement of all with their lanes to tell anything.
 
     Raises UserError where one departs, and whatever is raised on the way.
     """
-    alone = [ten_steps(by_itself(member, loss, kept).execution) for member in members]
+    alone = [ten_steps(by_itself(member, kept).execution) for member in members]
     told = [
         tells(reference, of_lane(together, i), of_lane(together, len(members) + i))
         for together in among_strangers(members, columns, lanes, fuse)
@@ -79,7 +80,7 @@ def agree(members: Sequence[Member], loss: Loss, columns: Sequence[str], lanes: 
     return any(told)
 
 
-def by_itself(member: Member, loss: Loss, kept: Programs) -> Program:
+def by_itself(member: Member, kept: Programs) -> Program:
     """Return the program that runs a job alone, but traced instead of compiled, which takes a third of the time."""
     x = tf.Variable(tf.constant(member.x0), name="x")
     node = member.cfg.optimizer.copy()
@@ -88,9 +89,9 @@ def by_itself(member: Member, loss: Loss, kept: Programs) -> Program:
     optimizer = build.optimizer(node, x)
 
     def make() -> Execution:
-        return executions.graph(build.strategy(member.cfg.strategy, loss, optimizer, x), chunk=STEPS)
+        return executions.graph(build.strategy(member.cfg.strategy, member.loss, optimizer, x), chunk=STEPS)
 
-    return kept.get(build.depends_on(member.cfg, loss), x, optimizer, make)
+    return kept.get(build.depends_on(member.cfg, member.loss), x, optimizer, make)
 
 
 def among_strangers(members: Sequence[Member], columns: Sequence[str], lanes: int, fuse: Fuse) -> Iterator[Trace]:

@@ -145,7 +145,7 @@ def test_a_random_loss_keeps_its_draws_and_its_measures() -> None:
 
 @pytest.mark.parametrize("words", [["noise=gaussian"], ["noise=student_t", "instance=random", "optimizer=adam"]])
 def test_fused_jobs_are_what_they_are_alone(words: list[str]) -> None:
-    # One seed, for a program has the noise of one.
+    # Of one seed, which draws once for all lanes.
     cfgs = jobs(*words, "noise.loss=0.3", "max_iterations=40", "seed=4", optimizer__learning_rate=[1e-5, 1e-4, 1e-3])
     found, results = together(cfgs)
     assert len(found) == 1
@@ -153,11 +153,36 @@ def test_fused_jobs_are_what_they_are_alone(words: list[str]) -> None:
         same(mine, its, TOLERANCE["float32"])
 
 
-def test_jobs_of_other_noise_or_another_seed_of_it_are_no_lanes_of_one_program() -> None:
+def test_jobs_of_other_noise_are_no_lanes_of_one_program() -> None:
     from runner import groups
 
     cfgs = jobs("noise=gaussian", noise__loss=[0.1, 0.2], seed=[0, 1])
-    assert len({groups.prepared(i, cfg, {}).constants for i, cfg in enumerate(cfgs)}) == 4
+    prepared = [groups.prepared(i, cfg, {}) for i, cfg in enumerate(cfgs)]
+    assert len({job.constants for job in prepared}) == 2 and [job.numbers["seed"] for job in prepared] == [0, 1, 0, 1]
+
+
+RANDOM = {
+    "noise": ["noise=gaussian", "noise.loss=0.3", "noise.gradient=0.2"],
+    "heavy noise of a scalar": ["loss=quadratic", "noise=student_t"],
+    "mini-batches": ["loss=logistic_regression", "loss/data=iris", "+loss.batch_size=7"],
+    "mini-batches and noise": ["loss=ridge", "loss/data=diabetes", "loss.batch_size=32", "noise=gaussian", "dtype=float64"],
+    "mini-batches of a network": ["loss=mlp", "loss.batch_size=16", "optimizer=adam"],
+}
+
+
+@pytest.mark.parametrize("words", RANDOM.values(), ids=RANDOM)
+def test_jobs_of_other_seeds_draw_each_for_itself_in_one_program(words: list[str]) -> None:
+    cfgs = jobs(*words, "max_iterations=40", seed=[0, 7, 2**32 - 1], optimizer__learning_rate=[1e-4, 1e-3])
+    (group,), results = together(cfgs)
+    assert {*group.columns} == {"learning_rate", "seed"}
+    dtype = cfgs[0].dtype.name
+    for mine, its in zip(results, alone(cfgs), strict=True):
+        same(mine, its, TOLERANCE[dtype])
+    assert len({trace.loss[1:].tobytes() for trace, _ in results}) == 6
+    # As many jobs of each seed as fill a program draw once a step for all of them.
+    many = jobs(*words, "max_iterations=4", seed=[0, 1], optimizer__learning_rate=np.linspace(1e-4, 1e-3, 8).tolist())
+    groups, _ = together(many)
+    assert [group.columns for group in groups] == [("learning_rate",)] * 2
 
 
 def test_a_noisy_run_records_the_loss_without_the_noise(cli, runs, tmp_path) -> None:
