@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from runner import allow, config, private, quick
+from runner import allow, config, private, quick, started
 from runner.errors import UserError, first_line
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
@@ -67,7 +67,7 @@ def main(task: Callable[[], None] = task) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mask = os.umask(0o077)
     try:
-        with allow.named(sys.argv):
+        with started.here(), allow.named(sys.argv):
             task()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import build, experiment, fused, group_checkpoints, group_jobs, groups, job, measures, private, signals
+from runner import build, experiment, fused, group_checkpoints, group_jobs, groups, job, measures, private, signals, started
 from runner.compose import Job
 from runner.errors import UserError, first_line
 from runner.group_checkpoints import Checkpoints
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
     def places(self, indices: Sequence[int]) -> list[Path]:
         """Return the folders of jobs."""
-        return [(self.folder / str(self.numbers[index])).absolute() for index in indices]
+        return [started.absolute(self.folder / str(self.numbers[index])) for index in indices]
 
 
 def outcomes(

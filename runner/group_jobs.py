@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner import folders as kept
-from runner import spool
+from runner import spool, started
 from runner.errors import first_line
 
 GROUPS, FILE = "groups", "group.json"
@@ -54,7 +54,7 @@ def of(folder: Path) -> Jobs:
 
 def place(pending: Path) -> Path:
     """Return a new folder for a group."""
-    return pending.absolute() / GROUPS / uuid.uuid4().hex
+    return started.absolute(pending) / GROUPS / uuid.uuid4().hex
 
 
 def make(folder: Path) -> None:
@@ -68,7 +68,7 @@ def make(folder: Path) -> None:
 
 def folders(pending: Path) -> list[Path]:
     """Return the folders of all groups; whatever else lies there is passed over."""
-    found = (pending.absolute() / GROUPS).glob("*")
+    found = (started.absolute(pending) / GROUPS).glob("*")
     return sorted(each for each in found if spool.KEY.fullmatch(each.name) and each.is_dir() and not each.is_symlink())
 
 

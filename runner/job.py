@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import allow, config, dumping, orphans, private, processes, quick, quiet
+from runner import allow, config, dumping, orphans, private, processes, quick, quiet, started
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
@@ -103,7 +103,7 @@ class Task:
     """
 
     def __init__(self, folder: Path, fail_fast: bool) -> None:
-        self.cwd, self.folder, self.fail_fast = Path.cwd(), folder.absolute(), fail_fast
+        self.cwd, self.folder, self.fail_fast = started.folder(), started.absolute(folder), fail_fast
         self.marks: dict[str, str] = {}
         self.launcher = processes.name()
         # For a launcher in this process: what composes jobs, and what records together those that are tracked in this way.
@@ -120,6 +120,7 @@ class Task:
         vars(self).update(state)
         # Ray's workers stand where the cluster was started, and paths are relative to where the sweep was.
         os.chdir(self.cwd)
+        started.remember()
         config.register()
         os.umask(0o077)
         # joblib, Ray and ours tell a worker its share of the processors here, and TensorFlow does not look.
@@ -132,6 +133,7 @@ class Task:
         number = HydraConfig.get().job.num
         self.begin(number)
         outcome = attempt(cfg, self.marks)
+        started.come_back()
         self.write(number, asdict(outcome))
         print(line(outcome), flush=True)
         orphans.leave()

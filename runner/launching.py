@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from runner import compose, folders, grammar, job, private, quick, quiet
+from runner import compose, folders, grammar, job, private, quick, quiet, started
 from runner.errors import UserError
 from runner.job import SIGNALS, Ended, Outcome, Task
 from runner.sweeps import Sweep
@@ -115,6 +115,7 @@ def numbered(
     for start in range(0, len(batch), compose.KEPT):
         jobs = [task.composed(each) for each in batch[start : start + compose.KEPT]]
         for indices, outcomes in fusing.outcomes(task, jobs, Path(master.hydra.sweep.dir), numbers[start:]):
+            started.come_back()
             for position, index in enumerate(indices):
                 at = start + index
                 if outcomes is None:

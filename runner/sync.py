@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runner import folders, playing, processes, quick, spool, store, sweep_store, unsent
+from runner import folders, playing, processes, quick, spool, started, store, sweep_store, unsent
 from runner.errors import first_line
 from runner.retry import Policy
 
@@ -117,7 +117,7 @@ def sent(given: argparse.Namespace) -> int:
     """Send what is named, or all that is pending, and return the exit code."""
     store.quieten()
     code = 0
-    folders = [folder.absolute() for folder in given.folders] or list(pointed(given.pending))
+    folders = [started.absolute(folder) for folder in given.folders] or list(pointed(given.pending))
     for folder in folders:
         try:
             sent = one(folder, given.pending, given.timeout, complain)

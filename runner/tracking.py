@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runner import batches, bulk, private, store
+from runner import batches, bulk, private, started, store
 from runner.drawing import Drawing
 from runner.errors import UserError, first_line
 from runner.loop import Ending
@@ -69,7 +69,8 @@ def about_of(fields: Mapping[str, Any]) -> About:
 
 def tags_of(about: About, run_key: str, host: str | None = None) -> dict[str, str]:
     """Return a run's first tags: with its key, by which it is found before it is made again, and where its files are."""
-    return {**about.tags, "run_key": run_key, "folder": str(about.folder.absolute()), "host": host or socket.gethostname()}
+    folder = str(started.absolute(about.folder))
+    return {**about.tags, "run_key": run_key, "folder": folder, "host": host or socket.gethostname()}
 
 
 class Abandoned(Exception):
