@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner import artifacts, bulk, private, tracking
+from runner.errors import first_line
 from runner.trace import Trace
 
 # KiB of an SQLite database that are kept at hand; its own 2,000 make it write the indexes' pages and read them again, over and
@@ -40,10 +41,12 @@ def record(
     every: int,
     max_coordinates: int,
     full_loss_every: int,
-) -> None:
+) -> dict[str, str]:
     """Create, fill and end a run for each job, whose rows come measured, at this time, in ms since 1970.
 
     Of a run that is there, what it says of itself is replaced. `insert` is that of `bulk`.
+
+    Returns by key why the files of a job could not be stored, whose run is marked as incomplete.
     """
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
 
@@ -58,7 +61,7 @@ def record(
         tags += [{"run_uuid": job.key, "key": key, "value": value} for key, value in said.items()]
     # Files on one core, tables on the other; whoever sees a run finds its files.
     with ThreadPoolExecutor(1) as pool, store.ManagedSessionMaker(read_only=False) as session:
-        filed = pool.map(write_artifacts, [run["artifact_uri"] for run in runs], jobs)
+        filed = pool.map(unkept, [run["artifact_uri"] for run in runs], jobs)
         if store.engine.dialect.name == "sqlite":
             session.connection().exec_driver_sql(f"PRAGMA cache_size=-{CACHE}")
         there = cleared(session, [job.key for job in jobs], {tag["key"] for tag in tags})
@@ -75,7 +78,11 @@ def record(
                 insert(session.connection(), (key, at, job.key), steps.tolist(), values.tolist())
                 latest.append(bulk.newest(key, steps, values, at, job.key))
         session.execute(SqlLatestMetric.__table__.insert(), latest)
-        list(filed)
+        left = {job.key: why for job, why in zip(jobs, filed, strict=True) if why is not None}
+        if left:
+            rows = [{"run_uuid": key, "key": "recording", "value": "incomplete"} for key in left]
+            session.execute(SqlTag.__table__.insert(), rows)
+    return left
 
 
 def times(now: int, count: int) -> range:
@@ -148,6 +155,15 @@ def run_row(run_id: str, name: str, experiment_id: str, uri: str, job: Job, now:
         "deleted_time": None,
         "lifecycle_stage": "active",
     }
+
+
+def unkept(uri: str, job: Job) -> str | None:
+    """Put a run's files where its artifacts lie; returns in one line why that cannot be done, or None."""
+    try:
+        write_artifacts(uri, job)
+    except Exception as error:
+        return f"its files could not be stored: {first_line(error)}"
+    return None
 
 
 def write_artifacts(uri: str, job: Job) -> None:

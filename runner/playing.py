@@ -32,6 +32,10 @@ class Settings(NamedTuple):
     max_coordinates: int
 
 
+class Unkept(GaveUp):
+    """Files of a run that ended could not be stored, and all else of it is in the store."""
+
+
 class Run:
     """A run in the store, and what is done to it; raises GaveUp where the store does not take it in time."""
 
@@ -44,6 +48,11 @@ class Run:
         self.came_to: tuple[Mapping[str, float], int] = {}, 0
         self.open = ExitStack()
         self.trajectory: artifacts.Trajectory | None = None
+        # What keeps files may be out while the store is not: they are kept at the run's end, and here is why one cannot be.
+        self.files: list[Callable[[], Any]] = []
+        self.unkept: str | None = None
+        # What says of the run that it is alive ends with this.
+        self.silence: Callable[[], None] = lambda: None
 
     def go_on(self, life: Mapping[str, str]) -> None:
         """Take back that the run has ended; `life` is by what it is known to be alive."""
@@ -63,9 +72,12 @@ class Run:
         """Say what is said of a run once."""
         self.about, self.settings = about, settings
         self.retry(partial(tracking.log_params, self.client, self.run_id, about.params))
-        self.retry(partial(self.client.log_text, self.run_id, about.config, "config.yaml"))
+        config = partial(self.client.log_text, self.run_id, about.config, "config.yaml")
+        try:
+            config()
+        except Exception:
+            self.files.append(config)
         self.trajectory = artifacts.Trajectory(about.folder / artifacts.TRAJECTORY)
-        self.file = self.trajectory.write
         self.write = self.open.enter_context(tracking.writer(self.client, self.run_id, self.retry))
         self.pool = self.open.enter_context(ThreadPoolExecutor(1))
         self.gathered = Gathered(self.write_rows)
@@ -74,19 +86,25 @@ class Run:
     def write_rows(self, rows: Trace, at: int) -> None:
         """Write rows to the store and into a file."""
         # Both wait for a library most of the time, so each has a core.
-        filed = self.pool.submit(self.file, rows)
+        filed = self.pool.submit(self.filed, rows)
         self.write(tracking.columns_of(rows, *self.settings), at)
         filed.result()
         self.recorded = rows.start + len(rows)
 
+    def filed(self, rows: Trace) -> None:
+        """Write rows into the run's file; what it cannot take does not keep them out of the store."""
+        assert self.trajectory is not None
+        try:
+            if self.unkept is None:
+                self.trajectory.write(rows)
+        except Exception as error:
+            self.unkept = first_line(error)
+
     def report(self, drawing: Drawing) -> None:
-        """Draw a report, and keep the pictures with the run."""
+        """Draw a report, whose pictures are kept with the run."""
         # A run is not worth less for want of its pictures.
         try:
-            for path in pictures.report(self.about.folder, drawing):
-                self.retry(partial(artifacts.log_file, self.client, self.run_id, path))
-        except GaveUp:
-            raise
+            self.files += [self.kept(path) for path in pictures.report(self.about.folder, drawing)]
         except Exception as error:
             logging.getLogger(__name__).warning("the report cannot be drawn: %s", first_line(error))
 
@@ -108,15 +126,35 @@ class Run:
                 self.retry(partial(bulk.forget, store, self.run_id, "system/"))
             self.write(tracking.once(metrics), then)
         self.open.close()
-        if self.trajectory is not None and self.trajectory.close():
-            self.retry(partial(artifacts.log_file, self.client, self.run_id, self.trajectory.path))
-        resumed = {"resumed": str(self.continued)} if self.continued else {}
-        self.retry(partial(tracking.log_tags, self.client, self.run_id, {**self.tags, **resumed}))
-        if self.again:
-            self.retry(partial(drop_tags, self.client, self.run_id, set(tracking.ENDING) - set(self.tags)))
+        self.keep_files()
+        tags = dict(self.tags) | ({"resumed": str(self.continued)} if self.continued else {})
+        if self.unkept:
+            tags["recording"] = "incomplete"
+        self.retry(partial(tracking.log_tags, self.client, self.run_id, tags))
+        # It may have been sent in part before, or been ended for a silence.
+        self.retry(partial(drop_tags, self.client, self.run_id, set(tracking.ENDING) - set(tags)))
         if self.run_id in begun.REPEATED:
             self.retry(partial(begun.delete_others, self.client, self.run_id))
+        self.silence()
         self.retry(partial(self.client.set_terminated, self.run_id, self.status, at))
+        if self.unkept:
+            raise Unkept(f"its files could not be stored: {self.unkept}")
+
+    def kept(self, path: Path) -> Callable[[], Any]:
+        """Return what keeps a file with the run."""
+        return partial(artifacts.log_file, self.client, self.run_id, path)
+
+    def keep_files(self) -> None:
+        """Keep the files with the run, up to the first that cannot be."""
+        try:
+            if self.trajectory is not None and self.trajectory.close():
+                self.files.append(self.kept(self.trajectory.path))
+            for keep in self.files if self.unkept is None else ():
+                self.retry(keep)
+        except GaveUp as error:
+            self.unkept = str(error)
+        except Exception as error:
+            self.unkept = first_line(error)
 
     def abandon(self) -> None:
         """End a run that cannot be recorded further, for want of room perhaps, in a store that may be all right."""
@@ -234,5 +272,5 @@ def play(player: Player, frames: Iterable[spool.Frame]) -> str | None:
             player.run.discard()
             if not isinstance(error, GaveUp):
                 player.run.abandon()
-        return first_line(error)
+        return str(error) if isinstance(error, Unkept) else first_line(error)
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from runner import group_jobs, many, private, sweep_store, tracking
+from runner import group_jobs, many, private, started, sweep_store, tracking
 from runner.trace import Trace
 
 Fields = dict[str, Any]
@@ -88,7 +87,7 @@ class SweepRecorder:
                 {"about": tracking.fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics), "key": job.key}
                 for job in part
             ]
-            fields = {"keys": self.keys, "jobs": said, "settings": self.settings, "cwd": os.getcwd()}
+            fields = {"keys": self.keys, "jobs": said, "settings": self.settings, "cwd": str(started.folder())}
             process.say("sweep_record", fields, arrays)
             waiting += 1
         answers += [process.answer() for _ in range(waiting)]
@@ -102,14 +101,14 @@ class SweepRecorder:
         from runner import sync
 
         pending = Path(self.keys["pending"])
-        usual = pending == sync.PENDING.absolute()
+        usual = pending == started.absolute(sync.PENDING)
         return "python -m runner.sync" + ("" if usual else f" --pending {shlex.quote(str(pending))}")
 
     def end(self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float], table: Mapping[str, list]) -> None:
         """End the sweep's parent run."""
         said = {"status": status, "tags": dict(tags), "metrics": dict(metrics), "table": dict(table)}
         if left := self.process.ask("sweep_end", {"keys": self.keys, "run_id": self.run_id, **said})["left"]:
-            warn(f"the sweep's own run {self.run_id} could not be ended, {left}; end it with: {self.command()}")
+            warn(f"the sweep's own run {self.run_id} could not be sent as a whole, {left}; send it with: {self.command()}")
 
     def report(self) -> list[str]:
         """Have the sweep reported, and return what that comes to in lines."""

@@ -38,21 +38,28 @@ def record(keys: Mapping[str, Any], jobs: Sequence[many.Job], settings: Mapping[
     together = [job for job in jobs if spool.run_key(job.about.folder) != job.key]
     # If the store took them, and its answer alone was lost, they are sent again as the same rows.
     times = dict(zip((job.key for job in together), many.times(at, len(together)), strict=True))
-    left, sent = None, {}
+    left, sent, unkept = None, {}, {}
     try:
         client, experiment_id, insert = retry(partial(reached, keys))
         if insert is not None and together:
-            retry(partial(into_database, client, insert, experiment_id, together, at, settings))
-            sent = {job.key: Sent(job.key) for job in together}
+            unkept = retry(partial(into_database, client, insert, experiment_id, together, at, settings))
+            sent = {job.key: Sent(job.key) for job in together if job.key not in unkept}
     except Exception as error:
         left = first_line(error)
     for job in jobs:
-        if job.key not in sent:
+        if job.key in unkept:
+            spooled = by_spool(job, {**keys, **settings}, times[job.key], retry, unkept[job.key])
+            sent[job.key] = spooled._replace(run_id=job.key)
+        elif job.key not in sent:
             sent[job.key] = by_spool(job, {**keys, **settings}, times.get(job.key, at), retry, left)
             left = left or sent[job.key].left
     (SILENT.add if left else SILENT.discard)(keys["uri"])
     unsent = sum(each.left is not None for each in sent.values())
-    return {"run_ids": [sent[job.key].run_id for job in jobs], "unsent": unsent, "left": left}
+    return {
+        "run_ids": [sent[job.key].run_id for job in jobs],
+        "unsent": unsent,
+        "left": left or next(iter(unkept.values()), None),
+    }
 
 
 def reached(keys: Mapping[str, Any]) -> tuple[Any, str, bulk.Insert | None]:
@@ -67,16 +74,20 @@ def reached(keys: Mapping[str, Any]) -> tuple[Any, str, bulk.Insert | None]:
 
 def into_database(
     client: Any, insert: bulk.Insert, experiment_id: str, jobs: Sequence[many.Job], at: int, settings: Mapping[str, Any]
-) -> None:
-    """Record runs together, unless that has been done; raises OSError where another process is at it."""
+) -> dict[str, str]:
+    """Record runs together, unless that has been done; raises OSError where another process is at it.
+
+    Returns by key why the files of a run could not be stored.
+    """
     try:
         if not many.there(client, jobs, at):
-            many.record(client, insert, experiment_id, jobs, at, **settings)
+            return many.record(client, insert, experiment_id, jobs, at, **settings)
     except Exception as error:
         # The process that these jobs had before may have died and left its recorder, which brings them to an end.
         if type(error.__cause__).__name__ == "IntegrityError":
             raise ConnectionError(first_line(error)) from error
         raise
+    return {}
 
 
 def by_spool(job: many.Job, keys: Mapping[str, Any], at: int, retry: Retry, left: str | None) -> Sent:

@@ -134,22 +134,34 @@ def end(
         tracking.log_tags(client, run_id, tags)
         for key, value in metrics.items():
             client.log_metric(run_id, key, value, at)
+        client.set_terminated(run_id, status, at)
+
+    def keep() -> None:
+        client = store.client_of(keys["uri"])
         # As MLflow's log_table, which would leave ten decimals of each number.
         rows = [list(row) for row in zip(*table.values(), strict=True)]
         client.log_text(run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
         client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
-        client.set_terminated(run_id, status, at)
 
+    retry = Policy(keys["flush_timeout"], lambda: began)
     try:
-        Policy(keys["flush_timeout"], lambda: began)(say)
+        retry(say)
     except GaveUp as error:
+        left = first_line(error)
+    else:
+        left = None
+        # What keeps files may be out while the store is not.
+        try:
+            retry(keep)
+        except Exception as error:
+            left = f"its table could not be stored: {first_line(error.__cause__ or error)}"
+    if left is not None:
         where = {**keys, "uri": store.absolute(keys["uri"])}
         said = {"keys": where, "run_id": run_id, "status": status, "tags": tags, "metrics": metrics, "table": table, "at": at}
         file = Path(keys["pending"]) / ENDS / f"{run_id}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(said))
-        return {"left": first_line(error)}
-    return {"left": None}
+    return {"left": left}
 
 
 def end_pending(pending: Path, timeout: float) -> Iterator[tuple[str, str | None]]:

@@ -363,7 +363,17 @@ def contents(client: MlflowClient, run: Any) -> dict[str, Any]:
         rows = [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, key)]
         assert len({step for step, _ in rows}) == len(rows), key
         metrics[key] = sorted(rows) if "seconds" not in key else None
-    own = ("run_key", "folder", "overrides", "mlflow.runName", "heartbeat", "heartbeat_every", "pid", "mlflow.parentRunId")
+    own = (
+        "run_key",
+        "folder",
+        "overrides",
+        "mlflow.runName",
+        "heartbeat",
+        "heartbeat_every",
+        "pid",
+        "machine",
+        "mlflow.parentRunId",
+    )
     tags = {key: value for key, value in run.data.tags.items() if key not in own}
     params = {key: value for key, value in run.data.params.items() if not key.startswith(("tracking.", "sweep."))}
     files = sorted(each.path for each in client.list_artifacts(run.info.run_id))
@@ -401,7 +411,7 @@ def test_what_the_store_does_not_take_is_sent_later_and_once(cli, runs, tmp_path
     assert ended.code == 0 and "3 iteration_limit" in ended.out and "Traceback" not in ended.err
     first, second = ended.err.splitlines()
     assert first.startswith("WARNING: 3 runs could not be sent, ") and first.endswith("; send them with: python -m runner.sync")
-    assert second.startswith("WARNING: the sweep's own run ") and second.endswith("; end it with: python -m runner.sync")
+    assert second.startswith("WARNING: the sweep's own run ") and second.endswith("; send it with: python -m runner.sync")
     assert runs() == []
     shutil.copytree(tmp_path / "outputs/sweeps", tmp_path / "kept")
     folders = [str(path.parent) for path in tmp_path.glob("outputs/sweeps/*/*/*/spool")]

@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 import pytest
 import servers
 from commands import Command, Ended
-from conftest import environment, history, store
+from conftest import environment, store
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from runner import alive, artifacts, retry, spool, sync, unsent
+from runner import alive, retry, spool, sync, unsent
 from runner import processes as processes_of
 from runner.errors import UserError
 from runner.trace import Trace
@@ -276,26 +276,6 @@ def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(drawn,
     online, later = runs()
     assert contents(store(tmp_path), later) == contents(store(tmp_path), online)
     assert rows_in(tmp_path / "outputs/mlflow.db") == 2 * alone
-
-
-def test_a_run_that_is_not_in_the_store_as_a_whole_is_marked_until_it_is(cli, runs, tmp_path, monkeypatch, capfd):
-    assert cli("max_iterations=5", "tracking.offline=true", "report=none").code == 0
-    (path,) = tmp_path.glob("outputs/runs/*/*/spool")
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(artifacts.Trajectory, "write", full)
-        assert sync.main([str(path.parent)]) == 1 and path.exists()
-    assert capfd.readouterr().err == f"error: {path.parent}: OSError: [Errno 28] No space left on device\n"
-    (run,) = runs()
-    assert run.info.status == "FAILED" and run.data.tags["recording"] == "incomplete"
-    assert sync.main([str(path.parent)]) == 0
-    (run,) = runs()
-    assert (
-        run.info.status == "FINISHED" and "recording" not in run.data.tags and len(history(tmp_path, run.info.run_id, "x")) == 6
-    )
 
 
 def test_a_damaged_folder_does_not_keep_the_others_from_being_sent(cli, runs, tmp_path, capfd):
