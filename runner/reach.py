@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from runner import sqlite_uri
 from runner.errors import EXTRAS, UserError, first_line
+from runner.retry import crowded
 
 ALLOWED = "sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE or http(s)://HOST"
 # What MLflow takes besides, and which is left to it.
@@ -36,8 +38,8 @@ def check(uri: str) -> None:
     scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else ""
     if scheme in ("http", "https"):
         in_time(lambda: server(uri), uri)
-    elif uri.startswith("sqlite:///") and uri != "sqlite:///":
-        sqlite(uri, Path(uri.removeprefix("sqlite:///")).absolute())
+    elif uri != sqlite_uri.SQLITE and (file := sqlite_uri.file_of(uri)):
+        sqlite(uri, file)
     elif scheme not in ("postgresql", *OTHERS):
         raise UserError(
             f"tracking.uri {hidden(uri)!r} names no tracking store; allowed are {ALLOWED}; set it with tracking.uri=…"
@@ -132,7 +134,7 @@ def cause(error: BaseException) -> str:
 def sqlite(uri: str, file: Path) -> None:
     """Raise UserError where a file is no SQLite store of this MLflow, or cannot be written; a missing one is fine."""
     if file.is_dir():
-        raise refusal(uri, f"{file} is a directory; name a file, as in tracking.uri=sqlite:///{file}/mlflow.db")
+        raise refusal(uri, f"{file} is a directory; name a file, as in tracking.uri={sqlite_uri.uri_of(file / 'mlflow.db')}")
     there = next(each for each in (file, *file.parents) if each.exists())
     if not there.is_dir() and there != file:
         raise refusal(uri, f"{there} is not a directory; set tracking.uri=sqlite:///…")
@@ -214,6 +216,9 @@ def postgresql(uri: str, error: BaseException) -> UserError:
     if any(words in text for words in ("authentication failed", "no password supplied", "does not exist")):
         remedy = "create it, or name another" if "database" in said else "give the password by PGPASSWORD"
         return refusal(uri, f"login failed for user {user} at {place}: {said}; {remedy}")
+    if crowded(error):
+        remedy = "wait until other runs have ended, or raise its max_connections: a run holds two"
+        return refusal(uri, f"{said} at {place}; {remedy}")
     if "timeout" in text:
         return refusal(uri, f"no answer of {place} within {SECONDS} s; start the server or set tracking.uri=sqlite:///…")
     if "refused" in text:

@@ -15,6 +15,8 @@ T = TypeVar("T")
 FIRST, MOST = 0.2, 5.0
 # MLflow's codes of what may be otherwise in a while.
 PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+# What a database says that has no connection to spare at the moment, and the seconds that one is waited for at least.
+CROWDED, ROOM = ("too many clients", "connection slots are reserved", "too many connections", "is starting up"), 60.0
 
 
 class Retry(Protocol):
@@ -38,6 +40,23 @@ def passes(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__name__ in ("OperationalError", "InterfaceError")
 
 
+def crowded(error: BaseException) -> bool:
+    """Tell whether a database has no connection to spare, which passes as others end."""
+    return any(words in str(error) for words in CROWDED)
+
+
+def room(call: Callable[[], T]) -> T:
+    """Return what the call returns, which is made again while a database has no connection to spare."""
+    until = time.monotonic() + ROOM
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not crowded(error) or time.monotonic() > until:
+                raise
+        time.sleep(random.uniform(FIRST, 1.0))
+
+
 class Policy:
     """Asks again while a run goes on, and then for so many seconds without success."""
 
@@ -59,7 +78,8 @@ class Policy:
                     raise
                 since = self.ended()
                 self.warn(error)
-                if since is not None and time.monotonic() - max(since, self.succeeded) >= self.timeout:
+                timeout = max(self.timeout, ROOM) if crowded(error) else self.timeout
+                if since is not None and time.monotonic() - max(since, self.succeeded) >= timeout:
                     raise GaveUp(first_line(error)) from error
             self.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, MOST)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from runner import naming, reach
 from runner.errors import UserError, first_line
+from runner.retry import room
+from runner.sqlite_uri import absolute, uri_of
+from runner.sqlite_uri import file_of as sqlite_file
 
-SQLITE = "sqlite:///"
 # Of the lock that a process holds while it opens a PostgreSQL store: "runner" in ASCII.
 LOCK = 0x72756E6E6572
 # The tag by which a run is found again whose creation was not answered.
@@ -30,6 +37,10 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
 }
+# Of a PostgreSQL store: the connection that is kept, and those that are let go at once.
+CONNECTIONS = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "1", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "1"}
+# MLflow's stores whose sessions are made for one thread at a time.
+ALONE: WeakSet[Any] = WeakSet()
 # Empty stores that wait for a run, by the file that they will be.
 PREPARED: dict[Path, Path] = {}
 
@@ -52,15 +63,43 @@ def opened(uri: str, experiment: str) -> tuple[Any, str]:
         if file in PREPARED:
             place(PREPARED.pop(file), file)
         location = None if file is None else (file.parent / "artifacts").as_uri()
-        client = client_of(uri)
-        return client, naming.experiment_id(client, named, location)
+        client = room(partial(client_of, uri))
+        return client, room(partial(naming.experiment_id, client, named, location))
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise reach.refusal(absolute(uri), f"{first_line(error)}; set it with tracking.uri=sqlite:///…") from error
 
 
 def client_of(uri: str) -> Any:
     """Return a client of a tracking store that is there."""
-    return imported().MlflowClient(tracking_uri=absolute(uri))
+    mlflow = imported()
+    if sqlite_file(uri) is not None:
+        from mlflow.store.db import utils
+
+        # It takes a URI for a path, and makes folders that are called as what is quoted there.
+        utils._make_parent_dirs_if_sqlite = lambda uri: None
+    if not uri.startswith("postgresql"):
+        return mlflow.MlflowClient(tracking_uri=absolute(uri))
+    # Of the connections that a server has, a run holds two: MLflow opens a session within another.
+    for name, value in CONNECTIONS.items():
+        os.environ.setdefault(name, value)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    store = client._tracking_client.store
+    if store not in ALONE:
+        store.ManagedSessionMaker = one_thread(store.ManagedSessionMaker)
+        ALONE.add(store)
+    return client
+
+
+def one_thread(made: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes sessions for one thread at a time: each of two that held one would wait for another one's second."""
+    lock = threading.RLock()
+
+    @contextmanager
+    def session(*words: Any, **keys: Any) -> Iterator[Any]:
+        with lock, made(*words, **keys) as opened:
+            yield opened
+
+    return session
 
 
 def prepare(uri: str) -> None:
@@ -82,17 +121,17 @@ def get_ready(uri: str) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        open_or_make(mlflow, uri)
+        open_or_make(uri)
     except (mlflow.exceptions.MlflowException, SQLAlchemyError, OSError) as error:
         raise reach.refusal(absolute(uri), f"{first_line(error)}; set it with tracking.uri=sqlite:///…") from error
 
 
-def open_or_make(mlflow: Any, uri: str) -> None:
+def open_or_make(uri: str) -> None:
     """Open a store, or make an SQLite store."""
     file = sqlite_file(uri)
     if uri.startswith("postgresql"):
         with alone(uri):
-            client_of(uri)
+            room(partial(client_of, uri))
     elif file is None or file.exists():
         client_of(uri)
     elif file not in PREPARED:
@@ -100,7 +139,7 @@ def open_or_make(mlflow: Any, uri: str) -> None:
         PREPARED[file] = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
         # MLflow migrates in steps which several processes at once, or one that is killed, leave unusable.
         try:
-            mlflow.MlflowClient(tracking_uri=f"{SQLITE}{PREPARED[file]}")._tracking_client.store.engine.dispose()
+            client_of(uri_of(PREPARED[file]))._tracking_client.store.engine.dispose()
         except BaseException:
             PREPARED.pop(file).unlink(missing_ok=True)
             raise
@@ -117,17 +156,32 @@ def alone(uri: str) -> Iterator[None]:
     from sqlalchemy.pool import NullPool
 
     try:
-        connection = create_engine(uri, poolclass=NullPool, connect_args=dict(reach.connect_args(uri))).connect()
+        engine = create_engine(uri, poolclass=NullPool, connect_args=dict(reach.connect_args(uri)))
+        while (connection := room(partial(locked, engine))) is None:
+            time.sleep(random.uniform(0.1, 0.5))
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise reach.postgresql(uri, error) from error
     with connection:
-        # The lock goes with the connection.
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
         tables = set(inspect(connection).get_table_names())
         if "alembic_version" in tables:
             revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
             reach.schema(uri, tables, list(revisions))
         yield
+
+
+def locked(engine: Any) -> Any:
+    """Return a connection that has the lock, which goes with it, or None: who waits for it holds none that the other needs."""
+    from sqlalchemy import text
+
+    connection = engine.connect()
+    try:
+        if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK}).scalar():
+            return connection
+    except BaseException:
+        connection.close()
+        raise
+    connection.close()
+    return None
 
 
 def exists(uri: str) -> bool:
@@ -161,17 +215,6 @@ def quieten() -> None:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """Return the file of an SQLite store, or None for another store."""
-    return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
-
-
-def absolute(uri: str) -> str:
-    """Return a URI that means the same from every folder: MLflow keeps one store for each URI of a process."""
-    file = sqlite_file(uri)
-    return uri if file is None else f"{SQLITE}{file}"
 
 
 def place(made: Path, file: Path) -> None:

@@ -24,8 +24,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """Start a PostgreSQL server whose data lie in this new folder, and give its SQLAlchemy URI."""
+def postgresql(folder: Path, settings: str = "") -> Iterator[str]:
+    """Start a PostgreSQL server whose data lie in this new folder, with further settings, and give its SQLAlchemy URI."""
     port = free_port()
     # As another user it would not get through the folders of pytest, which each pytest that starts closes to others again.
     with tempfile.TemporaryDirectory(prefix="postgresql", dir="/tmp", ignore_cleanup_errors=True) as place:
@@ -35,7 +35,7 @@ def postgresql(folder: Path) -> Iterator[str]:
         data = Path(place, "data")
         of_postgresql("initdb", "-D", data, "-A", "trust", "-U", "runner")
         with (data / "postgresql.conf").open("a") as file:
-            file.write(f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{place}'\n")
+            file.write(f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{place}'\n{settings}")
         pg_ctl(folder, "start")
         try:
             yield f"postgresql+psycopg://runner@127.0.0.1:{port}/postgres"
