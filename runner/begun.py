@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,14 +31,22 @@ def delete_others(client: Any, run_id: str) -> None:
             client.delete_run(run.info.run_id)
 
 
-def interrupted(client: Any, experiment_id: str, identity: str, host: str) -> list[dict[str, Any]]:
-    """Return the runs of this identity that did not end of themselves and have a spool here, the newest first."""
-    words = f"tags.identity = '{identity}' and tags.host = '{host}' and attributes.status != 'FINISHED'"
+def interrupted(client: Any, experiment_id: str, identity: str) -> list[dict[str, Any]]:
+    """Return the runs of this identity that did not end of themselves and have a spool here, the newest first.
+
+    `silent` is, of one that may be going on where its folder's lock is not this machine's, what `alive.still` is to watch.
+    """
+    words = f"tags.identity = '{identity}' and attributes.status != 'FINISHED'"
     runs = []
     for run in client.search_runs([experiment_id], words, order_by=["attributes.start_time DESC"], max_results=100):
         tags = run.data.tags
-        if run.info.status in ("KILLED", "RUNNING") and (Path(tags.get("folder", "")) / spool.FILE).is_file():
-            runs.append({"run_id": run.info.run_id, "folder": tags["folder"], "run_key": tags["run_key"]})
+        folder, key = tags.get("folder", ""), tags.get("run_key", "")
+        # A folder of this name may be another's, on another machine, or hold another run by now.
+        if run.info.status in ("KILLED", "RUNNING") and spool.run_key(Path(folder)) == key:
+            watch = {"beat": tags.get(alive.BEAT), "every": float(tags.get(alive.EVERY, 0)), "host": tags.get(alive.HOST)}
+            elsewhere = run.info.status == "RUNNING" and tags.get(alive.HOST) != socket.gethostname()
+            silent = watch if elsewhere else None
+            runs.append({"run_id": run.info.run_id, "folder": folder, "run_key": key, "silent": silent})
     return runs
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 def name() -> dict[str, Any]:
     """Return the name of this process, as plain data."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "start": start_of(os.getpid())}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "start": start_of(os.getpid()), "machine": machine()}
 
 
 def there(named: Mapping[str, Any]) -> bool:
@@ -56,3 +56,11 @@ def machine() -> str:
 def boot() -> str:
     """Return a name of this machine since its start; raises OSError where it has none."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def same_machine(named: Mapping[str, Any]) -> bool:
+    """Tell whether the process of a name was on this machine, in whichever container, since its start."""
+    try:
+        return str(named.get("machine", "")).partition("/")[0] == boot()
+    except OSError:
+        return False

@@ -197,6 +197,8 @@ class Lock:
             if time.monotonic() - began > wait:
                 raise Held(holder)
             time.sleep(0.05)
+        # What the last holder has said of itself.
+        self.before = said(self.file)
         self.become(role)
 
     def become(self, role: str) -> None:
@@ -218,8 +220,7 @@ class Lock:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            text = os.pread(self.file, 4096, 0)
-            return json.loads(text) if text.endswith(b"}") else {}
+            return said(self.file)
         # Its holder may have removed it in between, and another have made one of its own.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self.file), self.path.stat()):
@@ -231,6 +232,12 @@ class Lock:
         if remove:
             self.path.unlink(missing_ok=True)
         os.close(self.file)
+
+
+def said(file: int) -> dict[str, Any]:
+    """Return what a lock's holder says of itself; nothing where it has not done so yet."""
+    text = os.pread(file, 4096, 0)
+    return json.loads(text) if text.endswith(b"}") else {}
 
 
 class Pointer:
@@ -293,7 +300,8 @@ def run_key(folder: Path) -> str | None:
     try:
         with (folder / FILE).open("rb") as file:
             first = next(frames(file), None)
-    except FileNotFoundError:
+    # Another machine's path may lead through a file here, or to what others own.
+    except OSError:
         return None
     return first and first.message.fields.get("run_key")
 

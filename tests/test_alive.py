@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 import servers
 
-from runner import alive, store
+from runner import alive, processes, store
 
 
 @pytest.fixture(scope="module", params=["sqlite", "http"])
@@ -30,10 +30,15 @@ def client(request, tmp_path_factory, migrated) -> Iterator:
 
 
 def started(client, **tags: str) -> str:
-    """Create a run that last beat an hour ago, in a process of this host that has ended."""
+    """Create a run that last beat an hour ago, in a process of this machine that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    beat = {"heartbeat": repr(time.time() - 3600), "heartbeat_every": "1.0", "host": socket.gethostname()}
+    beat = {
+        "heartbeat": repr(time.time() - 3600),
+        "heartbeat_every": "1.0",
+        "host": socket.gethostname(),
+        "machine": processes.machine(),
+    }
     return client.create_run("0", tags={**beat, "pid": f"{process.pid}:1", **tags}).info.run_id
 
 
@@ -43,13 +48,15 @@ def status(client, run_id: str) -> str:
 
 def test_only_the_dead_are_ended_and_each_once(client):
     me = os.getpid()
-    dead = [started(client), started(client, host="elsewhere")]
+    dead = [started(client), started(client, host="another container, which had this one's processes")]
     # A process that has the number of one that has ended.
     dead.append(started(client, pid=f"{me}:1"))
     live = [
-        started(client, pid=f"{me}:{alive.start_of(me)}"),
+        started(client, pid=f"{me}:{processes.start_of(me)}"),
+        # Its beat of an hour ago may be its machine's now.
+        started(client, machine="elsewhere", heartbeat_every="100.0"),
         # An hour is less than 2 x 2000 + 1 seconds.
-        started(client, heartbeat_every="2000.0", host="elsewhere"),
+        started(client, heartbeat_every="2000.0"),
         started(client, heartbeat="soon"),
         client.create_run("0").info.run_id,
     ]
@@ -83,7 +90,7 @@ def test_a_heart_beats_until_its_block_ends(client):
         while beat() == first:
             assert time.time() - began < 10
         tags = client.get_run(run_id).data.tags
-        assert tags["host"] == socket.gethostname() and tags["pid"] == f"{os.getpid()}:{alive.start_of(os.getpid())}"
+        assert tags["host"] == socket.gethostname() and tags["pid"] == f"{os.getpid()}:{processes.start_of(os.getpid())}"
         assert tags["heartbeat_every"] == "0.2" and abs(beat() - time.time()) < 10
     time.sleep(0.5)
     last = beat()
@@ -106,12 +113,50 @@ def test_a_store_that_is_gone_does_not_stop_a_heart(tmp_path):
             time.sleep(0.01)
 
 
-def test_a_process_is_known_by_its_number_and_its_start():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        began = alive.start_of(process.pid)
-        assert began.isdigit() and int(began) >= int(alive.start_of(os.getpid()))
-        process.communicate(b"\n")
-    assert alive.start_of(process.pid) == ""
+@pytest.mark.parametrize("ahead", [-3600, 0, 60])
+def test_a_run_of_another_machine_is_ended_when_its_silence_was_seen_whatever_its_clock(client, monkeypatch, ahead):
+    now, later = time.time, 0
+
+    def beat() -> str:
+        # A moment ago, by a clock that goes so far behind this one.
+        return repr(time.time() - ahead)
+
+    monkeypatch.setattr(alive.time, "time", lambda: now() + later)
+    keys = {"machine": "elsewhere", "heartbeat_every": "10.0"}
+    live, dead = (started(client, heartbeat=beat(), **keys) for _ in range(2))
+    found = []
+    for later in range(0, 80, 10):
+        client.set_tag(live, "heartbeat", beat())
+        found += alive.reap(client)
+        # The first look takes note at most.
+        assert later or not found
+    assert found == [dead] and status(client, live) == "RUNNING"
+    client.set_terminated(live)
+
+
+def test_a_run_that_is_watched_is_silent_or_is_not(client):
+    dead, live = (started(client) for _ in range(2))
+    beat = client.get_run(live).data.tags["heartbeat"]
+    with alive.Heart(client, live, 0.1):
+        assert not alive.still(client, live, beat, 1)
+    assert alive.still(client, dead, client.get_run(dead).data.tags["heartbeat"], 0.1)
+    client.set_terminated(dead)
+    client.set_terminated(live)
+
+
+def test_a_run_that_was_ended_for_a_silence_takes_that_back(client):
+    run_id = client.create_run("0", tags=alive.first_tags(0.2, os.getpid())).info.run_id
+    end = alive.end_by_sql if hasattr(client._tracking_client.store, "engine") else alive.end_by_call
+    heart = alive.Heart(client, run_id, 0.1)
+    waits = iter([lambda: end(client, run_id, client.get_run(run_id).data.tags["heartbeat"]) and time.sleep(1), lambda: None])
+    heart.over.wait = lambda _: (next(waits, heart.over.set)(), heart.over.is_set())[1]
+    heart.go_on()
+    run = client.get_run(run_id)
+    assert run.info.status == "RUNNING" and not {*alive.STALE} & {*run.data.tags}
+    # Not of one that has ended since.
+    end(client, run_id, run.data.tags["heartbeat"])
+    heart.come_back()
+    assert status(client, run_id) == "KILLED"
 
 
 def test_a_store_of_ten_thousand_finished_runs_is_looked_through_at_once(tmp_path, migrated):

@@ -18,7 +18,7 @@ from mlflow.artifacts import download_artifacts
 # The values of these tell one run from another, or when and how long it ran.
 OWN = {"mlflow.parentRunId", "mlflow.runName", "job", "overrides", "mlflow.note.content", "run_key", "folder"}
 # Only what is recorded while it runs has to say that it is alive.
-ALIVE = {"heartbeat", "heartbeat_every", "pid"}
+ALIVE = {"heartbeat", "heartbeat_every", "pid", "machine"}
 SWEEP = ["loss=rosenbrock", "optimizer=adam", "optimizer.learning_rate=0.01,0.1,5e18", "guess=normal", "seed=1,2"]
 STOPS = ["stopping=[gradient_norm]", "stopping.gradient_norm.tolerance=1.9", "max_iterations=150"]
 
