@@ -9,20 +9,24 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from runner import folders, forks, spool, store, tracking, unsent
+from runner import alive, folders, forks, processes, signals, spool, started, store, tracking, unsent
 from runner.errors import UserError, first_line
-from runner.recorder_process import Process
+from runner.recorder_process import STILL, Process
 from runner.sweep_recorder import SweepRecorder
 from runner.trace import Trace
 from runner.tracking import About, Recorder
+
+# Bytes of a spool that may be unsent while the run goes on.
+UNSENT = 2**30
 
 
 @wraps(tracking.mlflow)
@@ -44,12 +48,12 @@ def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
 
 def prepare(*, uri: str, draws: bool) -> None:
     """Start the process, to open the store, and to import what draws, while TensorFlow is imported."""
-    Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": os.getcwd()})
+    Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": str(started.folder())})
 
 
 def sweep(*, offline: bool, pending: str, **keys: Any) -> Any:
     """Return what records a sweep as a whole; the keys are those of the tracking group."""
-    where = str(Path(pending).absolute())
+    where = str(started.absolute(pending))
     if not offline:
         return SweepRecorder(Process.of_this_process, pending=where, **keys)
     from runner.sweep_offline import OfflineSweep
@@ -65,15 +69,15 @@ class Session:
     """One run of this process: its spool, and the recorder process that plays it."""
 
     def __init__(self, about: About, keys: Mapping[str, Any]) -> None:
-        self.about = replace(about, folder=about.folder.absolute())
+        self.about = replace(about, folder=started.absolute(about.folder))
         self.uri, self.offline, self.timeout = keys["uri"], keys["offline"], keys["flush_timeout"]
-        where = {"uri": store.absolute(self.uri), "pending": str(Path(keys["pending"]).absolute())}
+        where = {"uri": store.absolute(self.uri), "pending": str(started.absolute(keys["pending"]))}
         said = {"about": tracking.fields_of(self.about), "keys": {**keys, **where}}
         self.said: dict[str, Any] = said | {"run_key": uuid.uuid4().hex, "host": socket.gethostname()}
         self.pointer = spool.Pointer(Path(where["pending"]), self.said["run_key"])
         self.ids: dict[str, Any] = {"run_id": None, "experiment_id": None}
         self.process: Process | None = None
-        self.full = False
+        self.full, self.waited = False, False
 
     def begin(self) -> None:
         """Begin the run, or go on with an interrupted one; raises UserError where the store cannot be used."""
@@ -104,7 +108,21 @@ class Session:
             return None
         if self.process is None:
             return first_free(unsent.interrupted(self.pointer.path.parent, self.about.tags["identity"]))
-        return first_free(self.process.ask("find", self.said)["runs"])
+        return first_free(self.process.ask("find", self.said)["runs"], self.is_silent)
+
+    def is_silent(self, run: Mapping[str, Any], lock: spool.Lock) -> bool:
+        """Tell whether a run whose lock is held here is dead, wherever it was."""
+        watch, log = run["silent"], logging.getLogger(__name__)
+        # Locks hold among the containers of one machine, whatever they are called; not always from one machine to another.
+        if watch is None or processes.same_machine(lock.before):
+            return True
+        assert self.process is not None
+        wait = alive.patience(watch["every"])
+        log.warning("run %s may be going on on host %s: it is watched for %g s", run["run_id"], watch["host"], wait)
+        silent = self.process.ask("watch", {**watch, "uri": self.uri, "run_id": run["run_id"]})["silent"]
+        text = "is silent, and is continued here" if silent else "is going on: this is another run of the same configuration"
+        log.warning("run %s %s", run["run_id"], text)
+        return silent
 
     def open(self, folder: Path) -> None:
         """Begin, or go on with, the spool of a folder."""
@@ -153,6 +171,20 @@ class Session:
         rows = rows[max(0, self.recorded - rows.start) :]
         if len(rows):
             self.say("record", *spool.row_fields(rows))
+            self.ring()
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait while more lies unsent than a disk should hold, unless the recorder stands still, or a signal has come."""
+        while (process := self.process) is not None and self.spool.end - process.pulse.taken() > UNSENT:
+            if signals.came() or time.monotonic() - process.pulse.moved() > STILL:
+                return
+            if not self.waited:
+                self.waited = True
+                text = "the tracking store takes rows more slowly than they are made: the run waits whenever %.3g GiB of them "
+                text += "are unsent; record fewer metrics with tracking.every=100"
+                logging.getLogger(__name__).warning(text, UNSENT / 2**30)
+            time.sleep(0.05)
             self.ring()
 
     def say(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> None:
@@ -210,7 +242,7 @@ class Session:
         try:
             if self.process is not None:
                 self.process.say("end", failure)
-                return self.process.answer()["left"]
+                return self.process.answer(self.timeout)["left"]
         except UserError:
             pass
         try:
@@ -230,8 +262,10 @@ def own_lock(folder: Path) -> spool.Lock:
         raise UserError(f"{folder} is the folder of a run of {holder}; wait for it, or set hydra.run.dir=another") from held
 
 
-def first_free(runs: list[dict[str, Any]]) -> tuple[dict[str, Any], spool.Lock] | None:
-    """Return the first of these interrupted runs that nobody is at, with its lock.
+def first_free(
+    runs: list[dict[str, Any]], dead: Callable[[dict[str, Any], spool.Lock], bool] = lambda run, lock: True
+) -> tuple[dict[str, Any], spool.Lock] | None:
+    """Return the first of these interrupted runs that nobody is at, and that is dead, with its lock.
 
     Raises UserError where one is being continued.
     """
@@ -249,7 +283,10 @@ def first_free(runs: list[dict[str, Any]]) -> tuple[dict[str, Any], spool.Lock] 
                 raise UserError(f"run {which} is being continued by {holder}; wait for it, or set resume=false") from held
             continue
         if (folder / spool.FILE).exists():
-            return run, lock
+            if dead(run, lock):
+                return run, lock
+            lock.release()
+            continue
         # Another has continued it meanwhile, to its end.
         lock.release(remove=True)
     return None

@@ -7,13 +7,21 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from runner import forks, quick, signals, wire
+from runner import forks, quick, signals, started, wire
 from runner.errors import UserError
+from runner.pulse import Pulse
+
+# Seconds that the process may stand still while it is waited for, and before it has begun.
+STILL, BEGINNING = 60.0, 300.0
 
 
 class Process:
@@ -31,12 +39,15 @@ class Process:
 
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
+        file, path = tempfile.mkstemp()
+        os.unlink(path)
+        self.pulse, self.stuck = Pulse(file), False
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])]))
         # In a session of its own: Ctrl-C ends the run, and the recorder hears of it from there.
         with signals.blocked():
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "runner.recording", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "runner.recording", str(theirs.fileno()), str(self.pulse.file)],
+                pass_fds=[theirs.fileno(), self.pulse.file],
                 env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -49,28 +60,51 @@ class Process:
     def say(self, word: str, fields: Mapping[str, Any] | None = None, arrays: Mapping[str, Any] | None = None) -> None:
         """Send a message."""
         try:
-            wire.send(self.connection, word, fields or {}, arrays or {})
+            with self.watched(STILL) if arrays else nullcontext():
+                wire.send(self.connection, word, fields or {}, arrays or {})
         except OSError:
             # It has gone, and said why.
             self.answer()
 
     def ask(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Send a message and return its answer."""
-        self.say(word, {**fields, "cwd": os.getcwd()}, arrays)
+        self.say(word, {**fields, "cwd": str(started.folder())}, arrays)
         return self.answer()
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self, patience: float = STILL) -> dict[str, Any]:
         """Return the next answer; raises UserError where it is an error, or never comes."""
-        while (fields := self.hear()) is None:
-            pass
-        return fields
+        with self.watched(patience):
+            while (fields := self.hear()) is None:
+                pass
+            return fields
+
+    @contextmanager
+    def watched(self, patience: float) -> Iterator[None]:
+        """End the process where it stands still for so many seconds within this block, as one does that was stopped."""
+        over, began = threading.Event(), time.monotonic()
+
+        def watch() -> None:
+            while not over.wait(min(1.0, patience / 2)):
+                moved = self.pulse.moved()
+                if time.monotonic() - max(began, moved) > (patience if moved else max(patience, BEGINNING)):
+                    self.stuck = True
+                    self.child.kill()
+                    return
+
+        threading.Thread(target=watch, name="watches the recorder", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def hear(self) -> dict[str, Any] | None:
         """Take the next message: an answer, an error, which is raised, or a line for the log, which is None."""
         try:
             word, fields, _ = wire.receive(self.connection)
         except (EOFError, OSError):
-            raise UserError(f"tracking: the recorder process ended by itself, with exit code {self.stop()}") from None
+            code = self.stop()
+            how = "stood still and was ended" if self.stuck else f"ended by itself, with exit code {code}"
+            raise UserError(f"tracking: the recorder process {how}") from None
         if word == "log":
             logging.getLogger(fields["name"]).log(fields["level"], fields["text"])
             return None
@@ -94,4 +128,5 @@ class Process:
         self.stay()
         self.connection.close()
         self.child.terminate()
-        return self.child.wait()
+        with self.watched(STILL):
+            return self.child.wait()

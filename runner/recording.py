@@ -22,6 +22,7 @@ from typing import Any
 
 from runner import alive, begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, tracking, wire
 from runner.errors import UserError, first_line
+from runner.pulse import Pulse
 from runner.retry import GaveUp, Policy
 
 # This module is __main__ in its process.
@@ -32,14 +33,15 @@ START = 5.0
 NO_ROOM, ROOM = ("No space left", "disk is full"), 3.0
 
 
-def main(connection: Connection) -> None:
+def main(connection: Connection, pulse: Pulse) -> None:
     """Be the recorder process."""
+    pulse.beat()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, leave)
     logging.getLogger("runner").addHandler(Forward(connection))
     store.quieten()
     try:
-        serve(connection)
+        serve(connection, pulse)
     except (EOFError, BrokenPipeError):
         sweep_store.abandon(sweep_store.GONE)
     except Exception as error:
@@ -73,7 +75,7 @@ def rest() -> Any:
     return signal.SIG_IGN if sweep_store.OPEN else leave
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, pulse: Pulse) -> None:
     """Record one run after another, until the run's process is gone."""
     while True:
         word, fields, arrays = wire.receive(connection)
@@ -92,8 +94,10 @@ def serve(connection: Connection) -> None:
             wire.send(connection, "answer", {"left": sent.left}, {})
         elif word == "find":
             wire.send(connection, "answer", {"runs": interrupted(fields)}, {})
+        elif word == "watch":
+            wire.send(connection, "answer", {"silent": silent(fields)}, {})
         else:
-            record(connection, fields)
+            record(connection, fields, pulse)
         signal.signal(signal.SIGTERM, rest())
 
 
@@ -123,10 +127,16 @@ def interrupted(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     said = begun.Begin.of(fields)
     client, experiment_id = said.opened()
     with starting(said.keys["uri"]) as retry:
-        return retry(lambda: begun.interrupted(client, experiment_id, said.about.tags["identity"], said.host))
+        return retry(lambda: begun.interrupted(client, experiment_id, said.about.tags["identity"]))
 
 
-def record(connection: Connection, fields: Mapping[str, Any]) -> None:
+def silent(fields: Mapping[str, Any]) -> bool:
+    """Tell whether a run of another machine is silent."""
+    client = store.client_of(fields["uri"])
+    return alive.still(client, fields["run_id"], fields["beat"], fields["every"])
+
+
+def record(connection: Connection, fields: Mapping[str, Any], pulse: Pulse) -> None:
     """Begin a run or go on with it, answer, and play its spool until it has ended."""
     said, folder = begun.Begin.of(fields), Path(fields["folder"])
     client, experiment_id = said.opened()
@@ -137,13 +147,16 @@ def record(connection: Connection, fields: Mapping[str, Any]) -> None:
             run = playing.Run(client, fields["run_id"], retry)
             life = alive.first_tags(said.keys["heartbeat"], os.getppid())
             retry(partial(run.go_on, life))
+    pulse.take(0)
     wire.send(connection, "answer", {"run_id": run.run_id, "experiment_id": experiment_id}, {})
     inbox = Inbox(connection)
     run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
     threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder), daemon=True).start()
     player = playing.Player(folder, Path(said.keys["pending"]), run.retry, run)
-    with alive.Heart(client, run.run_id, said.keys["heartbeat"]):
-        left = playing.play(player, written(folder, inbox))
+    with alive.Heart(client, run.run_id, said.keys["heartbeat"]) as heart:
+        run.silence = heart.stop
+        left = playing.play(player, written(folder, inbox, pulse))
+        pulse.take_all()
         if left and not inbox.ends(ROOM if any(words in left for words in NO_ROOM) else 0):
             LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
         while inbox.ended() is None:
@@ -191,7 +204,7 @@ class Inbox:
         return self.at
 
 
-def written(folder: Path, inbox: Inbox) -> Iterator[spool.Frame]:
+def written(folder: Path, inbox: Inbox, pulse: Pulse) -> Iterator[spool.Frame]:
     """Yield the frames of a spool while it is written, which is brought to the disk about each second."""
     end, synced = 0, time.monotonic()
     lock = None
@@ -204,6 +217,7 @@ def written(folder: Path, inbox: Inbox) -> Iterator[spool.Frame]:
             for frame in spool.frames(file, end):
                 yield frame
                 end = frame.end
+                pulse.take(end)
             if last:
                 break
             inbox.wait(1.0)
@@ -225,4 +239,4 @@ def to_disk(file: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Connection(int(sys.argv[1])))
+    main(Connection(int(sys.argv[1])), Pulse(int(sys.argv[2])))

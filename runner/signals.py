@@ -20,6 +20,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long a chunk may go on after a signal: seconds. What follows it has one more.
 GRACE = 4.0
 HEARD = b"\0"
+# What returns the name of the signal that came in the block of `caught` that this process is in.
+_names: list[Callable[[], str | None]] = []
 # The signal by which this process was asked to make room, if it was.
 _asked: list[str] = []
 
@@ -100,13 +102,20 @@ def caught() -> Iterator[Callable[[], str | None]]:
         os.close(ours)
 
     stay = forks.leaving(leave)
+    _names.append(name)
     try:
         yield name
     finally:
+        _names.pop()
         stay()
         restore()
         watch.join()
         os.close(ours)
+
+
+def came() -> bool:
+    """Tell whether a signal asks the run under way to end; it is then heard of."""
+    return any(name() for name in _names)
 
 
 def watched(pipe: int) -> None:

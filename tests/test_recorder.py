@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -11,13 +12,16 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
+import processes
 import pyarrow.parquet as pq
 import pytest
 from commands import Command, Ended
-from conftest import store
+from conftest import own_loss, store
 from mlflow.artifacts import download_artifacts
 
-from runner import wire
+from runner import alive, recorder_process, wire
+from runner import recorder as recorder_module
+from runner.errors import UserError
 
 LONG = ("execution=eager", "max_iterations=1000000", "report=none")
 
@@ -160,3 +164,137 @@ def test_arrays_come_through_as_they_were(array):
     here.close()
     with pytest.raises(EOFError):
         wire.receive(there)
+
+
+SILENT = (*LONG[:1], "max_iterations=300", "report=none", "tracking.heartbeat=0.5")
+
+
+def test_a_run_that_is_suspended_is_not_ended_here_and_takes_it_back_where_another_machine_ended_it(prepared):
+    with started(prepared, *SILENT) as (command, recorder):
+        client, run_id = store(prepared), only_run(prepared).info.run_id
+        for pid in (command.process.pid, recorder):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(alive.patience(0.5) + 0.5)
+        assert alive.reap(client) == []
+        # As another machine sees it.
+        client.set_tag(run_id, "machine", "elsewhere")
+        assert alive.reap(client) == []
+        time.sleep(alive.patience(0.5) + 0.5)
+        assert alive.reap(client) == [run_id] and only_run(prepared).info.status == "KILLED"
+        os.kill(recorder, signal.SIGCONT)
+        assert processes.wait(lambda: only_run(prepared).info.status == "RUNNING", 20)
+        os.kill(command.process.pid, signal.SIGCONT)
+        assert command.ended() == Ended(0, "")
+    run = only_run(prepared)
+    assert run.info.status == "FINISHED" and run.data.tags["ending"] == "iteration_limit"
+    assert not {"stopped_by", "end_reason"} & {*run.data.tags}
+
+
+@pytest.mark.parametrize("machine", ["this", "another"])
+def test_a_killed_run_is_continued_under_another_host_name(prepared, machine):
+    with started(prepared, *SILENT) as (command, _):
+        command.kill(everything=True)
+    client, before = store(prepared), only_run(prepared)
+    assert before.info.status == "RUNNING"
+    client.set_tag(before.info.run_id, "host", "another")
+    if machine == "another":
+        client.set_tag(before.info.run_id, "machine", "another")
+        (lock,) = prepared.glob("outputs/runs/*/*/lock")
+        lock.write_text(json.dumps({**json.loads(lock.read_text()), "host": "another", "machine": "another"}))
+    ended = Command(prepared, *SILENT).ended()
+    run = only_run(prepared)
+    assert ended.code == 0 and run.info.run_id == before.info.run_id and run.data.tags["resumed"] == "1"
+    assert run.info.status == "FINISHED" and sorted(steps_of(prepared)) == list(range(301))
+    lines = [f"WARNING: run {run.info.run_id} {text}" for text in WATCHED] if machine == "another" else []
+    assert ended.err.splitlines() == lines
+
+
+WATCHED = ("may be going on on host another: it is watched for 2 s", "is silent, and is continued here")
+
+
+def test_one_that_goes_on_on_another_machine_is_left_alone(prepared):
+    with started(prepared, *SILENT) as (command, _):
+        command.kill(everything=True)
+    client, before = store(prepared), only_run(prepared)
+    for key in ("host", "machine"):
+        client.set_tag(before.info.run_id, key, "another")
+    (lock,) = prepared.glob("outputs/runs/*/*/lock")
+    lock.write_text(json.dumps({**json.loads(lock.read_text()), "host": "another", "machine": "another"}))
+    with alive.Heart(client, before.info.run_id, 0.1):
+        ended = Command(prepared, *SILENT).ended()
+    assert ended.code == 0 and ended.err.endswith("is going on: this is another run of the same configuration\n")
+    statuses = {run.info.run_id: run.info.status for run in client.search_runs(["1"])}
+    assert len(statuses) == 2 and statuses.pop(before.info.run_id) == "RUNNING" and [*statuses.values()] == ["FINISHED"]
+
+
+def test_a_recorder_that_was_stopped_is_waited_for_no_longer_than_a_store(prepared):
+    with started(prepared, "execution=eager", "max_iterations=400", "report=none", "tracking.flush_timeout=2") as (
+        command,
+        recorder,
+    ):
+        os.kill(recorder, signal.SIGSTOP)
+        command.reach(301)
+        assert command.ended(240) == Ended(0, "")
+        assert gone(recorder)
+    assert only_run(prepared).info.status == "FINISHED" and steps_of(prepared) == list(range(301))
+
+
+def test_an_answer_of_a_recorder_that_stands_still_is_not_waited_for(prepared, monkeypatch):
+    monkeypatch.chdir(prepared)
+    process = recorder_process.Process()
+    where = {"uri": "sqlite:///outputs/mlflow.db", "experiment": "runner"}
+    assert process.ask("sweep_known", where) == {"known": {}}
+    os.kill(process.child.pid, signal.SIGSTOP)
+    process.say("sweep_known", {**where, "cwd": str(prepared)})
+    with pytest.raises(UserError, match="stood still and was ended"):
+        process.answer(1)
+    assert gone(process.child.pid)
+
+
+AHEAD = """
+from runner import recorder
+
+recorder.UNSENT = 20_000
+
+def loss(x, *, way):
+    return x * x
+"""
+
+
+def test_a_run_waits_where_more_lies_unsent_than_a_disk_should_hold_and_heeds_signals(prepared):
+    own_loss(prepared, "mine", AHEAD)
+    words = ("--config-dir", "conf", "loss=mine", "guess=point", "guess.x=1", "tracking.flush_timeout=2")
+    command = Command(prepared, *words, *LONG, paths=[prepared])
+    command.reach(201)
+    (recorder,) = children(command.process.pid)
+    os.kill(recorder, signal.SIGSTOP)
+    (spool,) = prepared.glob("outputs/runs/*/*/spool")
+
+    def stands() -> bool:
+        before = spool.stat().st_size
+        time.sleep(1)
+        return spool.stat().st_size == before
+
+    assert processes.wait(stands, 60)
+    assert spool.stat().st_size < 60_000
+    command.signal(signal.SIGTERM)
+    ended = command.ended(240)
+    assert ended.code == 143 and gone(recorder)
+    assert "the run waits whenever" in ended.err and "record fewer metrics with tracking.every=100" in ended.err
+    assert only_run(prepared).info.status == "KILLED"
+
+
+def test_a_store_that_is_slower_than_the_run_sets_its_pace(cli, runs, monkeypatch):
+    unsent, record = [], recorder_module.Session.record
+
+    def watched(session, rows) -> None:
+        record(session, rows)
+        unsent.append(session.spool.end - session.process.pulse.taken())
+
+    monkeypatch.setattr(recorder_module, "UNSENT", 100_000)
+    monkeypatch.setattr(recorder_module.Session, "record", watched)
+    ended = cli("max_iterations=200000", "report=none", "optimizer.learning_rate=1e-6")
+    assert ended.code == 0 and "the run waits whenever" in ended.err
+    assert max(unsent) <= 100_000
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
