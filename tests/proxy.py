@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import threading
 import time
@@ -20,8 +21,9 @@ LATE = 1.5
 
 
 @contextmanager
-def faulty(uri: str, fault: Fault) -> Iterator[str]:
-    """Give the address of a proxy to a server."""
+def faulty(uri: str, fault: Fault, login: str | None = None) -> Iterator[str]:
+    """Give the address of a proxy to a server, which asks for a login, `user:password`, where there is one."""
+    asked = f"Basic {base64.b64encode(login.encode()).decode()}" if login else None
     target, seen, lock = urlsplit(uri).netloc, Counter(), threading.Lock()
 
     def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:
@@ -40,6 +42,8 @@ def faulty(uri: str, fault: Fault) -> Iterator[str]:
         def serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = urlsplit(self.path).path
+            if asked and path != "/health" and self.headers.get("Authorization") != asked:
+                return self.reply(401, b"who are you", {"WWW-Authenticate": "Basic"})
             with lock:
                 word, seen[path] = fault(self.command, path, seen[path]), seen[path] + 1
             if word == BUSY:
