@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import platform
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 
-from runner import allow, config, private, quick, started
+from runner import __version__, allow, config, private, started, streams
 from runner.errors import UserError, first_line
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
 # Where Hydra finds the plugins of a checkout; a wheel installs them beside the package.
 PLUGINS = Path(__file__).parent / "_hydra"
+# By which Hydra prints of itself, and runs nothing.
+ANSWERS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 exit_code = 0
 
@@ -53,13 +61,16 @@ def answer(work: Callable[[DictConfig], int], cfg: DictConfig) -> None:
 
 def complain(error: BaseException) -> None:
     """Print an error as the one line that a user sees."""
-    print(private.masked(private.printable(f"error: {first_line(error)}")), file=sys.stderr)
+    private.tell(f"error: {first_line(error)}", sys.stderr)
 
 
 def main(task: Callable[[], None] = task) -> int:
     """Return the exit code: 0 for every ending, 1 for an error, 128 and the signal's number for an interruption."""
     global exit_code
     exit_code = 0
+    if "--version" in sys.argv[1:]:
+        private.tell(versions())
+        return 0
     config.register()
     if PLUGINS.is_dir() and str(PLUGINS) not in sys.path:
         sys.path.append(str(PLUGINS))
@@ -67,7 +78,7 @@ def main(task: Callable[[], None] = task) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mask = os.umask(0o077)
     try:
-        with started.here(), allow.named(sys.argv):
+        with started.here(), allow.named(sys.argv), asked(sys.argv):
             task()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -83,18 +94,47 @@ def main(task: Callable[[], None] = task) -> int:
     return exit_code
 
 
+def versions() -> str:
+    """Return this package's version, and those of what it stands on, none of which is imported."""
+    rest = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "mlflow", "hydra-core"))
+    return f"runner {__version__} ({rest}, Python {platform.python_version()})"
+
+
+@contextmanager
+def asked(words: list[str]) -> Iterator[None]:
+    """Have what Hydra prints of itself shown without control characters, and its help take the words of a sweep."""
+    flags = {word.partition("=")[0] for word in words[1:]}
+    if not flags & ANSWERS:
+        yield
+        return
+    if flags & {"--help", "-h"}:
+        # Hydra composes the help as that of one run.
+        words[:] = [word for word in words if word not in ("-m", "--multirun") and not is_sweep(word)]
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        sys.stdout.write(private.escaped(printed.getvalue()))
+
+
+def is_sweep(word: str) -> bool:
+    """Tell whether a word of the command gives a key several values."""
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except (OverrideParseException, HydraException):
+        return False
+
+
 def command(main: Callable[[], int] = main) -> None:
     """Run the command line and end the process."""
     # What a user's files name is found beside them, as it is by `python -m`, where an installed script runs.
-    if not sys.flags.safe_path and not {"", os.getcwd()} & {*sys.path}:
-        sys.path.append(os.getcwd())
+    if not sys.flags.safe_path and "" not in sys.path:
+        with suppress(FileNotFoundError):
+            sys.path += {os.getcwd()} - {*sys.path}
     # A log that cannot be written, on a disk that is full, is no reason for a traceback of its own.
     logging.raiseExceptions = False
-    try:
-        code = main()
-    except SystemExit as exit:
-        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
-    quick.leave(code)
+    streams.command(main)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner import __main__ as runner
-from runner import quick, quiet
+from runner import private, quick, quiet
 from runner.errors import UserError
 
 
@@ -30,9 +30,9 @@ def report(cfg: DictConfig) -> int:
 
     failed = 0
     for finding in findings(cfg, CHECKS):
-        print(f"{finding.verdict:8} {finding.check}: {finding.text}", flush=True)
+        private.tell(f"{finding.verdict:8} {finding.check}: {finding.text}")
         failed += finding.verdict == FAILED
-    print(f"{failed} failed" if failed else "nothing failed")
+    private.tell(f"{failed} failed" if failed else "nothing failed")
     return int(failed > 0)
 
 

@@ -105,7 +105,7 @@ def put(folder: Path, step: int, saved: Mapping[str, Any], finish: Callable[[Pat
     new.mkdir(mode=0o700)
     tf.train.Checkpoint(**saved).write(str(new / VARIABLES))
     finish(new)
-    (new / SUMS).write_text(json.dumps({name: digest(new / name) for name in sorted(FILES)}))
+    (new / SUMS).write_text(json.dumps({name: digest(new / name) for name in sorted(FILES)}), encoding="utf-8")
     for path in (*new.iterdir(), new):
         flush(path)
     new.rename(folder / str(step))
@@ -177,12 +177,12 @@ def write(state: State, folder: Path) -> None:
         np.savez(file, allow_pickle=False, **parts)
     starts = {name: trace.start for name, trace in rows.items()}
     fields = {"step": state.step, "clock": state.clock, "pace": state.pace, "starts": starts}
-    (folder / STATE).write_text(json.dumps(fields))
+    (folder / STATE).write_text(json.dumps(fields), encoding="utf-8")
 
 
 def read(folder: Path) -> State:
     """Return the loop's part of a checkpoint."""
-    fields = json.loads((folder / STATE).read_text())
+    fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
     with np.load(folder / ROWS, allow_pickle=False) as file:
         parts = {key: file[key] for key in file.files}
     rows = {name: trace(start, name, parts) for name, start in fields["starts"].items()}
@@ -210,7 +210,7 @@ def verify(folder: Path) -> None:
     """Raise Damaged unless a checkpoint's files are those that were written, byte for byte, and no others."""
     try:
         own(folder)
-        sums = json.loads((folder / SUMS).read_text())
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
         names = {path.name for path in folder.iterdir()}
         if unlike := sorted(names ^ (FILES | {SUMS})):
             raise Damaged(f"{folder / unlike[0]} is {'missing' if unlike[0] not in names else 'no file of a checkpoint'}")

@@ -96,7 +96,7 @@ class Claims:
             if free(path):
                 path.unlink()
                 end(guard)
-            elif (said := json.loads(path.read_text()))["store"] == self.store:
+            elif (said := json.loads(path.read_text(encoding="utf-8")))["store"] == self.store:
                 found |= {*said["jobs"]}
         return found
 

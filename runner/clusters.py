@@ -14,7 +14,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from runner import packs, quick, requeue
+from runner import packs, private, quick, requeue
 from runner.errors import UserError
 from runner.job import Outcome, Task, line
 from runner.packs import Batch
@@ -191,7 +191,7 @@ def outcome_of(result: Callable[[], JobReturn], task: Any, overrides: Sequence[s
             returned = JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=written)
     # Its own process has said so to a file.
     if isinstance(outcome := returned._return_value, Outcome):
-        print(line(outcome), flush=True)
+        private.tell(line(outcome))
         task.judge([outcome])
     elif isinstance(task, packs.Pack):
         task.task.judge(task.ended(number, returned))

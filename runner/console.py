@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from runner import private
 from runner.loop import Result, Rules
 from runner.trace import Trace
 
@@ -21,7 +21,11 @@ Say = Callable[[str], None]
 
 def screen(console: Console) -> Say:
     """Return a function that prints one line, however long, with no colours but those that it asks for."""
-    return partial(console.print, highlight=False, soft_wrap=True)
+
+    def say(text: str) -> None:
+        console.print(private.lines(text), highlight=False, soft_wrap=True)
+
+    return say
 
 
 def head(say: Say, chosen: Mapping[str, str], target: str, facts: Mapping[str, object], rules: Rules, x0: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import compare, quick, recorded
+from runner import compare, private, recorded, streams
 from runner.compare import QUANTITIES, Comparison
 from runner.errors import UserError
 from runner.recorded import DIFFERENT, SAME, Parser, Recorded
@@ -34,10 +34,10 @@ def report(words: Sequence[str] | None = None) -> int:
     client = recorded.client(chosen.tracking_uri)
     a, b = (recorded.read(client, each) for each in chosen.runs)
     for letter, run in (("A", a), ("B", b)):
-        print(f"{letter}  {run.run_id}  {run.name}")
-    print(f"\n{differences(a, b)}")
+        private.tell(f"{letter}  {run.run_id}  {run.name}")
+    private.tell_lines(f"\n{differences(a, b)}")
     found = compared(a, b, chosen.tolerance)
-    print(told(found))
+    private.tell_lines(told(found))
     draw(chosen.picture, found, a, b)
     return SAME if found.equal else DIFFERENT
 
@@ -48,7 +48,7 @@ def draw(path: Path | None, found: Comparison, a: Recorded, b: Recorded) -> None
 
     path = path or FOLDER / f"{a.run_id[:8]}-{b.run_id[:8]}.png"
     pictures.parting(path, found, (a, b))
-    print(f"picture: {path}")
+    private.tell(f"picture: {path}")
 
 
 def compared(a: Recorded, b: Recorded, tolerance: float | None) -> Comparison:
@@ -119,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    quick.leave(main())
+    streams.command(main)

@@ -54,7 +54,7 @@ def outcomes(
     for group in fused.groups(batch.cfgs(rest)):
         mine = [rest[each] for each in group.indices]
         if group.alone is not None:
-            print(private.masked(f"{len(mine)} jobs one by one: {group.alone}"), flush=True)
+            private.tell(f"{len(mine)} jobs one by one: {group.alone}")
             yield mine, None
             continue
         cfg, identities = jobs[mine[0]].cfg, [jobs[index].identity for index in mine]
@@ -99,7 +99,7 @@ def continued(batch: Batch, mine: list[int], kept: Checkpoints) -> list[Outcome]
         kept.close()
         raise
     step = start[0].taken if start else 0
-    print(f"continues {len(mine)} jobs as one program from step {step}; resume=false starts anew", flush=True)
+    private.tell(f"continues {len(mine)} jobs as one program from step {step}; resume=false starts anew")
     return came(batch, mine, group, kept, *(start or ()))
 
 
@@ -112,13 +112,13 @@ def came(batch: Batch, mine: list[int], group: fused.Group, kept: Checkpoints, *
     except Exception as error:
         kept.remove()
         if start:
-            print(private.masked(f"{len(mine)} jobs one by one, from step 0: {first_line(error)}"), flush=True)
+            private.tell(f"{len(mine)} jobs one by one, from step 0: {first_line(error)}")
         return None
     try:
         found = noted(batch, mine, results, [lane.loss for lane in group.jobs], kept)
     finally:
         kept.close()
-    print(told(found), flush=True)
+    private.tell_lines(told(found))
     if ended := [each for each in found if each.stopped_by in job.SIGNALS]:
         raise Ended(ended[0])
     return found

@@ -204,12 +204,12 @@ def write(at: State, keys: Sequence[str], folder: Path) -> None:
         np.savez(file, allow_pickle=False, live=at.live, lane=at.lane, **arrays)
     stops = {job: list(vars(stop).values()) for job, stop in at.stops.items()}
     fields = {"taken": at.taken, "lanes": at.lanes, "seconds": at.seconds, "keys": keys, "stops": stops}
-    (folder / STATE).write_text(json.dumps(fields))
+    (folder / STATE).write_text(json.dumps(fields), encoding="utf-8")
 
 
 def read(folder: Path, keys: Sequence[str], length: int, x0: np.ndarray) -> State:
     """Return a group's part of a checkpoint, of these of its jobs and with room for so many rows."""
-    fields = json.loads((folder / STATE).read_text())
+    fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
     at = {key: job for job, key in enumerate(fields["keys"])}
     if not {*keys} <= at.keys():
         raise Damaged(f"{folder / STATE} is of other jobs")

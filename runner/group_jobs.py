@@ -35,14 +35,14 @@ class Jobs(NamedTuple):
     def write(self, folder: Path) -> None:
         """Say so in a folder, at once or not at all."""
         new = folder / f"{FILE}.tmp"
-        new.write_text(json.dumps(self._asdict()))
+        new.write_text(json.dumps(self._asdict()), encoding="utf-8")
         new.replace(folder / FILE)
 
 
 def of(folder: Path) -> Jobs:
     """Return the jobs of a group; none where there is no file, or it is not to be read."""
     try:
-        fields = json.loads((folder / FILE).read_text())
+        fields = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Jobs([Run(*each) for each in fields["runs"]], tuple(fields["columns"]), fields["resumed"])
     except FileNotFoundError:
         return Jobs([])

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import allow, config, dumping, orphans, private, processes, quick, quiet, started
+from runner import allow, config, dumping, orphans, private, processes, quick, quiet, started, streams
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
@@ -118,6 +118,7 @@ class Task:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in another process, where Hydra is about to compose a job."""
         vars(self).update(state)
+        streams.hold()
         # Ray's workers stand where the cluster was started, and paths are relative to where the sweep was.
         os.chdir(self.cwd)
         started.remember()
@@ -135,7 +136,7 @@ class Task:
         outcome = attempt(cfg, self.marks)
         started.come_back()
         self.write(number, asdict(outcome))
-        print(line(outcome), flush=True)
+        private.tell(line(outcome))
         orphans.leave()
         if outcome.interrupted or (outcome.failed and self.fail_fast):
             raise Ended(outcome)
@@ -154,7 +155,7 @@ class Task:
 
     def forget(self, number: int) -> None:
         """Take back that this process is at a job, if it has no outcome."""
-        if (file := self.folder / f"{number}.json").exists() and "pid" in json.loads(file.read_text()):
+        if (file := self.folder / f"{number}.json").exists() and "pid" in json.loads(file.read_text(encoding="utf-8")):
             file.unlink()
 
     def write(self, number: int, fields: Mapping[str, Any]) -> None:
@@ -162,14 +163,14 @@ class Task:
         file = self.folder / f"{number}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(private.hidden(dict(fields))))
+        new.write_text(json.dumps(private.hidden(dict(fields))), encoding="utf-8")
         new.replace(file)
 
     def read(self, number: int) -> Outcome | bool:
         """Return a job's outcome; without one, whether it has begun. Waits for a process of this host that is at it."""
         file = self.folder / f"{number}.json"
         while file.exists():
-            fields = json.loads(file.read_text())
+            fields = json.loads(file.read_text(encoding="utf-8"))
             if "pid" not in fields:
                 return Outcome(**fields | {"overrides": tuple(fields["overrides"])})
             if fields["host"] != socket.gethostname() or not processes.there(fields):
@@ -206,7 +207,7 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
     known: dict[str, Any] = {"overrides": overrides, "log": str(log)}
     try:
         known["identity"] = config.identity(config.resolved(cfg))
-        with private.unlinked(folder / "console.txt").open("a") as file:
+        with private.unlinked(folder / "console.txt").open("a", encoding="utf-8") as file:
             result = run(cfg, Console(file=file, width=200), {**marks, "job": str(hydra_cfg.job.num)})
     except KeyboardInterrupt:
         raise
@@ -243,7 +244,7 @@ def line(outcome: Outcome) -> str:
     if outcome.skipped is not None:
         return f"{what}: skipped, {outcome.skipped}"
     if outcome.failed:
-        return f"{what}: failed, {private.masked(private.printable(str(outcome.error)))}"
+        return f"{what}: failed, {outcome.error}"
     return f"{what}: {outcome.ending} at step {outcome.iterations}, last loss {outcome.last_loss:.7g}"
 
 

@@ -35,7 +35,7 @@ def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]]
     def make(overrides: Sequence[str]) -> Sweep:
         folders.claim(folder, "set hydra.sweep.dir=another folder, one that is new or empty")
         OmegaConf.save(private.unresolved(master), folder / "multirun.yaml")
-        return Sweep(launcher, task, context.config_loader, master, overrides, print)
+        return Sweep(launcher, task, context.config_loader, master, overrides, private.tell)
 
     return make
 

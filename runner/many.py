@@ -182,7 +182,7 @@ def write_artifacts(uri: str, job: Job) -> None:
 
 def write_files(folder: Path, job: Job) -> None:
     """Write a run's configuration and trajectory."""
-    (folder / "config.yaml").write_text(job.about.config)
+    (folder / "config.yaml").write_text(job.about.config, encoding="utf-8")
     trajectory = artifacts.Trajectory(folder / "trajectory.parquet")
     trajectory.write(job.rows)
     trajectory.close()

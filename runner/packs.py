@@ -64,12 +64,12 @@ class Pack:
         """Write down the jobs of a pack, of which the first has this number, for whoever will run it."""
         folder = self.folder / str(number)
         folders.claim(folder, "set hydra.sweep.dir=another folder")
-        (folder / "jobs.json").write_text(json.dumps([first, [list(each) for each in batch]]))
+        (folder / "jobs.json").write_text(json.dumps([first, [list(each) for each in batch]]), encoding="utf-8")
 
     def __call__(self, cfg: DictConfig) -> list[Outcome]:
         """Run a pack, or what is left of one that was interrupted; raises Ended where one of its jobs ends it."""
         folder, said = self.folder / str(HydraConfig.get().job.num), Tee()
-        first, batch = json.loads((folder / "jobs.json").read_text())
+        first, batch = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
         jobs = dict(enumerate(batch, first))
         done = {number: outcome for number in jobs if (outcome := self.outcome(number))}
         left = {number: each for number, each in jobs.items() if number not in done}
@@ -85,7 +85,7 @@ class Pack:
         finally:
             for number in left:
                 self.task.forget(number)
-            with private.unlinked(folder / "console.txt").open("a") as file:
+            with private.unlinked(folder / "console.txt").open("a", encoding="utf-8") as file:
                 file.write(said.getvalue())
             orphans.leave()
 
@@ -104,7 +104,7 @@ class Pack:
             return [each._return_value for each in launching.numbered(*made, batch, numbers)]
         except Exception as error:
             logging.getLogger(__name__).info("the pack failed", exc_info=True)
-            print(f"{len(batch)} jobs one by one: {first_line(error)}", flush=True)
+            private.tell(f"{len(batch)} jobs one by one: {first_line(error)}")
         for number in numbers:
             task.forget(number)
         alone = launching.one_by_one(*made)
@@ -115,10 +115,10 @@ class Pack:
         """Print what a pack has printed elsewhere, and return the outcomes of its jobs, as many as there are."""
         folder = self.folder / str(number)
         if (console := folder / "console.txt").exists():
-            print(console.read_text(), end="", flush=True)
+            private.tell_lines(console.read_text(encoding="utf-8"), end="")
         if isinstance(returned._return_value, list):
             return returned._return_value
-        first, batch = json.loads((folder / "jobs.json").read_text())
+        first, batch = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
         written = (self.task.read(each) for each in range(first, first + len(batch)))
         return [each for each in written if isinstance(each, Outcome)]
 

@@ -81,7 +81,7 @@ def report(folder: Path, drawing: Drawing) -> Iterator[Path]:
     path(made, places["path"], drawing)
     made.savefig(picture)
     yield picture
-    page.write_text(pages.report(drawing))
+    page.write_text(pages.report(drawing), encoding="utf-8")
     yield page
 
 

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -58,6 +59,26 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
 
 
+def escaped(text: str) -> str:
+    """Return a text of several lines in which nothing but a line's end moves a terminal's cursor."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def lines(text: str) -> str:
+    """Return a text of several lines as it may be shown."""
+    return escaped(masked(text))
+
+
+def tell(text: str, to: Any = None) -> None:
+    """Print one line as it may be shown, to standard output or another stream; the only way by which this package prints."""
+    print(printable(masked(text)), file=to or sys.stdout, flush=True)
+
+
+def tell_lines(text: str, end: str = "\n") -> None:
+    """Print a text of several lines as it may be shown."""
+    print(lines(text), end=end, flush=True)
+
+
 class Formatter(logging.Formatter):
     """A log's lines: one for each message, and no secret in it nor in a traceback below it."""
 
@@ -68,11 +89,14 @@ class Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record's line and its traceback."""
-        return masked(super().format(record))
+        return lines(super().format(record))
 
 
 class LogFile(logging.FileHandler):
-    """A log's file, made anew in the place of a link."""
+    """A log's file in UTF-8, made anew in the place of a link."""
+
+    def __init__(self, filename: str, mode: str = "a", encoding: str = "utf-8", **keys: Any) -> None:
+        super().__init__(filename, mode, encoding, **keys)
 
     def _open(self) -> Any:
         unlinked(Path(self.baseFilename))

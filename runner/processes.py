@@ -35,7 +35,7 @@ def there(named: Mapping[str, Any]) -> bool:
 def start_of(pid: int) -> str:
     """Return when a process was started, in ticks since this machine was, or an empty text for one that is not there."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if state in "ZX" else fields[18]
@@ -55,7 +55,7 @@ def machine() -> str:
 
 def boot() -> str:
     """Return a name of this machine since its start; raises OSError where it has none."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def same_machine(named: Mapping[str, Any]) -> bool:

@@ -73,7 +73,7 @@ def read(client: Any, prefix: str) -> Recorded:
         ended = tags.get("error") or f"its status is {run.info.status}"
         raise UserError(f"run {run.info.run_id} has no trajectory.parquet and config.yaml ({ended})")
     path, config = (Path(client.download_artifacts(run.info.run_id, name)) for name in ("trajectory.parquet", "config.yaml"))
-    return Recorded(run.info.run_id, run.info.run_name, params, tags, config.read_text(), trajectory(path))
+    return Recorded(run.info.run_id, run.info.run_name, params, tags, config.read_text(encoding="utf-8"), trajectory(path))
 
 
 def find(client: Any, prefix: str) -> Any:
@@ -118,7 +118,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the command."""
-        print(f"error: {message}; --help tells more", file=sys.stderr)
+        private.tell(f"error: {message}; --help tells more", sys.stderr)
         sys.exit(TROUBLE)
 
 
@@ -140,5 +140,5 @@ def answered(work: Any, words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             raise
-        print(private.masked(private.printable(f"error: {first_line(error)}")), file=sys.stderr)
+        private.tell(f"error: {first_line(error)}", sys.stderr)
         return TROUBLE

@@ -20,7 +20,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner import alive, begun, pictures, playing, quick, spool, store, sweep_recorder, sweep_store, sync, tracking, wire
+from runner import (
+    alive,
+    begun,
+    pictures,
+    playing,
+    quick,
+    spool,
+    store,
+    streams,
+    sweep_recorder,
+    sweep_store,
+    sync,
+    tracking,
+    wire,
+)
 from runner.errors import UserError, first_line
 from runner.pulse import Pulse
 from runner.retry import GaveUp, Policy
@@ -35,6 +49,7 @@ NO_ROOM, ROOM = ("No space left", "disk is full"), 3.0
 
 def main(connection: Connection, pulse: Pulse) -> None:
     """Be the recorder process."""
+    streams.hold()
     pulse.beat()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, leave)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import folders, quick, recorded
+from runner import folders, private, recorded, streams
 from runner.errors import UserError, first_line, nearest
 from runner.recorded import SAME, Parser
 
@@ -52,7 +52,7 @@ def report(words: Sequence[str] | None = None) -> int:
     selected = selection.select(client, chosen.runs, chosen.filter)
     whole = selected.parent is not None and chosen.filter is None and chosen.by is None
     lines = made(client, selected, chosen.out, by=chosen.by, log=whole)
-    print("\n".join(lines))
+    private.tell_lines("\n".join(lines))
     return SAME
 
 
@@ -80,7 +80,7 @@ def made(
     text = answer.text(runs, tables)
     folder = out or FOLDER / (selected.parent or re.sub(r"[^\w.-]+", "-", runs.title))
     folders.claim(folder, "name a new or empty one with --out DIR")
-    (folder / PAGE).write_text(page.page(runs, tables, text))
+    (folder / PAGE).write_text(page.page(runs, tables, text), encoding="utf-8")
     paths = [folder / PAGE, *pictures(folder, tables), *written(folder / "tables", tables | {"runs": listed(runs)})]
     if log:
         for path in paths:
@@ -190,4 +190,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    quick.leave(main())
+    streams.command(main)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from runner import forks
@@ -130,7 +129,7 @@ def watched(pipe: int) -> None:
             if first:
                 os._exit(128 + said[0])
             first = said[0]
-    print(
-        f"the step under way takes more than {GRACE:g} s: it was given up, and its run is as it was saved last", file=sys.stderr
-    )
+    text = f"the step under way takes more than {GRACE:g} s: it was given up, and its run is as it was saved last"
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
     os._exit(128 + (first or 0))

@@ -124,7 +124,7 @@ class SweepRecorder:
 
 def warn(text: str) -> None:
     """Say in a line what could not be done, whoever has taken the log."""
-    print(f"WARNING: {private.masked(text)}", file=sys.stderr, flush=True)
+    private.tell(f"WARNING: {text}", sys.stderr)
 
 
 def pieces(jobs: Iterable[many.Job]) -> Iterator[list[many.Job]]:

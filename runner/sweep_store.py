@@ -160,7 +160,7 @@ def end(
         said = {"keys": where, "run_id": run_id, "status": status, "tags": tags, "metrics": metrics, "table": table, "at": at}
         file = Path(keys["pending"]) / ENDS / f"{run_id}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(said))
+        file.write_text(json.dumps(said), encoding="utf-8")
     return {"left": left}
 
 
@@ -168,7 +168,7 @@ def end_pending(pending: Path, timeout: float) -> Iterator[tuple[str, str | None
     """End the parent runs that could not be ended; yields their ids, each with the reason in one line if it still cannot be."""
     for file in sorted((pending / ENDS).glob("[0-9a-f]" * 32 + ".json")):
         try:
-            said = json.loads(file.read_text())
+            said = json.loads(file.read_text(encoding="utf-8"))
             if said["run_id"] != file.stem:
                 raise ValueError(f"{file} is not a sweep's, and is left as it is")
             keys = {**said["keys"], "flush_timeout": timeout, "pending": str(pending)}

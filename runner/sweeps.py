@@ -27,7 +27,7 @@ class Sweep:
     """Launches jobs in batches; `overrides` are the sweep's own, and `task` is what the launcher was set up with."""
 
     def __init__(self, launcher: Any, task: Task, loader: Any, master: DictConfig, overrides: Overrides, say: Callable) -> None:
-        self.launcher, self.task, self.say = launcher, task, lambda text: say(private.masked(text))
+        self.launcher, self.task, self.say = launcher, task, say
         self.sources = loader.get_search_path().get_path()
         self.composed = task.composed = compose.Composer(loader, master)
         self.settings, self.overrides = master.sweep, tuple(overrides)
@@ -193,14 +193,15 @@ class Sweep:
             status = "FAILED" if failed else "FINISHED" if whole else "KILLED"
             tags = {"jobs": str(len(self.outcomes)), "mlflow.note.content": self.summary()}
             self.recorder.end(status, tags, self.metrics(), table(self.outcomes))
-            self.say(f"the sweep is run {self.recorder.run_id} in {private.masked(str(self.recorder.uri))}")
+            self.say(f"the sweep is run {self.recorder.run_id} in {self.recorder.uri}")
         if self.outcomes:
             self.say(self.summary())
         for reason, count in Counter(each.skipped for each in self.outcomes if each.skipped is not None).items():
             self.say(f"  {count} skipped: {reason}")
         for each in failed:
             self.say(f"  {' '.join(shown(each.overrides))}: {each.error}")
-            self.say(f"    log:   {each.log}\n    again: {command(each.overrides, self.sources)}")
+            self.say(f"    log:   {each.log}")
+            self.say(f"    again: {command(each.overrides, self.sources)}")
         if ended is None and self.reports:
             self.report()
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runner import folders, playing, processes, quick, spool, started, store, sweep_store, unsent
+from runner import folders, playing, private, processes, spool, started, store, streams, sweep_store, unsent
 from runner.errors import first_line
 from runner.retry import Policy
 
@@ -122,29 +122,29 @@ def sent(given: argparse.Namespace) -> int:
         try:
             sent = one(folder, given.pending, given.timeout, complain)
         except spool.Held:
-            print(f"{folder}: its run is still going on")
+            private.tell(f"{folder}: its run is still going on")
             continue
         if sent.left is None:
-            print(f"{folder}: sent as run {sent.run_id}")
+            private.tell(f"{folder}: sent as run {sent.run_id}")
         else:
             complain(f"{folder}: {sent.left}")
             code = 1
     ended = [] if given.folders else list(sweep_store.end_pending(given.pending, given.timeout))
     for run_id, left in ended:
         if left is None:
-            print(f"the sweep's run {run_id} has been ended")
+            private.tell(f"the sweep's run {run_id} has been ended")
         else:
             complain(f"the sweep's run {run_id}: {left}")
             code = 1
     if not folders and not ended:
-        print("nothing is pending")
+        private.tell("nothing is pending")
     return code
 
 
 def complain(text: str) -> None:
     """Print a line to the errors."""
-    print(f"error: {text}", file=sys.stderr)
+    private.tell(f"error: {text}", sys.stderr)
 
 
 if __name__ == "__main__":
-    quick.leave(main())
+    streams.command(main)

@@ -167,7 +167,7 @@ class Trials:
             result = {"best_params": found[0], "best_value": best[0].value}
         else:
             result = {"solutions": [{"params": p, "values": each.values} for p, each in zip(found, best, strict=True)]}
-        (folder / "optimization_results.yaml").write_text(dumping.text({"name": "optuna", **result}))
+        (folder / "optimization_results.yaml").write_text(dumping.text({"name": "optuna", **result}), encoding="utf-8")
 
 
 def mark(trial: Any) -> str:

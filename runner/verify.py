@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from runner import __main__ as runner
-from runner import allow, config, diff, quick, quiet, recorded
+from runner import allow, config, diff, private, quick, quiet, recorded
 from runner.errors import UserError
 from runner.loop import Ending
 from runner.recorded import DIFFERENT, SAME, Parser, Recorded
@@ -40,11 +40,11 @@ def report(words: Sequence[str] | None = None) -> int:
     run = recorded.read(recorded.client(chosen.tracking_uri), chosen.run)
     cfg = configuration(run)
     again = Recorded("again", "from its record", run.params, config.provenance(), run.config, rows(cfg)[: len(run.rows)])
-    print(f"A  {run.run_id}  {run.name}, as it was recorded")
-    print("B  run again from its record\n")
-    print(versions(run, again))
+    private.tell(f"A  {run.run_id}  {run.name}, as it was recorded")
+    private.tell_lines("B  run again from its record\n")
+    private.tell_lines(versions(run, again))
     found = diff.compared(run, again, chosen.tolerance or 0.0)
-    print(diff.told(found), end="")
+    private.tell_lines(diff.told(found), end="")
     if chosen.picture or not found.equal:
         diff.draw(chosen.picture, found, run, again)
     return SAME if found.equal else DIFFERENT

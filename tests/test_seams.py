@@ -111,3 +111,21 @@ def test_files_and_functions_are_small():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
+
+
+def test_all_is_printed_by_one_door():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print" or path.stem == "private", f"{path.name}:{node.lineno}"
+
+
+def test_every_text_file_is_in_an_encoding_of_its_own_whatever_the_locale():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            modes = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            text = name in ("read_text", "write_text") or (name == "open" and any(set(mode) <= set("rwax+t") for mode in modes))
+            assert not text or "encoding" in {each.arg for each in node.keywords}, f"{path.name}:{node.lineno}"

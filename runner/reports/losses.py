@@ -30,7 +30,7 @@ def configs(client: Any, found: Iterable[Record]) -> dict[str, str]:
 
     def text(record: Record) -> str | None:
         with artifacts.opened(client, record.run_id, record.artifact_uri, "config.yaml") as path:
-            return None if path is None else path.read_text()
+            return None if path is None else path.read_text(encoding="utf-8")
 
     one = distinct(found)
     with ThreadPoolExecutor(THREADS) as pool:

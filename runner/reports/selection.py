@@ -100,7 +100,7 @@ def sweep(client: Any, run: Any) -> Selection:
         raise UserError(f"run {run_id} is no sweep; name {f'its sweep {own}' if own else 'a sweep'}, or an experiment")
     ids, found = children(client, run)
     if any(each.path == "jobs.json" for each in client.list_artifacts(run_id)):
-        table = json.loads(Path(client.download_artifacts(run_id, "jobs.json")).read_text())
+        table = json.loads(Path(client.download_artifacts(run_id, "jobs.json")).read_text(encoding="utf-8"))
         if table["data"]:
             at = table["columns"].index("run_id")
             ids += [row[at] for row in table["data"] if row[at]]
