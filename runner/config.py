@@ -12,21 +12,23 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from functools import cache
+from functools import cache, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from runner import __version__, allow, allow_hydra, bounds, grammar, origins, private, sizes, sources
+from runner import __version__, allow, allow_hydra, bounds, expansion, grammar, origins, private, sizes, sources
 from runner.errors import UserError, first_line, nearest
 
 # What else may stand where a value of this kind stands.
 WIDER = {"a number": ("a whole number",)}
+# As many as floats can count one by one, which time and rows are reckoned in.
+ITERATIONS = 2**53
 Dtype = Enum("Dtype", ["float32", "float64"])
 
 
@@ -79,11 +81,26 @@ def register() -> None:
     grammar.extend()
     allow_hydra.guard()
     sizes.guard()
+    expansion.guard()
     private.guard()
     origins.guard()
+    take_whole_floats()
     if not OmegaConf.has_resolver("pid"):
         # Cached, so that all jobs of a sweep share its folder, whichever process they run in.
         OmegaConf.register_new_resolver("pid", os.getpid, use_cache=True)
+
+
+def take_whole_floats() -> None:
+    """Have a typed key that is a whole number take a float that is one: max_iterations=1e5."""
+    original = IntegerNode._validate_and_convert_impl
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def converted(self: IntegerNode, value: Any) -> int:
+        return original(self, int(value) if isinstance(value, float) and value.is_integer() else value)
+
+    setattr(IntegerNode, "_validate_and_convert_impl", converted)
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -121,7 +138,7 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
     given = OmegaConf.to_container(cfg)
     assert isinstance(given, dict)
     faults = [f"{key} is no key of the configuration; {nearest(key, known)}" for key in given if key not in known]
-    faults += [*missing("", given), *ranges(given)]
+    faults += [*missing("", given), *ranges(given), *huge("", given)]
     plain: dict[str, Any] = {}
     for group, value in given.items():
         if isinstance(value, dict):
@@ -158,12 +175,24 @@ def missing(path: str, given: Any) -> Iterator[str]:
 def ranges(given: Mapping[Any, Any]) -> Iterator[str]:
     """Yield the top-level numbers that no run can use."""
     limit, seed = given["max_iterations"], given["seed"]
-    if isinstance(limit, int) and limit < 1:
-        yield f"max_iterations must be 1 or more, got {limit}; set it with max_iterations=100"
+    if isinstance(limit, int) and not 1 <= limit <= ITERATIONS:
+        yield f"max_iterations must be 1 or more, and {ITERATIONS} or less, got {limit}; set it with max_iterations=100"
     if isinstance(seed, int) and not 0 <= seed < 2**32:
         yield f"seed must be in 0 … {2**32 - 1}, got {seed}; set it with seed=0"
     if isinstance(seconds := given["checkpoint"]["every_seconds"], int | float) and not seconds >= 0:
         yield f"checkpoint.every_seconds must be 0 or more, got {seconds}; set it with checkpoint.every_seconds=60"
+
+
+def huge(path: str, given: Any) -> Iterator[str]:
+    """Yield the whole numbers of groups that no 64 bits hold."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            yield from huge(f"{path}.{key}" if path else str(key), value)
+    elif isinstance(given, list):
+        for i, value in enumerate(given):
+            yield from huge(f"{path}.{i}", value)
+    elif isinstance(given, int) and "." in path and not -(2**63) <= given < 2**63:
+        yield f"{path} must be in -2^63 … 2^63 - 1, got {given}"
 
 
 def mistyped(path: str, declared: Any, given: Any) -> Iterator[str]:

@@ -4,10 +4,12 @@
 import itertools
 import math
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
 
 from hydra._internal.grammar.functions import Functions
 from hydra.core.override_parser import overrides_parser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
 from runner.errors import UserError, nearest
 
@@ -27,8 +29,8 @@ def linspace(start: int | float, stop: int | float, count: int) -> ChoiceSweep:
 
 def spaced(start: float, stop: float, count: int) -> list[float]:
     """Return evenly spaced numbers, both ends included; raises ValueError for fewer than one."""
-    if count < 1:
-        raise ValueError(f"the number of values must be 1 or more, got {count}")
+    if not 1 <= count <= JOBS:
+        raise ValueError(f"the number of values must be 1 to {JOBS}, got {count}")
     return [start + (stop - start) * i / max(count - 1, 1) for i in range(count)]
 
 
@@ -52,22 +54,34 @@ def expand(overrides: Sequence[Override], together: Sequence[Sequence[str]]) -> 
 
     Raises UserError where such a key is not swept over, two of them differ in how many values they have, or one has no end.
     """
-    values = {override.get_key_element(): strings(override) for override in overrides}
-    axes, done = [], set()
-    for key, each in values.items():
+    given = {override.get_key_element(): override for override in overrides}
+    sizes = {key: size(override) for key, override in given.items()}
+    axes: dict[str, int] = {}
+    for key in given:
         keys = next((keys for keys in together if key in keys), [key])
-        if unknown := [other for other in keys if other not in values]:
-            raise UserError(f"sweep.zip names {unknown[0]}, which is not swept over; {nearest(unknown[0], values)}")
-        lengths = {other: len(values[other]) for other in keys}
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{other} has {count}" for other, count in lengths.items())
+        if unknown := [other for other in keys if other not in given]:
+            raise UserError(f"sweep.zip names {unknown[0]}, which is not swept over; {nearest(unknown[0], given)}")
+        if len({sizes[other] for other in keys}) > 1:
+            counts = ", ".join(f"{other} has {sizes[other]}" for other in keys)
             raise UserError(f"sweep.zip needs keys with equally many values: {counts}")
-        if key not in done:
-            axes.append([[f"{other}={values[other][i]}" for other in keys] for i in range(len(each))])
-            done |= set(keys)
-    if not 1 <= (count := math.prod(map(len, axes))) <= JOBS:
+        axes |= {} if any(other in axes for other in keys) else {key: sizes[key]}
+    if not 1 <= (count := math.prod(axes.values())) <= JOBS:
         raise UserError(f"a sweep must have 1 to {JOBS} jobs, got {count} jobs; give fewer values, or search with optuna")
-    return [list(itertools.chain.from_iterable(parts)) for parts in itertools.product(*axes)]
+    values = {key: [f"{key}={each}" for each in strings(override)] for key, override in given.items()}
+    paired = {key: next((keys for keys in together if key in keys), [key]) for key in axes}
+    columns = [zip(*(values[other] for other in keys), strict=True) for keys in paired.values()]
+    return [list(itertools.chain.from_iterable(parts)) for parts in itertools.product(*columns)]
+
+
+def size(override: Override) -> int:
+    """Return how many values an override gives its key, without making them; raises UserError for a range that has no end."""
+    sweep: Any = override.value()
+    if isinstance(sweep, RangeSweep):
+        if not sweep.step or not all(map(math.isfinite, (sweep.start, sweep.stop, sweep.step))):
+            raise UserError(f"{override.input_line}: a range needs a finite start and stop, and a step that is not 0")
+        start, stop, step = map(Fraction, (sweep.start, sweep.stop, sweep.step))
+        return max(0, math.ceil((stop - start) / step))
+    return len(strings(override))
 
 
 def strings(override: Override) -> list[str]:

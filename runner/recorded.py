@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from runner import folders, private, reach, store
+from runner import folders, private, reach, sizes, store
 from runner.errors import UserError, first_line
 from runner.trace import Trace
 
@@ -73,7 +73,7 @@ def read(client: Any, prefix: str) -> Recorded:
         ended = tags.get("error") or f"its status is {run.info.status}"
         raise UserError(f"run {run.info.run_id} has no trajectory.parquet and config.yaml ({ended})")
     path, config = (Path(client.download_artifacts(run.info.run_id, name)) for name in ("trajectory.parquet", "config.yaml"))
-    return Recorded(run.info.run_id, run.info.run_name, params, tags, config.read_text(encoding="utf-8"), trajectory(path))
+    return Recorded(run.info.run_id, run.info.run_name, params, tags, sizes.checked(config), trajectory(path))
 
 
 def find(client: Any, prefix: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, Transformer
 
+from runner import grammar
 from runner.errors import UserError, nearest
 
 TAGS = {"log"}
@@ -67,6 +68,8 @@ def axis(override: Override) -> Axis:
     if override.is_interval_sweep():
         return interval(key, sweep.start, sweep.end, log)
     if override.is_range_sweep():
+        if (count := grammar.size(override)) > grammar.JOBS:
+            raise ValueError(f"a range must have {grammar.JOBS} values or less, got {count}; give an interval")
         return stepped(key, sweep.range(), log)
     if log:
         raise ValueError("the tag 'log' is for an interval or a range; for single values give these, as by logspace(-4,0,41)")

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner import allow, launching, processes, spaces
+from runner import allow, grammar, launching, processes, spaces
 from runner.errors import UserError, first_line, nearest
 from runner.job import Outcome
 from runner.spaces import Axis
@@ -49,8 +49,8 @@ class Settings:
         """Yield what cannot be."""
         for key in ("n_trials", "batch_size"):
             value = getattr(self, key)
-            if type(value) is not int or value < 1:
-                yield f"{PATH}.{key} must be a whole number of 1 or more, got {value!r}; set it with {PATH}.{key}=10"
+            if type(value) is not int or not 1 <= value <= grammar.JOBS:
+                yield f"{PATH}.{key} must be a whole number in 1 … {grammar.JOBS}, got {value!r}; set it with {PATH}.{key}=10"
         for key, known in (("objective", OBJECTIVES), ("direction", tuple(WORST))):
             for word in getattr(self, key):
                 if word not in known:
@@ -102,8 +102,10 @@ def sampler_of(settings: Settings, axes: Mapping[str, Axis]) -> tuple[Any, int]:
             raise UserError(f"{path}.{unknown[0]} is no argument of {target.__name__}; {nearest(unknown[0], asked)}")
         limit = settings.n_trials
         if "search_space" in asked and "search_space" not in node:
+            if (count := size(axes)) > grammar.JOBS:
+                raise UserError(f"{path} tries all combinations: {grammar.JOBS} or less, got {count}; give fewer values")
             given["search_space"] = {key: countable(axis) for key, axis in axes.items()}
-            limit = min(limit, size(axes))
+            limit = min(limit, count)
         made = allow.made(path, {**node, "_partial_": True})(**given)
     except UserError:
         raise

@@ -13,13 +13,11 @@ from conftest import ROOT
 MODULES = sorted((ROOT / "runner").rglob("*.py"))
 # Sweeps are Hydra's, and their jobs its configurations; the plugins that it loads are shells in an __init__.
 SWEEPS = {"job", "clusters", "compose", "grammar", "launching", "packs", "spaces", "sweeps", "studies", "__init__"}
+CONFIG = {"config", "allow_hydra", "expansion", "origins"}
 # Who alone may import these, wherever in the file.
 ONLY = {
-    "hydra": {"__main__", "check", "config", "allow_hydra", "private", "sizes", "origins", *SWEEPS},
-    "omegaconf": {
-        *("__main__", "check", "verify", "config", "build", "facts", "allow", "allow_hydra", "private", "origins"),
-        *SWEEPS,
-    },
+    "hydra": {"__main__", "check", *CONFIG, "private", "sizes", *SWEEPS},
+    "omegaconf": {"__main__", "check", "verify", *CONFIG, "build", "facts", "allow", "private", *SWEEPS},
     "mlflow": {
         "tracking",
         "store",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
-from runner import artifacts
+from runner import artifacts, sizes
+from runner.errors import UserError
 from runner.reports.selection import Record
 
 # Files that are read at once; of a server each has to be fetched.
@@ -30,7 +32,12 @@ def configs(client: Any, found: Iterable[Record]) -> dict[str, str]:
 
     def text(record: Record) -> str | None:
         with artifacts.opened(client, record.run_id, record.artifact_uri, "config.yaml") as path:
-            return None if path is None else path.read_text(encoding="utf-8")
+            if path is None:
+                return None
+            # One that is too large, which another wrote, is no reason for no report.
+            with suppress(UserError):
+                return sizes.checked(path)
+            return None
 
     one = distinct(found)
     with ThreadPoolExecutor(THREADS) as pool:
