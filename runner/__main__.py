@@ -72,6 +72,7 @@ def main(task: Callable[[], None] = task) -> int:
         private.tell(versions())
         return 0
     config.register()
+    private.learn_words(sys.argv[1:])
     if PLUGINS.is_dir() and str(PLUGINS) not in sys.path:
         sys.path.append(str(PLUGINS))
     # Hydra then raises what it would else print over several lines.

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from runner import config, expansion
+from runner import config, expansion, private
 
 # Jobs that are kept, each of which takes some 50 KB.
 KEPT = 2000
@@ -115,6 +115,8 @@ class Composer:
         base = self.base(tuple(str(each.input_line) for each in parsed if not self.is_value(each)))
         cfg = copy.deepcopy(base.cfg)
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        for each in values:
+            private.learn_given(each)
         if any("${" in str(each.input_line) for each in values):
             expansion.expandable(cfg)
         return Job(cfg, task, base, tuple(each.key_or_group for each in values))

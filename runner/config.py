@@ -147,6 +147,7 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
             value = OmegaConf.to_container(cfg[group], resolve=True) if OmegaConf.is_config(cfg[group]) else cfg[group]
         if isinstance(value, dict):
             plain[str(group)] = value
+        private.learn({group: value})
         faults += allow.faults(str(group), value)
     faults += [*bounds.faults(plain, cfg.dtype.name), *bounds.names(plain.get("tracking", {}))]
     if faults:
@@ -259,7 +260,9 @@ def explain(error: Exception) -> str:
         options = error.options or [file.stem for each in folders for file in Path(each, group).glob("*.yaml")]
         return f"{group} must be one of its files, got {name!r}; {nearest(name, options)}"
     if isinstance(error, OverrideParseException):
-        return f"the override {error.override!r} cannot be read; write key=value ({one_line(error)})"
+        shown = private.override(str(error.override))
+        why = f" ({one_line(error)})" if shown == error.override else ""
+        return f"the override {shown!r} cannot be read; write key=value{why}"
     if isinstance(cause, ConfigKeyError) or type(cause).__name__ == "ConfigAttributeError":
         known = [key for key in cause.parent_node or () if key != "hydra"]
         key = cause.full_key or cause.key

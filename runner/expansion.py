@@ -9,8 +9,9 @@ from functools import wraps
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import Container, OmegaConf
+from omegaconf import Container, OmegaConf, read_write
 
+from runner import private
 from runner.errors import UserError
 from runner.sizes import BYTES, INTERPOLATIONS, LEVELS, VALUES
 
@@ -85,13 +86,17 @@ def guard() -> None:
 
 
 def composing(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what composes a configuration, within bounds."""
+    """Return what composes a configuration, within bounds, and has its secrets remembered."""
 
     @wraps(load)
     def load_configuration(*args: Any, **keys: Any) -> Any:
         with limited():
             cfg = load(*args, **keys)
         expandable(cfg)
+        private.learn(OmegaConf.to_container(cfg))
+        with read_write(cfg.hydra.job):
+            # A folder may be named by it.
+            cfg.hydra.job.override_dirname = private.masked(cfg.hydra.job.override_dirname).replace(private.MASK, "hidden")
         return cfg
 
     return load_configuration

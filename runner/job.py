@@ -80,7 +80,8 @@ def about(
 ) -> About:
     """Return what is said of a run once, from its resolved configuration, without its secrets."""
     identity = config.identity(plain)
-    plain, overrides = private.hidden(plain), private.hidden(list(overrides))
+    private.learn(plain)
+    plain, overrides = private.hidden(plain), [private.override(each) for each in overrides]
     tags = config.tags(chosen, overrides) | {"identity": identity} | dict(marks)
     name = " ".join(chosen[group] for group in ("loss", "optimizer", "strategy", "execution"))
     return About(folder, name, config.flat(plain), tags, dumping.text(plain), bool(plain["resume"]))
@@ -250,4 +251,4 @@ def line(outcome: Outcome) -> str:
 
 def shown(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that tell jobs of a sweep apart, without secrets."""
-    return [private.masked(each) for each in overrides if not each.startswith("sweep.")]
+    return [private.override(each) for each in overrides if not each.startswith("sweep.")]

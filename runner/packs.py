@@ -22,6 +22,7 @@ from runner.job import Outcome, Task
 Batch = Sequence[Sequence[str]]
 # For a worker that stays for more than one: the last ones then wait for a quarter of a worker's share at most.
 EACH = 4
+JOBS = "jobs.json"
 
 
 def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batch: Batch, first: int) -> Sequence[JobReturn]:
@@ -43,6 +44,9 @@ def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batc
     folder = f"hydra.sweep.subdir=packs/{task.folder.name}/${{hydra.job.num}}"
     stand_ins = [(folder, "hydra.output_subdir=null", f"sweep.pack={len(batch[start : start + size])}") for start in starts]
     found = [each._return_value for each in by(pack, stand_ins, first)]
+    # They may hold secrets, which jobs need.
+    for number in range(first, first + len(stand_ins)):
+        (pack.folder / str(number) / JOBS).unlink()
     if lost := [each for each in found if not isinstance(each, list)]:
         launcher.largest = size // 2
         raise lost[0]
@@ -64,12 +68,12 @@ class Pack:
         """Write down the jobs of a pack, of which the first has this number, for whoever will run it."""
         folder = self.folder / str(number)
         folders.claim(folder, "set hydra.sweep.dir=another folder")
-        (folder / "jobs.json").write_text(json.dumps([first, [list(each) for each in batch]]), encoding="utf-8")
+        (folder / JOBS).write_text(json.dumps([first, [list(each) for each in batch]]), encoding="utf-8")
 
     def __call__(self, cfg: DictConfig) -> list[Outcome]:
         """Run a pack, or what is left of one that was interrupted; raises Ended where one of its jobs ends it."""
         folder, said = self.folder / str(HydraConfig.get().job.num), Tee()
-        first, batch = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
+        first, batch = json.loads((folder / JOBS).read_text(encoding="utf-8"))
         jobs = dict(enumerate(batch, first))
         done = {number: outcome for number in jobs if (outcome := self.outcome(number))}
         left = {number: each for number, each in jobs.items() if number not in done}
@@ -118,7 +122,7 @@ class Pack:
             private.tell_lines(console.read_text(encoding="utf-8"), end="")
         if isinstance(returned._return_value, list):
             return returned._return_value
-        first, batch = json.loads((folder / "jobs.json").read_text(encoding="utf-8"))
+        first, batch = json.loads((folder / JOBS).read_text(encoding="utf-8"))
         written = (self.task.read(each) for each in range(first, first + len(batch)))
         return [each for each in written if isinstance(each, Outcome)]
 

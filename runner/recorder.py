@@ -34,7 +34,7 @@ UNSENT = 2**30
 def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
     """Record as `tracking.mlflow` does, by way of a spool; with `offline`, into that alone."""
     tracking.check(keys["every"], keys["full_loss_every"])
-    session = Session(about, keys)
+    session = Session(about, tracking.named(keys))
     session.begin()
     try:
         yield session.recorder()
@@ -53,7 +53,7 @@ def prepare(*, uri: str, draws: bool) -> None:
 
 def sweep(*, offline: bool, pending: str, **keys: Any) -> Any:
     """Return what records a sweep as a whole; the keys are those of the tracking group."""
-    where = str(started.absolute(pending))
+    where, keys = str(started.absolute(pending)), dict(tracking.named(keys))
     if not offline:
         return SweepRecorder(Process.of_this_process, pending=where, **keys)
     from runner.sweep_offline import OfflineSweep

@@ -47,6 +47,7 @@ def hold() -> None:
         if stream is None or (type(stream) is io.TextIOWrapper and stream.fileno() == number and not is_lossy(stream)):
             file = io.BufferedWriter(Lossy(number, "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=by_line))
+    private.learn_environment()
     formatted = warnings.formatwarning
     if not hasattr(formatted, "__wrapped__"):
         warnings.formatwarning = escaped(formatted)

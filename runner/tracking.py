@@ -73,6 +73,11 @@ def tags_of(about: About, run_key: str, host: str | None = None) -> dict[str, st
     return {**about.tags, "run_key": run_key, "folder": folder, "host": host or socket.gethostname()}
 
 
+def named(keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tracking group's keys with no secret in a name, which only the process that composed it can tell."""
+    return {**keys, **{key: private.masked(keys[key]) for key in ("name", "experiment") if isinstance(keys.get(key), str)}}
+
+
 class Abandoned(Exception):
     """A run that ended without `finish`: the status that MLflow shows, and tags that say why."""
 

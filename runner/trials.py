@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner import dumping
+from runner import dumping, private
 from runner.errors import UserError, first_line
 from runner.job import SIGNALS, Outcome
 from runner.spaces import Axis
@@ -167,7 +167,9 @@ class Trials:
             result = {"best_params": found[0], "best_value": best[0].value}
         else:
             result = {"solutions": [{"params": p, "values": each.values} for p, each in zip(found, best, strict=True)]}
-        (folder / "optimization_results.yaml").write_text(dumping.text({"name": "optuna", **result}), encoding="utf-8")
+        (folder / "optimization_results.yaml").write_text(
+            dumping.text(private.hidden({"name": "optuna", **result})), encoding="utf-8"
+        )
 
 
 def mark(trial: Any) -> str:
