@@ -161,7 +161,7 @@ def test_every_guard_holds_in_a_process_where_nothing_was_loaded_before(tmp_path
     (tmp_path / "taken/runner.log").write_text("another's")
     words = json.dumps({name: each for name, (each, _) in GUARDED.items()})
     command = [sys.executable, "-c", CODE, words]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=500, check=False)
     lines = ended.stderr.splitlines()
     assert ended.returncode == 0 and lines[::2] == [*GUARDED], ended.stderr
     for line, (name, (_, part)) in zip(lines[1::2], GUARDED.items(), strict=True):

@@ -20,7 +20,7 @@ def shell(folder, line: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a line of a shell in a folder."""
     env = environment() | more
     return subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False
+        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8", timeout=500, check=False
     )
 
 
