@@ -77,10 +77,11 @@ def size(override: Override) -> int:
     """Return how many values an override gives its key, without making them; raises UserError for a range that has no end."""
     sweep: Any = override.value()
     if isinstance(sweep, RangeSweep):
-        if not sweep.step or not all(map(math.isfinite, (sweep.start, sweep.stop, sweep.step))):
+        ends: list[Any] = [sweep.start, sweep.stop, sweep.step]
+        start, stop, step = ends
+        if not step or not all(isinstance(each, int) or math.isfinite(each) for each in ends):
             raise UserError(f"{override.input_line}: a range needs a finite start and stop, and a step that is not 0")
-        start, stop, step = map(Fraction, (sweep.start, sweep.stop, sweep.step))
-        return max(0, math.ceil((stop - start) / step))
+        return max(0, math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step)))
     return len(strings(override))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_security import GUESS, seen
 
-from runner import allow, config, dumping, private
+from runner import allow, config, dumping, private, sync
 
 SECRET = "S3CRETpw"
 KEYED = "def loss(x, *, way=1, **anything):\n    return (x - way) ** 2\n"
@@ -91,6 +91,16 @@ def test_no_error_shows_one(cli, keyed, tmp_path, words):
     told = cli(*words, *keyed[:1])
     assert told.code == 1 and told.err.count("\n") == 1, told
     hidden_in(tmp_path, told)
+
+
+@pytest.mark.parametrize("uri", ["http://u:pa/S@127.0.0.1:1", "postgresql+psycopg://u:p/S@127.0.0.1:1/d", "nowhere://u:S@h"])
+def test_sync_prints_no_password_of_the_store(cli, keyed, capfd, uri):
+    uri = uri.replace("S", SECRET)
+    assert cli(*keyed, "tracking.offline=true", f"tracking.uri='{uri}'").code == 0
+    private.Known.values, private.Known.pattern = set(), None
+    assert sync.main(["--timeout", "0"]) == 1
+    out, err = capfd.readouterr()
+    assert SECRET not in out + err and err.startswith("error: ") and err.count("\n") == 1
 
 
 # Signs that quotes of all kinds, YAML, JSON, URIs and sweeps have a meaning for.
