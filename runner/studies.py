@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner import allow, grammar, launching, processes, spaces
+from runner import allow, grammar, launching, pickles, processes, spaces
 from runner.errors import UserError, first_line, nearest
 from runner.job import Outcome
 from runner.spaces import Axis
@@ -93,6 +93,7 @@ def sampler_of(settings: Settings, axes: Mapping[str, Axis]) -> tuple[Any, int]:
     """Return the sampler, and after how many trials it ends; one that asks for the search space can try all of it."""
     from optuna.samplers import BaseSampler
 
+    pickles.guard()
     node, path = settings.sampler, f"{PATH}.sampler"
     given: dict[str, Any] = {}
     try:

@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import own_loss
 
-from runner import allow, private
+from runner import allow, allowed, config, pickles, private
 from runner.errors import UserError
+from runner.trace import Trace
 
 # Whatever of these ran would leave this file.
 CANARY = "canary"
@@ -130,6 +132,22 @@ def test_no_other_target_is_had(nothing_of_ours, name):
 )
 def test_what_configurations_are_for_is_had(nothing_of_ours, name):
     assert callable(allow.target("loss._target_", name))
+
+
+# What an argument is called by which something is read, opened, called or imported.
+READS = re.compile("file|path|dir$|vocab|custom|address|url|uri|host|port$|server|module|command|function$|^fn$|storage")
+# Of those that are listed: where rows go is the user's own to say, and the README tells of it.
+KNOWN = {"runner.tracking.mlflow", "runner.recorder.mlflow"}
+
+
+def test_each_listed_name_is_there_and_reads_nothing(nothing_of_ours):
+    import inspect
+
+    for name in allowed.NAMES - KNOWN:
+        found = allow.target("loss._target_", name)
+        assert callable(found)
+        asked = inspect.signature(found).parameters
+        assert not [each for each in asked if READS.search(each)], name
 
 
 # Where a harmful target may stand, and what it would be called with there.
@@ -388,6 +406,46 @@ def test_a_variable_is_read_only_where_the_user_says_that_it_is_no_secret(cli, r
     monkeypatch.setenv(allow.ENVIRONMENT, "MINE")
     assert cli(*words).code == 0
     assert [run.info.run_name for run in runs()] == ["SECRETPW"]
+
+
+@pytest.mark.parametrize("nested", [{"_target_": "${instance.other}"}, [{"_target_": "${instance.other}"}]])
+def test_a_record_names_nothing_that_its_reader_sees_otherwise(untouched, nested):
+    from runner import recorded, verify
+    from runner.reports import facts
+
+    # Within the node of the data, `instance` is another one than from the root.
+    data = {"_target_": "runner.losses.data.iris", "instance": {"other": "evil.touch"}, "split_seed": 0, "held_out": nested}
+    loss = {"_target_": "runner.losses.softmax_regression", "data": data, "l2": 0.1, "batch_size": None}
+    plain = {
+        "loss": loss,
+        "instance": {"_target_": "runner.losses.instances.none", "other": "runner.losses.data.iris"},
+        "seed": 0,
+    }
+    text = yaml.safe_dump(plain)
+    assert facts.of({"a": text}).get("a", facts.UNKNOWN) is facts.UNKNOWN
+    rows = Trace(0, np.zeros((1, 1)), np.zeros(1), np.zeros((1, 1)))
+    run = recorded.Recorded("a", "a", config.flat(plain), {"ending": "converged"}, text, rows)
+    with pytest.raises(UserError, match="must hold no interpolation"):
+        verify.configuration(run)
+
+
+def test_a_studys_storage_holds_states_of_its_sampler_and_no_other_pickle(tmp_path, monkeypatch):
+    import cmaes
+    import optuna
+
+    monkeypatch.chdir(tmp_path)
+    pickles.guard()
+    sampler = optuna.samplers.CmaEsSampler()
+
+    def restored(state: Any) -> Any:
+        attrs = sampler._split_optimizer_str(pickle.dumps(state).hex())
+        return sampler._restore_optimizer([optuna.trial.create_trial(value=0.0, system_attrs=attrs)])
+
+    for each in (cmaes.CMA, cmaes.SepCMA):
+        assert restored(each(mean=np.zeros(2), sigma=1.0)).population_size > 1
+    with pytest.raises(UserError, match=r"holds a pickle of posix.system"):
+        restored(Canary())
+    assert not (tmp_path / CANARY).exists()
 
 
 class Canary:
