@@ -146,7 +146,7 @@ class Task:
     def record_by(self, tracking: DictConfig) -> Any:
         """Record jobs together that are tracked in this way, and return what does so; None where this way knows no sweeps."""
         target = allow.target("tracking._target_", tracking._target_)
-        keys = {str(key): value for key, value in tracking.items() if key != "_target_"}
+        keys = {key: value for key, value in allow.plain("tracking", tracking).items() if key != "_target_"}
         self.recorder, self.tracking = target.sweep(**keys) if hasattr(target, "sweep") else None, tracking
         return self.recorder
 

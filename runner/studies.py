@@ -94,7 +94,8 @@ def sampler_of(settings: Settings, axes: Mapping[str, Axis]) -> tuple[Any, int]:
     from optuna.samplers import BaseSampler
 
     pickles.guard()
-    node, path = settings.sampler, f"{PATH}.sampler"
+    path = f"{PATH}.sampler"
+    node = allow.plain(path, settings.sampler)
     given: dict[str, Any] = {}
     try:
         target = allow.target(f"{path}._target_", node["_target_"])

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import own_loss
+from conftest import environment, own_loss
 
 from runner import allow, allowed, config, pickles, private
 from runner.errors import UserError
@@ -296,6 +297,32 @@ def test_no_text_becomes_code_once_it_is_resolved(cli, runs, tmp_path, untouched
     assert ended.code == 1 and ended.err.startswith("error: ") and ended.err.count("\n") == 1, ended.err
     assert TOLD.search(ended.err + ended.out), ended.err
     assert runs() == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("spot", "words"),
+    [
+        ("optimizer.learning_rate", ("runner.check",)),
+        ("optimizer.learning_rate", ("runner", "-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")),
+        ("hydra.callbacks.mine.a", ("runner",)),
+        ("hydra.sweeper.max_batch_size", ("runner", "-m", "seed=1,2")),
+        ("hydra.job_logging.root.level", ("runner",)),
+        ("hydra.hydra_logging.root.level", ("runner",)),
+    ],
+)
+def test_in_a_process_of_its_own_no_text_becomes_code_either(prepared, spot, words):
+    logged = "logging" in spot
+    keys: dict[str, Any] = {spot: "${tracking.experiment}" if logged else TRICKS["escaped"][0]}
+    keys["tracking.experiment"] = "ext://evil.touch" if logged else "runner"
+    if "callbacks" in spot:
+        keys["hydra.callbacks.mine._target_"] = "hydra.experimental.callbacks.LogJobReturnCallback"
+    sent(prepared, keys)
+    command = [sys.executable, "-m", *words, "experiment=sent", "max_iterations=1", "--config-dir", "conf"]
+    environ = {key: value for key, value in environment(prepared).items() if key != allow.VARIABLE}
+    ended = subprocess.run(command, cwd=prepared, env=environ, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and not (prepared / CANARY).exists(), ended.stderr
+    assert TOLD.search(ended.stderr + ended.stdout), ended.stderr
 
 
 LOGGING = [
