@@ -49,12 +49,23 @@ LIMITED = 1
 
 
 @own_steps
-def scipy(loss: Loss, optimizer: Any, x: tf.Variable, *, method: str, options: Mapping[str, Any] | None) -> Step:
+def scipy(
+    loss: Loss,
+    optimizer: Any,
+    x: tf.Variable,
+    *,
+    method: str,
+    options: Mapping[str, Any] | None,
+    tolerances: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+) -> Step:
     """Let `scipy.optimize.minimize(method=…, options=…)` take the steps: row k holds its k-th iterate.
+
+    `tolerances`, by dtype and method, are options too, where `options` does not set them.
 
     SciPy computes in double precision, TensorFlow in x's dtype. In graph and xla the evaluations are compiled, and SciPy is
     what it is. Those that it asked for are not made again for a row; `evaluations/…` count what was evaluated until then. A run
     ends where SciPy ends it: `converged` where that is what it says, else `iteration_limit`, and `stopped_by` says what failed.
+    It ends as `diverged` at an iterate whose Hessian is not finite, or from which SciPy cannot go on for such a number.
 
     Raises UserError where there is no such method, or it has no such option.
     """
@@ -62,7 +73,7 @@ def scipy(loss: Loss, optimizer: Any, x: tf.Variable, *, method: str, options: M
         raise UserError(
             f"strategy.method must be a method of SciPy's that uses gradients, got {method!r}; {nearest(method, METHODS)}"
         )
-    options = options or {}
+    options = {**(tolerances or {}).get(x.dtype.name, {}).get(method, {}), **(options or {})}
     check(method, options)
 
     run = Run(loss, optimizer, x, method, options)
@@ -88,6 +99,11 @@ def check(method: str, options: Mapping[str, Any]) -> None:
             raise UserError(
                 f"strategy.options do not suit {method}: {first_line(error)}; see scipy.optimize.show_options"
             ) from error
+
+
+def diverged(what: str, says: str) -> tuple[Ending, str, str]:
+    """Return the end at a point beyond which something is not finite: "gradient" or "Hessian"."""
+    return Ending.DIVERGED, f"nonfinite_{what.lower()}", says
 
 
 class Run:
@@ -121,6 +137,7 @@ class Run:
         self.known: dict[bytes, tuple[tf.Tensor, tf.Tensor]] = {}
         self.row: Row | None = None
         self.ahead: np.ndarray | None = None
+        self.unusable: dict[bytes, str] = {}
         self.end: tuple[Ending, str, str] | None = None
 
     def close(self) -> None:
@@ -153,6 +170,8 @@ class Run:
 
     def look_ahead(self) -> None:
         """Let SciPy go on to its next iterate, or to its end."""
+        assert self.row is not None
+        here = self.row.x.numpy().tobytes()
         if self.driver is None:
             start = self.x.numpy().astype(np.float64).ravel()
             self.driver = Suspended(partial(self.drive, start))
@@ -164,6 +183,16 @@ class Run:
                     what, *at = self.driver.resume(answer)
             except Returned as returned:
                 self.end = self.ending(returned.value)
+                return
+            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+                # Of SciPy's own: what a loss raises is raised by `answer`.
+                if not self.unusable:
+                    raise
+                self.end = diverged(next(iter(self.unusable.values())), f"{self.method} says: {first_line(error)}")
+                return
+            if here in self.unusable:
+                self.end = diverged(self.unusable[here], f"{self.method} has no finite {self.unusable[here]} here to go on by")
+                self.close()
                 return
             if what == ITERATE:
                 self.ahead = at[0]
@@ -184,10 +213,19 @@ class Run:
         """Return what SciPy asks for, in double precision, at a point and perhaps along a vector."""
         if what == GRADIENT:
             value, gradient = self.first_order(at[0])
-            return float(value), gradient.numpy().astype(np.float64).ravel()
+            loss, slopes = float(value), gradient.numpy().astype(np.float64).ravel()
+            if not (np.isfinite(loss) and np.isfinite(slopes).all()):
+                self.unusable[self.tensor(at[0]).numpy().tobytes()] = "gradient"
+            # A comparison with NaN never holds, so that SciPy would neither take such a point nor shorten its step.
+            return np.inf if np.isnan(loss) else loss, slopes
         self.counts[what] += 1
         found = self.evaluations[what](*map(self.tensor, at)).numpy().astype(np.float64)
-        return found if what == HESSIAN else found.ravel()
+        found = found if what == HESSIAN else found.ravel()
+        if not np.isfinite(found).all():
+            self.unusable[self.tensor(at[0]).numpy().tobytes()] = "Hessian"
+            # SciPy asks for it at points, too, that it then does not take.
+            return np.zeros_like(found)
+        return found
 
     def first_order(self, at: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
         """Return loss and gradient, evaluated unless that was done since the last iterate."""
@@ -206,7 +244,9 @@ class Run:
         """Return the row of an iterate, with what had been evaluated when SciPy came to it."""
         value, gradient = self.first_order(at)
         x = self.tensor(at)
-        self.known = {x.numpy().tobytes(): (value, gradient)}
+        key = x.numpy().tobytes()
+        self.known = {key: (value, gradient)}
+        self.unusable = {each: why for each, why in self.unusable.items() if each == key}
         counts = {"loss": self.counts[GRADIENT], **self.counts}
         return Row(x, value, gradient, {EVALUATIONS + name: tf.constant(n, tf.int64) for name, n in counts.items()})
 

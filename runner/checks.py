@@ -17,6 +17,7 @@ from runner.errors import UserError, first_line
 from runner.executions import eager, graph
 from runner.findings import Check, Failed, Skipped, Subject
 from runner.separable import RATE, UNTOLD
+from runner.trace import norm
 
 DTYPES = ("float32", "float64")
 # Of the largest number there: what executions and batches may differ by, whose sums run in another order.
@@ -45,7 +46,7 @@ def finite(subject: Subject) -> str:
         raise Failed(
             "the gradient is not finite at the guess: √ or log at 0, or a tf.where over what is not; shift the argument"
         )
-    return f"so is the gradient, of norm {np.linalg.norm(gradient):.7g}"
+    return f"so is the gradient, of norm {norm(gradient.ravel()):.7g}"
 
 
 def keeps_dtype(subject: Subject) -> str:
@@ -151,14 +152,13 @@ def minimum(subject: Subject) -> str:
     if loss.minimisers is None:
         raise Skipped("the loss declares no minimisers")
     function = loss.measures.get("full_loss", loss.at(0))
-    slopes = [np.linalg.norm(derivatives.of(function, x)[1]) for x in subject.x("float64")]
+    slopes = [norm(derivatives.of(function, x)[1].ravel()) for x in subject.x("float64")]
     size = max((slope for slope in slopes if np.isfinite(slope)), default=1.0)
     for minimiser in loss.minimisers:
         y, slope = derivatives.of(function, tf.constant(minimiser))
-        if not np.linalg.norm(slope) <= STATIONARY * size:
-            raise Failed(
-                f"the gradient's norm is {np.linalg.norm(slope):.3g} at the minimiser {minimiser}; correct `minimisers`"
-            )
+        size_there = norm(slope.ravel())
+        if not size_there <= STATIONARY * size:
+            raise Failed(f"the gradient's norm is {size_there:.3g} at the minimiser {minimiser}; correct `minimisers`")
         if loss.minimum is not None and not abs(y - loss.minimum) <= 1e-6 * max(1.0, abs(loss.minimum)):
             raise Failed(f"the loss is {float(y):.7g} at {minimiser} and not the minimum {loss.minimum:.7g}; correct `minimum`")
     below = [
@@ -182,7 +182,7 @@ def steps(subject: Subject) -> str:
         execution.close()
     if not last.finite.all():
         raise Failed("the first step leads to what is not finite; lower optimizer.learning_rate")
-    return f"the first step is {np.linalg.norm(last.x - first.x):.3g} long"
+    return f"the first step is {norm((last.x - first.x).ravel()):.3g} long"
 
 
 def separable(subject: Subject) -> str:

@@ -61,7 +61,7 @@ def eager(step: Step, *, chunk: int) -> Execution:
         taken = at
         step.restart()
 
-    return Execution(advance, last, restart, chunk, step.ended, step.close, step.variables)
+    return Execution(advance, last, restart, chunk, step.ended, step.close, step.variables, stalled=step.stalled)
 
 
 def graph(step: Step, *, chunk: int) -> Execution:
@@ -116,7 +116,7 @@ def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
         taken, reached, kept = at, None, Kept(at, -math.inf, [])
         step.restart()
 
-    return Execution(advance, last, restart, capacity, variables=step.variables, rewind=rewind)
+    return Execution(advance, last, restart, capacity, variables=step.variables, rewind=rewind, stalled=step.stalled)
 
 
 def programmed(step: Step, chunk: int, jit_compile: bool) -> tuple[Any, int]:

@@ -19,7 +19,7 @@ from runner.loop import Ending, Result, Rules, State
 from runner.losses import Loss
 from runner.portrait import Report
 from runner.programs import Program, Programs
-from runner.trace import Execution, Trace
+from runner.trace import Execution, Trace, norm
 from runner.tracking import About, Recorder
 
 # Those of this process: one job after another uses them again.
@@ -166,7 +166,7 @@ def summary(result: Result, loss: Loss) -> dict[str, float]:
         metrics["loss_above_minimum"] = measured.get("full_loss", float(result.last.loss[0])) - loss.minimum
     if loss.minimisers is not None:
         away = (loss.minimisers - result.last.x).reshape(len(loss.minimisers), -1)
-        metrics["distance_to_minimiser"] = float(np.linalg.norm(away, axis=1).min())
+        metrics["distance_to_minimiser"] = float(norm(away).min())
     metrics |= {f"seconds_{name}": value for name, value in result.seconds.items()}
     return {f"system/{name}": value for name, value in metrics.items()}
 

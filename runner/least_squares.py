@@ -19,8 +19,11 @@ from runner import optimizers
 from runner.errors import Misfit, UserError
 from runner.loop import EVALUATIONS
 from runner.losses import Loss
+from runner.losses.sums import norm as norm_of
+from runner.losses.sums import total
 from runner.second_order import jacobian
-from runner.strategies import Row, Step, own_steps
+from runner.strategies import Row, Step, own_steps, stands_still
+from runner.trace import Trace
 
 Function = Callable[[tf.Tensor], tf.Tensor]
 # MINPACK's: the least part of the promised decrease that a step must bring, what counts as a bad and as a good one, how near to
@@ -65,7 +68,7 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
     Else (JᵀJ + λD²) p = -Jᵀr, with λ such that ‖D p‖ is Δ to a tenth (M, section 5). D holds the largest norm so far of each
     column of J (M, section 6), Δ begins at `factor` · ‖D x‖ and follows how well r + J p foretells r(x + p) (M, section 4). A
     step that lowers the sum of squares by too little is tried again within a smaller Δ, and x stays after `max_trials` of them.
-    The rows are the points at which MINPACK computes J.
+    A run ends where x stays although fewer were tried. The rows are the points at which MINPACK computes J.
 
     Raises Misfit where the loss names no residuals, and UserError where it is not their sum of squares.
     """
@@ -87,7 +90,7 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
         evaluations = optimizer.iterations + 1
         counts = {"loss": tf.convert_to_tensor(tried), "gradient": evaluations, "jacobian": evaluations}
         named = {EVALUATIONS + what: count for what, count in counts.items()}
-        return Row(point, tf.reduce_sum(tf.square(at)), gradient, named), at, j
+        return Row(point, total(tf.square(at)), gradient, named), at, j
 
     def take() -> Row:
         row, at, j = linearised()
@@ -107,7 +110,12 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
             each.assign(tf.zeros_like(each))
         tried.assign(tf.ones_like(tried))
 
-    return Step(take, evaluate, restart, variables=[*state, tried])
+    def stalled(trace: Trace, start: int) -> int | None:
+        # A last trial may have been the last in another way, too; the next step tells.
+        fewer = np.diff(trace.named[EVALUATIONS + "loss"], prepend=0) < max_trials
+        return stands_still(trace, start, fewer)
+
+    return Step(take, evaluate, restart, variables=[*state, tried], stalled=stalled)
 
 
 def residuals_of(loss: Loss, x: tf.Variable) -> Function:
@@ -118,7 +126,7 @@ def residuals_of(loss: Loss, x: tf.Variable) -> Function:
             "strategy=gauss_newton needs a loss that names its residuals, which this one does not; set strategy=newton"
         )
     point = tf.convert_to_tensor(x)
-    value, squares, shape = loss(point), tf.reduce_sum(tf.square(r(point))), r(point).shape
+    value, squares, shape = loss(point), total(tf.square(r(point))), r(point).shape
     tolerance = 1e3 * np.finfo(x.dtype.name).eps
     if shape.rank != 1 or bool(tf.abs(value - squares) > tolerance * tf.maximum(tf.abs(value), 1)):
         raise UserError(
@@ -131,9 +139,9 @@ def residuals_of(loss: Loss, x: tf.Variable) -> Function:
 def first(region: Region, x: tf.Tensor, j: tf.Tensor, factor: float) -> Region:
     """Return a region whose scale covers the columns of j, and whose radius is the first one where it has none yet."""
     begins = tf.equal(region.radius, 0)
-    scale = tf.maximum(region.scale, tf.norm(j, axis=0))
+    scale = tf.maximum(region.scale, norm_of(j, 0))
     scale = tf.where(begins & tf.equal(scale, 0), tf.ones_like(scale), scale)
-    size = factor * tf.norm(scale * x)
+    size = factor * norm_of(scale * x)
     radius = tf.where(begins, tf.where(tf.equal(size, 0), factor * tf.ones_like(size), size), region.radius)
     return Region(radius, region.parameter, scale)
 
@@ -142,7 +150,7 @@ def step(
     r: Function, point: tf.Tensor, at: tf.Tensor, j: tf.Tensor, region: Region, begins: tf.Tensor, max_trials: int
 ) -> tuple[Trial, Region]:
     """Try steps from a point, where the residuals are `at` and their Jacobian j, until one is accepted or none can be."""
-    x, norm = tf.reshape(point, (-1,)), tf.norm(at)
+    x, norm = tf.reshape(point, (-1,)), norm_of(at)
     eps = float(np.finfo(x.dtype.name).eps)
 
     def again(trial: Trial, _: Region) -> tf.Tensor:
@@ -150,12 +158,12 @@ def step(
 
     def tried(trial: Trial, region: Region) -> tuple[Trial, Region]:
         p, parameter = within(j, at, region)
-        length = tf.norm(region.scale * p)
+        length = norm_of(region.scale * p)
         radius = tf.where(begins & tf.equal(trial.rounds, 0), tf.minimum(region.radius, length), region.radius)
         there = x + p
-        new = tf.norm(r(tf.reshape(there, point.shape)))
+        new = norm_of(r(tf.reshape(there, point.shape)))
         actual = tf.where(NEAR * new < norm, 1 - tf.square(new / norm), -tf.ones_like(norm))
-        linear, damped = tf.square(tf.norm(tf.linalg.matvec(j, p)) / norm), parameter * tf.square(length / norm)
+        linear, damped = tf.square(norm_of(tf.linalg.matvec(j, p)) / norm), parameter * tf.square(length / norm)
         promised = linear + 2 * damped
         ratio = tf.math.divide_no_nan(actual, promised)
         accepted = ratio >= ACCEPTED
@@ -164,7 +172,7 @@ def step(
         )
         # Nothing is left to gain, or nowhere to go, as far as roundings tell.
         flat = (tf.abs(actual) <= eps) & (promised <= eps)
-        over = accepted | flat | (region.radius <= eps * tf.norm(region.scale * x)) | tf.equal(norm, 0)
+        over = accepted | flat | (region.radius <= eps * norm_of(region.scale * x)) | tf.equal(norm, 0)
         reached = tf.where(accepted, there, x)
         return Trial(reached, over, trial.rounds + 1), region
 
@@ -195,7 +203,7 @@ def within(j: tf.Tensor, at: tf.Tensor, region: Region) -> tuple[tf.Tensor, tf.T
     least = info.eps * tf.ones_like(region.radius)
     full, beyond, newton = tf.cond(whole, lambda: (full, beyond, newton), lambda: solved(j, at, region, least))
     low, tiny = tf.where(whole, newton, tf.zeros_like(newton)), tf.constant(info.tiny, newton.dtype)
-    slope = tf.norm(tf.linalg.matvec(j, at, transpose_a=True) / region.scale)
+    slope = norm_of(tf.linalg.matvec(j, at, transpose_a=True) / region.scale)
     high = tf.maximum(slope / region.radius, tiny)
     guess = tf.minimum(tf.maximum(region.parameter, low), high)
     guess = tf.where(tf.equal(guess, 0), slope / (beyond + region.radius), guess)
@@ -227,7 +235,7 @@ def solved(j: tf.Tensor, at: tf.Tensor, region: Region, parameter: tf.Tensor) ->
     q, triangle = tf.linalg.qr(stacked)
     right = tf.linalg.matvec(q, tf.concat([at, tf.zeros_like(d)], axis=0), transpose_a=True)
     p = -tf.linalg.triangular_solve(triangle, right[:, None], lower=False)[:, 0]
-    length = tf.norm(d * p)
+    length = norm_of(d * p)
     w = tf.linalg.triangular_solve(triangle, (d * (d * p) / length)[:, None], adjoint=True, lower=False)
     beyond = length - region.radius
     return p, beyond, beyond / region.radius / tf.reduce_sum(tf.square(w))

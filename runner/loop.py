@@ -159,11 +159,14 @@ def run(
         stepped = time.perf_counter()
 
         reached, trace = new.start + len(new), join([*([at.earlier] if at.earlier else []), new])
-        stop = rules.stop(trace, len(trace) - len(new)) or (Stop(new.start, *over) if over else None)
+        first = len(trace) - len(new)
+        stop = rules.stop(trace, first) or (Stop(new.start, *over) if over else None)
+        stop = sooner(stop, stalled(execution, trace, first))
         if stop is not None and stop.ending is Ending.DIVERGED:
             execution.rewind(stop.step)
         new = new if stop is None else new[: stop.step + 1 - new.start]
-        at.earlier = trace[max(0, len(trace) - rules.look_back) :] if rules.look_back else None
+        look_back = max(rules.look_back, 1 if execution.stalled else 0)
+        at.earlier = trace[max(0, len(trace) - look_back) :] if look_back else None
         at.best = lower(at.best, new)
         new = measure(new, stop is not None and stop.ending is not Ending.INTERRUPTED)
         for watch in watchers:
@@ -179,6 +182,18 @@ def run(
         before, at.before = new[-2:-1] if len(new) > 1 else at.before, new[len(new) - 1 :]
         if stop is not None:
             return Result(stop.ending, stop.by, at.before, at.best, at.clock, None, stop.sentence, tuple(at.pace), before)
+
+
+def stalled(execution: Execution, trace: Trace, start: int) -> Stop | None:
+    """Return the row from which the strategy could take no further step, or None."""
+    row = execution.stalled(trace, start) if execution.stalled else None
+    says = "no step that the strategy tries from here lowers the loss"
+    return None if row is None else Stop(trace.start + row, Ending.ITERATION_LIMIT, "no_decrease", says)
+
+
+def sooner(one: Stop | None, other: Stop | None) -> Stop | None:
+    """Return the earlier of two stops, the first of two at one row."""
+    return min((each for each in (one, other) if each is not None), key=lambda each: each.step, default=None)
 
 
 def interrupted(execution: Execution) -> Trace:

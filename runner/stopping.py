@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from runner.errors import UserError
-from runner.trace import Trace
+from runner.trace import Trace, norm
 
 Rule = TypeVar("Rule", bound=Callable[..., int | None])
 
@@ -37,9 +37,11 @@ def gradient_norm(trace: Trace, start: int, *, tolerance: float) -> int | None:
 def step_size(trace: Trace, start: int, *, tolerance: float) -> int | None:
     """Hold where ‖x_k − x_{k−1}‖₂ ≤ tolerance · max(‖x_k‖₂, 1); never at step 0."""
     tolerance = positive("step_size.tolerance", tolerance)
-    x = trace.x.reshape(len(trace), -1)
-    moved = np.linalg.norm(np.diff(x, axis=0), axis=1)
-    small = moved <= tolerance * np.maximum(np.linalg.norm(x[1:], axis=1), 1)
+    x = trace.x.reshape(len(trace), -1).astype(np.float64)
+    # Past the first row that is not finite, which ends a run, NaN is no step size and worth no warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = norm(np.diff(x, axis=0))
+        small = moved <= tolerance * np.maximum(norm(x[1:]), 1)
     return first(np.concatenate([[False], small])[start:], start)
 
 
@@ -54,7 +56,8 @@ def plateau(trace: Trace, start: int, *, patience: int, tolerance: float) -> int
         return None
     best = np.lib.stride_tricks.sliding_window_view(loss, patience)[1:].min(axis=1)
     before = loss[:-patience]
-    flat = before - best <= tolerance * np.maximum(np.abs(before), 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = before - best <= tolerance * np.maximum(np.abs(before), 1)
     return first(np.concatenate([np.zeros(patience, bool), flat])[start:], start)
 
 

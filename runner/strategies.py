@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from runner import averages, optimizers
+from runner import averages, optimizers, stopping
 from runner.errors import Misfit, UserError, first_line
 from runner.loop import Ending
 from runner.losses import Loss
 from runner.losses import intermediates as named_intermediates
 from runner.losses import terms as named_terms
+from runner.losses.sums import norm
 from runner.optimizers import NoOptimizer
+from runner.trace import Trace
 
 
 class Row(NamedTuple):
@@ -39,7 +42,8 @@ class Step(NamedTuple):
     `restart()` follows a change of x from outside: what the strategy carries from step to step is as before step 0. `variables`
     hold that, and None says that none do, so that a run can only be continued by taking its steps again. The others are of a
     strategy that Python drives: `compiled(decorator)` is the same Step, whose evaluations are decorated; `ended()` is why no
-    further step can be taken, with the sentence that says so; `close()` ends what has not.
+    further step can be taken, with the sentence that says so; `close()` ends what has not. `stalled` is a rule, as in
+    `stopping`, that holds at the first row from which the strategy could take no further step; it looks back one row.
     """
 
     take: Callable[[], Row]
@@ -49,6 +53,14 @@ class Step(NamedTuple):
     ended: Callable[[], tuple[Ending, str, str] | None] = lambda: None
     close: Callable[[], None] = lambda: None
     variables: Sequence[Any] | None = ()
+    stalled: Callable[[Trace, int], int | None] | None = None
+
+
+def stands_still(trace: Trace, start: int, where: Any = True) -> int | None:
+    """Return the first row from `start` on whose x is that of the row before, or None; `where`, [n], may exclude rows."""
+    x = trace.x.reshape(len(trace), -1)
+    same = np.concatenate([[False], (x[1:] == x[:-1]).all(axis=1)])
+    return stopping.first((same & where)[start:], start)
 
 
 def own_steps(strategy: Any) -> Any:
@@ -215,12 +227,12 @@ def terms_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) ->
         raise Misfit("strategy.terms=true records the terms that a loss names, and this one names none; leave it out")
     found = {f"term/{name}": tf.convert_to_tensor(value) for name, value in named.items()}
     gradients = gradients_of(named, t, x, "strategy.terms")
-    norms = {name: tf.norm(gradient) for name, gradient in gradients.items()}
+    norms = {name: norm(tf.reshape(gradient, [-1])) for name, gradient in gradients.items()}
     found |= {f"term_gradient_norm/{name}": norm for name, norm in norms.items()}
     units = {name: gradients[name] / norms[name] for name in named}
     for one, other in itertools.combinations(named, 2):
         # Kahan's formula, exact near 0 and 180 degrees, where the arc cosine is not; NaN where one gradient vanishes.
-        half = tf.atan2(tf.norm(units[one] - units[other]), tf.norm(units[one] + units[other]))
+        half = tf.atan2(*(norm(tf.reshape(each, [-1])) for each in (units[one] - units[other], units[one] + units[other])))
         found[f"term_angle/{one}-{other}"] = half * (360 / math.pi)
     return found
 

@@ -36,8 +36,8 @@ class Trace:
 
     @cached_property
     def gradient_norm(self) -> np.ndarray:
-        """Euclidean norm of each row's gradient, [n], in double precision, where the squares of float32 do not overflow."""
-        return np.linalg.norm(self.gradient.reshape(len(self), -1).astype(np.float64), axis=1)
+        """Euclidean norm of each row's gradient, [n], in double precision."""
+        return norm(self.gradient.reshape(len(self), -1))
 
     @cached_property
     def finite(self) -> np.ndarray:
@@ -63,6 +63,7 @@ class Execution(NamedTuple):
     x and the optimizer's state from outside: the next row is that of step `at`, 0 where it is left out, what the strategy
     carries is as before step 0, and nothing is compiled again. `variables` hold what it carries; None: there are none that do.
     `rewind(step)` undoes what updates from this step on have done, bit for bit, where a row of the last chunk is not finite.
+    `stalled` is the strategy's rule for rows from which it could take no further step, where it has one; it looks back one row.
 
     A strategy may come to an end of its own: `ended()` is why, an ending with its finer word and its sentence, and `advance`
     returns fewer rows where that shows on the way. `close()` follows the last row that is asked for.
@@ -76,6 +77,24 @@ class Execution(NamedTuple):
     close: Callable[[], None] = lambda: None
     variables: Sequence[Any] | None = ()
     rewind: Callable[[int], None] = lambda step: None
+    stalled: Callable[[Trace, int], int | None] | None = None
+
+
+def norm(vectors: np.ndarray) -> np.ndarray:
+    """Return the Euclidean norm of each vector, [..., d] -> [...], in double precision.
+
+    It overflows only where the norm itself does, and not where a square would.
+    """
+    vectors = vectors.astype(np.float64, copy=False)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        found = np.asarray(np.linalg.norm(vectors, axis=-1))
+        extreme = ~((found > 1e-140) & (found < 1e140))
+        if extreme.any():
+            # The squares of all others are far from both ends of double precision's range.
+            largest = np.abs(vectors[extreme]).max(axis=-1, keepdims=True)
+            scale = np.where(np.isfinite(largest) & (largest > 0), largest, 1)
+            found[extreme] = scale[:, 0] * np.linalg.norm(vectors[extreme] / scale, axis=-1)
+    return found[()]
 
 
 def split(name: str, values: np.ndarray, coordinates: int | None = None) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import runner.losses
 from runner import build, second_order
 from runner.by_scipy import METHODS
 from runner.errors import Misfit, UserError
+from runner.loop import Ending
 from runner.losses import Loss
 from runner.optimizers import NoOptimizer
 from runner.suspended import Closed, Returned, Suspended
@@ -25,8 +27,9 @@ from runner.trace import Trace, join
 
 OWN = strategies(own_steps=True)
 EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execution").glob("*.yaml"))}
+ARGUMENTS = {"ellipsoid": {"condition_number": 100.0}}
 SQUARES = {
-    name: Loss.of(each, 3 if each.known.dimension is None else None)
+    name: Loss.of(partial(each, **ARGUMENTS.get(name, {})), 3 if each.known.dimension is None else None)
     for name in runner.losses.__all__
     if callable(each := getattr(runner.losses, name)) and getattr(getattr(each, "known", None), "residuals", None) is not None
 }
@@ -439,3 +442,50 @@ def test_a_hessian_of_more_rows_than_are_computed_at_once_is_whole(jit_compile):
     function = lambda x: runner.losses.rosenbrock(x) + tf.square(tf.reduce_sum(x))  # noqa: E731
     compiled = tf.function(lambda x: second_order.hessian(function, x), jit_compile=jit_compile, autograph=False)
     np.testing.assert_allclose(compiled(tf.constant(x)), optimize.rosen_hess(x) + 2, rtol=1e-12)
+
+
+# What is not finite.
+
+
+@tf.custom_gradient
+def bent(x: tf.Tensor) -> Any:
+    """Return ‖x‖², whose second derivative is NaN everywhere."""
+    slope = tf.custom_gradient(lambda x: (2 * x, lambda upstream: upstream * math.nan))
+    return tf.reduce_sum(x * x), lambda upstream: upstream * slope(x)
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+@pytest.mark.parametrize("method", [name for name, each in METHODS.items() if each.second])
+def test_a_hessian_that_is_not_finite_ends_scipy_as_diverged(method, execution):
+    run, _, x = running("scipy", Loss(bent, (2,)), execution, [1.0, 2.0], method=method)
+    trace = rows(run, 5)
+    ending, by, says = run.ended()
+    assert (ending, by, len(trace)) == (Ending.DIVERGED, "nonfinite_hessian", 1) and method in says
+    np.testing.assert_array_equal(x.numpy(), [1.0, 2.0])
+
+
+def hole(x: tf.Tensor) -> tf.Tensor:
+    """Return Rosenbrock's function left of x₁ = 1.2, and NaN right of it."""
+    return tf.where(x[0] < 1.2, runner.losses.rosenbrock(x), math.nan)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scipy_raises_nothing_where_a_trial_point_is_not_finite(method):
+    trace = rows(running("scipy", Loss(hole, (2,)), "graph", [-1.2, 1.0], method=method)[0], 60)
+    assert trace.finite.all() and trace.loss[-1] < trace.loss[0]
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+def test_newton_steps_by_the_gradient_where_the_hessian_is_not_finite(execution):
+    trace = rows(running("newton", Loss(bent, (2,)), execution, [1.0, 2.0])[0], 3)
+    assert trace.finite.all() and trace.loss[-1] < 1e-20
+
+
+@pytest.mark.parametrize("strategy", ["newton", "gauss_newton"])
+def test_a_run_ends_by_itself_where_x_stands_still(cli, runs, strategy):
+    words = [f"strategy={strategy}", "loss=himmelblau", "dtype=float64", "max_iterations=1000", "execution=graph"]
+    ended = cli(*words)
+    (run,) = runs()
+    assert ended.code == 0 and "no step that the strategy tries from here lowers the loss" in ended.out
+    assert (run.data.tags["ending"], run.data.tags["stopped_by"]) == ("iteration_limit", "no_decrease")
+    assert run.data.metrics["system/loss_above_minimum"] < 1e-25 and run.data.metrics["system/iterations"] < 30

@@ -41,7 +41,8 @@ class Known:
     smooth: bool = True  # whether the loss is differentiable at its minimisers
     random: bool = False  # whether it draws in each step, with the `seed` that it is called with
     measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)  # those of `Loss`
-    residuals: Callable[[tf.Tensor], tf.Tensor] | None = None  # x[..., d] -> [..., m], the sum of whose squares the loss is
+    # x[..., d] -> [..., m], the sum of whose squares the loss is; it gets those of the loss's other arguments that it takes
+    residuals: Callable[..., tf.Tensor] | None = None
     parts: tuple[tuple[int, ...], ...] = ()  # those of `Loss`
 
 
@@ -117,6 +118,9 @@ class Loss:
         minimum: Any = facts.minimum(d) if callable(facts.minimum) else facts.minimum
         minimum = None if minimum is None else float(minimum)
         start, measures, residuals = at(facts.start, *shape), facts.measures, facts.residuals
+        if residuals is not None:
+            asked = inspect.signature(residuals).parameters
+            residuals = partial(residuals, **{name: value for name, value in bound.items() if name in asked})
         return cls(function, shape, domain, start, minimisers, minimum, seed, measures, residuals, facts.parts)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from runner.losses.base import intermediate, known
+from runner.losses.sums import total
 
 
 def quadratic_residuals(x: tf.Tensor) -> tf.Tensor:
@@ -32,17 +33,27 @@ def quadratic(x: tf.Tensor) -> tf.Tensor:
     return tf.square(z)
 
 
-@known(dimension=None, domain=(-5.12, 5.12), start=4.0, minimisers=0.0, minimum=0.0)
+def sphere_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return x."""
+    return x
+
+
+@known(dimension=None, domain=(-5.12, 5.12), start=4.0, minimisers=0.0, minimum=0.0, residuals=sphere_residuals)
 def sphere(x: tf.Tensor) -> tf.Tensor:
     """Return Σ xᵢ².
 
     Any d; domain [-5.12, 5.12]ᵈ; start (4, …, 4), this package's convention.
     Source: De Jong (1975), An Analysis of the Behavior of a Class of Genetic Adaptive Systems, function F1.
     """
-    return tf.reduce_sum(tf.square(x), axis=-1)
+    return total(tf.square(x))
 
 
-@known(dimension=None, domain=(-5.0, 5.0), start=4.0, minimisers=0.0, minimum=0.0)
+def ellipsoid_residuals(x: tf.Tensor, *, condition_number: float) -> tf.Tensor:
+    """Return √cᵢ xᵢ."""
+    return tf.constant(float(condition_number) ** np.linspace(0.0, 0.5, x.shape[-1]), x.dtype) * x
+
+
+@known(dimension=None, domain=(-5.0, 5.0), start=4.0, minimisers=0.0, minimum=0.0, residuals=ellipsoid_residuals)
 def ellipsoid(x: tf.Tensor, *, condition_number: float) -> tf.Tensor:
     """Return Σ cᵢ xᵢ² with cᵢ = condition_number^((i-1)/(d-1)), from 1 to the Hessian's condition number; c₁ = 1 where d = 1.
 
@@ -50,7 +61,7 @@ def ellipsoid(x: tf.Tensor, *, condition_number: float) -> tf.Tensor:
     Source: Hansen, Finck, Ros, Auger (2009), INRIA RR-6829, function 2, without its shift and its oscillation.
     """
     curvatures = float(condition_number) ** np.linspace(0.0, 1.0, x.shape[-1])
-    return tf.reduce_sum(tf.constant(curvatures, x.dtype) * tf.square(x), axis=-1)
+    return total(tf.constant(curvatures, x.dtype) * tf.square(x))
 
 
 def booth_residuals(x: tf.Tensor) -> tf.Tensor:
@@ -70,7 +81,13 @@ def booth(x: tf.Tensor) -> tf.Tensor:
     return tf.square(x1 + 2 * x2 - 7) + tf.square(2 * x1 + x2 - 5)
 
 
-@known(dimension=2, domain=(-10.0, 10.0), start=[8.0, -3.0], minimisers=0.0, minimum=0.0)
+def matyas_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return (x₁ + x₂) / 10 and (x₁ - x₂) / 2."""
+    x1, x2 = x[..., 0], x[..., 1]
+    return tf.stack([(x1 + x2) / 10, (x1 - x2) / 2], axis=-1)
+
+
+@known(dimension=2, domain=(-10.0, 10.0), start=[8.0, -3.0], minimisers=0.0, minimum=0.0, residuals=matyas_residuals)
 def matyas(x: tf.Tensor) -> tf.Tensor:
     """Return 0.26 (x₁² + x₂²) - 0.48 x₁x₂, whose Hessian's condition number is 25 along the diagonals.
 
@@ -81,7 +98,13 @@ def matyas(x: tf.Tensor) -> tf.Tensor:
     return 0.26 * (tf.square(x1) + tf.square(x2)) - 0.48 * x1 * x2
 
 
-@known(dimension=None, domain=(-5.0, 10.0), start=1.0, minimisers=0.0, minimum=0.0)
+def zakharov_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return x, then s and s²."""
+    s = total(tf.constant(0.5 * np.arange(1, x.shape[-1] + 1), x.dtype) * x)[..., None]
+    return tf.concat([x, s, tf.square(s)], axis=-1)
+
+
+@known(dimension=None, domain=(-5.0, 10.0), start=1.0, minimisers=0.0, minimum=0.0, residuals=zakharov_residuals)
 def zakharov(x: tf.Tensor) -> tf.Tensor:
     """Return Σ xᵢ² + s² + s⁴ with s = Σ i xᵢ / 2, steep along one direction alone.
 
@@ -89,8 +112,8 @@ def zakharov(x: tf.Tensor) -> tf.Tensor:
     Source: VLSE; Jamil and Yang (2013), arXiv:1308.4008.
     """
     weights = tf.constant(0.5 * np.arange(1, x.shape[-1] + 1), x.dtype)
-    square = tf.square(tf.reduce_sum(weights * x, axis=-1))
-    return tf.reduce_sum(tf.square(x), axis=-1) + square + tf.square(square)
+    square = tf.square(total(weights * x))
+    return total(tf.square(x)) + square + tf.square(square)
 
 
 def powell_singular_residuals(x: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ from runner.losses import minibatch, optima
 from runner.losses.base import term
 from runner.losses.data import Data
 from runner.losses.optima import Optimum
+from runner.losses.sums import mean, total
 from runner.losses.supervised import fitted, nonnegative
 
 # Standard deviation of the start: near the saddle at 0, from which every minimum can be reached.
@@ -63,6 +64,6 @@ def matrix_factorization(x: tf.Tensor, *, data: Data, rank: int, l2: float, batc
         chosen = minibatch.rows(seed, n, batch_size)
         rows, own = tf.gather(rows, chosen), tf.gather(u, chosen, axis=-2)
     short = rows - tf.matmul(own, v, transpose_b=True)
-    squares = tf.reduce_mean(tf.reduce_sum(tf.square(short), axis=-1), axis=-1) / 2
-    norms = tf.reduce_sum(tf.square(u), axis=[-2, -1]) + tf.reduce_sum(tf.square(v), axis=[-2, -1])
+    squares = mean(total(tf.square(short))) / 2
+    norms = total(tf.square(u), [-2, -1]) + total(tf.square(v), [-2, -1])
     return term("data", squares) + term("penalty", l2 / (2 * n) * norms)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from runner.losses import optima
+from runner.losses import optima, sums
 from runner.losses.base import term
 from runner.losses.data import Data
 from runner.losses.optima import Optimum, Penalty
@@ -35,12 +35,12 @@ def dimension(data: Data, **_: Any) -> int:
 
 def mean(losses: tf.Tensor) -> tf.Tensor:
     """Return the term of the data: the mean over the rows."""
-    return term("data", tf.reduce_mean(losses, axis=-1))
+    return term("data", sums.mean(losses))
 
 
 def ridge_penalty(x: tf.Tensor, l2: float) -> tf.Tensor:
     """Return l2/2 ‖w‖²."""
-    return term("penalty", l2 / 2 * tf.reduce_sum(tf.square(x[..., :-1]), axis=-1))
+    return term("penalty", l2 / 2 * sums.total(tf.square(x[..., :-1])))
 
 
 def error_of_numbers(data: Data, kind: str, **_: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def accuracy_of_signs(data: Data, kind: str, **_: Any) -> dict[str, Any]:
 
     def worth(x: tf.Tensor, rows: Any) -> tf.Tensor:
         right = (scores(x, rows.features) > 0) == (rows.targets > 0.5)
-        return tf.reduce_mean(tf.cast(right, x.dtype), axis=-1)
+        return sums.mean(tf.cast(right, x.dtype))
 
     return on_held_out("accuracy", kind, data, worth)
 
@@ -63,7 +63,7 @@ def deviance_of_counts(data: Data, kind: str, **_: Any) -> dict[str, Any]:
 
     def worth(x: tf.Tensor, rows: Any) -> tf.Tensor:
         s, y = scores(x, rows.features), rows.targets
-        return 2 * tf.reduce_mean(tf.math.xlogy(y, y) - y * s - y + tf.exp(s), axis=-1)
+        return 2 * sums.mean(tf.math.xlogy(y, y) - y * s - y + tf.exp(s))
 
     return on_held_out("error", kind, data, worth)
 
@@ -138,7 +138,7 @@ def lasso_smooth(x: tf.Tensor, *, data: Data, l1: float, smoothing: float, batch
     """
     rows = data.batch("numbers", x.dtype, batch_size, seed)
     roots = tf.sqrt(tf.square(x[..., :-1]) + smoothing**2) - smoothing
-    penalty = term("penalty", l1 * tf.reduce_sum(roots, axis=-1))
+    penalty = term("penalty", l1 * sums.total(roots))
     return mean(tf.square(scores(x, rows.features) - rows.targets) / 2) + penalty
 
 
@@ -218,4 +218,4 @@ def softmax_regression(x: tf.Tensor, *, data: Data, l2: float, batch_size: int |
     rows = data.batch("classes", x.dtype, batch_size, seed)
     data_term = term("data", cross_entropy(logits(x, rows.features, data.classes), rows.targets))
     weights = tf.reshape(x, [*x.shape[:-1], -1, data.classes])[..., :-1, :]
-    return data_term + term("penalty", l2 / 2 * tf.reduce_sum(tf.square(weights), axis=[-2, -1]))
+    return data_term + term("penalty", l2 / 2 * sums.total(tf.square(weights), [-2, -1]))

@@ -16,6 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from runner.losses.base import known
+from runner.losses.sums import mean, norm, total
+
+
+def himmelblau_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return x₁² + x₂ - 11 and x₁ + x₂² - 7."""
+    x1, x2 = x[..., 0], x[..., 1]
+    return tf.stack([tf.square(x1) + x2 - 11, x1 + tf.square(x2) - 7], axis=-1)
 
 
 @known(
@@ -29,6 +36,7 @@ from runner.losses.base import known
         [3.5844283403304917, -1.8481265269644036],
     ],
     minimum=0.0,
+    residuals=himmelblau_residuals,
 )
 def himmelblau(x: tf.Tensor) -> tf.Tensor:
     """Return (x₁² + x₂ - 11)² + (x₁ + x₂² - 7)², with four global minima.
@@ -118,10 +126,15 @@ def styblinski_tang(x: tf.Tensor) -> tf.Tensor:
     Source: Styblinski, Tang (1990), doi:10.1016/0893-6080(90)90029-K; VLSE, with its factor 1/2.
     """
     square = tf.square(x)
-    return tf.reduce_sum(tf.square(square) - 16 * square + 5 * x, axis=-1) / 2
+    return total(tf.square(square) - 16 * square + 5 * x) / 2
 
 
-@known(dimension=None, domain=(-5.12, 5.12), start=2.6, minimisers=0.0, minimum=0.0)
+def rastrigin_residuals(x: tf.Tensor) -> tf.Tensor:
+    """Return x, then √20 sin πx."""
+    return tf.concat([x, math.sqrt(20) * tf.sin(math.pi * x)], axis=-1)
+
+
+@known(dimension=None, domain=(-5.12, 5.12), start=2.6, minimisers=0.0, minimum=0.0, residuals=rastrigin_residuals)
 def rastrigin(x: tf.Tensor) -> tf.Tensor:
     """Return 10d + Σ xᵢ² - 10 cos 2πxᵢ, with a minimum near every whole number.
 
@@ -130,7 +143,7 @@ def rastrigin(x: tf.Tensor) -> tf.Tensor:
     Source: Rastrigin (1974), Systems of Extremal Control; any d: Mühlenbein, Schomisch, Born (1991),
     doi:10.1016/S0167-8191(05)80052-3; VLSE.
     """
-    return tf.reduce_sum(tf.square(x) + 20 * tf.square(tf.sin(math.pi * x)), axis=-1)
+    return total(tf.square(x) + 20 * tf.square(tf.sin(math.pi * x)))
 
 
 @known(dimension=None, domain=(-32.768, 32.768), start=2.4, minimisers=0.0, minimum=0.0, smooth=False)
@@ -143,11 +156,8 @@ def ackley(x: tf.Tensor) -> tf.Tensor:
     Source: Ackley (1987), doi:10.1007/978-1-4613-1997-9; any d: Bäck (1996), Evolutionary Algorithms in Theory and Practice;
     VLSE; Jamil, Yang no. 1.
     """
-    square = tf.reduce_mean(tf.square(x), axis=-1)
-    away = square > 0
-    # The root's own gradient at 0 is infinite, and times the square's 0 it would be NaN: `where` needs both branches finite.
-    root = tf.where(away, tf.sqrt(tf.where(away, square, tf.ones_like(square))), tf.zeros_like(square))
-    waves = -2 * tf.reduce_mean(tf.square(tf.sin(math.pi * x)), axis=-1)
+    root = norm(x) / math.sqrt(x.shape[-1])
+    waves = -2 * mean(tf.square(tf.sin(math.pi * x)))
     return -20 * tf.math.expm1(-root / 5) - math.e * tf.math.expm1(waves)
 
 
@@ -159,7 +169,7 @@ def griewank(x: tf.Tensor) -> tf.Tensor:
     Source: Griewank (1981), doi:10.1007/BF00933356; VLSE.
     """
     roots = tf.constant(np.sqrt(np.arange(1, x.shape[-1] + 1)), x.dtype)
-    return 1 + tf.reduce_sum(tf.square(x), axis=-1) / 4000 - tf.reduce_prod(tf.cos(x / roots), axis=-1)
+    return 1 + total(tf.square(x)) / 4000 - tf.reduce_prod(tf.cos(x / roots), axis=-1)
 
 
 @known(dimension=None, domain=(-10.0, 10.0), start=-4.0, minimisers=1.0, minimum=0.0)
@@ -172,6 +182,6 @@ def levy(x: tf.Tensor) -> tf.Tensor:
     z = (x - 1) / 4
     # sin² has period π, so that of πw₁ and of 2πw_d is that of πz₁ and of 2πz_d, exact at the minimiser z = 0.
     inner, last = z[..., :-1], z[..., -1]
-    middle = tf.reduce_sum(tf.square(inner) * (1 + 10 * tf.square(tf.sin(math.pi * (inner + 1) + 1))), axis=-1)
+    middle = total(tf.square(inner) * (1 + 10 * tf.square(tf.sin(math.pi * (inner + 1) + 1))))
     end = tf.square(last) * (1 + tf.square(tf.sin(2 * math.pi * last)))
     return tf.square(tf.sin(math.pi * z[..., 0])) + middle + end

@@ -15,6 +15,7 @@ import tensorflow as tf
 from runner.errors import UserError, first_line, nearest
 from runner.losses.base import term
 from runner.losses.data import Data, Rows
+from runner.losses.sums import mean, total
 from runner.losses.supervised import accuracy, cross_entropy, deviation, fitted, nonnegative, on_held_out
 
 # Targets of either kind make a task, and where a set has both, classes do.
@@ -105,11 +106,8 @@ def mlp(
     widths = sizes(data, kind, layers)
     rows = data.batch(kind, x.dtype, batch_size, seed)
     found = outputs(x, rows.features, widths, activation)
-    if kind == "classes":
-        value = cross_entropy(found, rows.targets)
-    else:
-        value = tf.reduce_mean(tf.square(found[..., 0] - rows.targets), axis=-1) / 2
-    squares = [tf.reduce_sum(tf.square(weights), axis=[-2, -1]) for weights, _ in layered(x, widths)]
+    value = cross_entropy(found, rows.targets) if kind == "classes" else mean(tf.square(found[..., 0] - rows.targets)) / 2
+    squares = [total(tf.square(weights), [-2, -1]) for weights, _ in layered(x, widths)]
     return term("data", value) + term("penalty", l2 / 2 * tf.add_n(squares))
 
 
@@ -161,7 +159,7 @@ def keras_loss(x: tf.Tensor, rows: Rows, model: Any, loss: Any) -> tf.Tensor:
     if found.shape.rank == 2 and found.shape[-1] == 1:
         targets = tf.cast(targets, found.dtype)[:, None]
     function: Any = keras.losses.get(loss)
-    return tf.reduce_mean(function(targets, found))
+    return mean(tf.reshape(function(targets, found), [-1]))
 
 
 def worth_of_model(data: Data, kind: str, model: Any, loss: Any, **_: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from runner.errors import UserError
 from runner.losses.base import Known, known
 from runner.losses.data import Data, Rows
 from runner.losses.optima import UNKNOWN, Optimum
+from runner.losses.sums import mean
 
 Function = TypeVar("Function", bound=Callable[..., tf.Tensor])
 # What a loss says of its data: a function of its own arguments (but batch_size), and of the kind of targets that it takes.
@@ -79,18 +80,18 @@ def nonnegative(name: str, value: Any, *, above: bool = False) -> None:
 def cross_entropy(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Return the mean over the rows of -log p of their class; logits[..., n, k], classes[n] -> [...]."""
     picked = tf.reduce_sum(logits * tf.one_hot(classes, logits.shape[-1], dtype=logits.dtype), axis=-1)
-    return tf.reduce_mean(tf.reduce_logsumexp(logits, axis=-1) - picked, axis=-1)
+    return mean(tf.reduce_logsumexp(logits, axis=-1) - picked)
 
 
 def accuracy(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Return the share of the rows whose class has the highest logit; logits[..., n, k], classes[n] -> [...]."""
     right = tf.argmax(logits, axis=-1, output_type=tf.int32) == classes
-    return tf.reduce_mean(tf.cast(right, logits.dtype), axis=-1)
+    return mean(tf.cast(right, logits.dtype))
 
 
 def deviation(scores: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Return the root of the mean square of what is between them; scores[..., n], targets[n] -> [...]."""
-    return tf.sqrt(tf.reduce_mean(tf.square(scores - targets), axis=-1))
+    return tf.sqrt(mean(tf.square(scores - targets)))
 
 
 def on_held_out(

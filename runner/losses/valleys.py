@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from runner.losses.base import known
+from runner.losses.sums import total
 
 
 def rosenbrock_residuals(x: tf.Tensor) -> tf.Tensor:
@@ -40,7 +41,7 @@ def rosenbrock(x: tf.Tensor) -> tf.Tensor:
     Source: Rosenbrock (1960), doi:10.1093/comjnl/3.3.175; MGH problem 1. MGH problem 21 is another sum, of separate pairs.
     """
     here, following = x[..., :-1], x[..., 1:]
-    return tf.reduce_sum(100 * tf.square(following - tf.square(here)) + tf.square(1 - here), axis=-1)
+    return total(100 * tf.square(following - tf.square(here)) + tf.square(1 - here))
 
 
 def beale_residuals(x: tf.Tensor) -> tf.Tensor:
@@ -157,4 +158,4 @@ def dixon_price(x: tf.Tensor) -> tf.Tensor:
     """
     weights = tf.constant(np.arange(2, x.shape[-1] + 1), x.dtype)
     chain = weights * tf.square(2 * tf.square(x[..., 1:]) - x[..., :-1])
-    return tf.square(x[..., 0] - 1) + tf.reduce_sum(chain, axis=-1)
+    return tf.square(x[..., 0] - 1) + total(chain)

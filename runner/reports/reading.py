@@ -19,6 +19,7 @@ from runner.reports.describing import described, number
 from runner.reports.facts import UNKNOWN, Fact
 from runner.reports.losses import THREADS, of_loss
 from runner.reports.selection import Record, Selection
+from runner.trace import norm
 
 TARGETS = 10.0 ** -np.arange(1, 9)
 # Steps at which the gaps are kept, about.
@@ -198,6 +199,6 @@ def nearest(x: np.ndarray, known: Fact) -> int:
     """Return which minimiser x is at, or -1."""
     if not len(known.minimisers) or known.minimisers.shape[1] != len(x) or not np.isfinite(x).all():
         return -1
-    away = np.linalg.norm(known.minimisers - x, axis=1)
+    away = norm(known.minimisers - x)
     at = int(away.argmin())
-    return at if away[at] <= NEAR * (1 + np.linalg.norm(known.minimisers[at])) else -1
+    return at if away[at] <= NEAR * (1 + norm(known.minimisers[at])) else -1
