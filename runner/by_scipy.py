@@ -182,7 +182,7 @@ class Run:
                 with warnings.catch_warnings(action="ignore"):
                     what, *at = self.driver.resume(answer)
             except Returned as returned:
-                self.end = self.ending(returned.value)
+                self.end = self.no_further(here) or self.ending(returned.value)
                 return
             except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
                 # Of SciPy's own: what a loss raises is raised by `answer`.
@@ -190,14 +190,19 @@ class Run:
                     raise
                 self.end = diverged(next(iter(self.unusable.values())), f"{self.method} says: {first_line(error)}")
                 return
-            if here in self.unusable:
-                self.end = diverged(self.unusable[here], f"{self.method} has no finite {self.unusable[here]} here to go on by")
+            if (end := self.no_further(here)) is not None:
+                self.end = end
                 self.close()
                 return
             if what == ITERATE:
                 self.ahead = at[0]
             else:
                 answer = self.answer(what, *at)
+
+    def no_further(self, here: bytes) -> tuple[Ending, str, str] | None:
+        """Return the end at an iterate where what SciPy has asked for is not finite, or None."""
+        what = self.unusable.get(here)
+        return None if what is None else diverged(what, f"{self.method} has no finite {what} here to go on by")
 
     def drive(self, start: np.ndarray, ask: Callable[[Any], Any]) -> OptimizeResult:
         """Run SciPy, which asks for all that it needs."""

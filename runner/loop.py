@@ -102,9 +102,11 @@ class Rules:
     def stop(self, trace: Trace, start: int) -> Stop | None:
         """Return the earliest end among the rows from index `start` on; of two in one row, the non-finite number's."""
         stops = [nonfinite(trace, start)]
-        for name, rule in self.rules.items():
-            row = rule(trace, start)
-            stops.append(None if row is None else Stop(trace.start + row, Ending.CONVERGED, name))
+        # Rows past the first that is not finite come before the rules too, and deserve no warning of NumPy's.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name, rule in self.rules.items():
+                row = rule(trace, start)
+                stops.append(None if row is None else Stop(trace.start + row, Ending.CONVERGED, name))
         return min((each for each in stops if each is not None), key=lambda each: each.step, default=None)
 
     def over(self, iterations: int, seconds: float, signal: str | None) -> tuple[Ending, str | None] | None:

@@ -49,11 +49,24 @@ def ready(optimizer: Any, x: tf.Variable) -> Any:
     """
     if not callable(getattr(optimizer, "apply_gradients", None)):
         raise UserError(f"optimizer._target_ must be an optimizer with apply_gradients, got {type(optimizer).__name__}")
+    if x.dtype == tf.float64:
+        exact(optimizer)
+        exact(getattr(optimizer, "_learning_rate", None))
     if isinstance(optimizer, tf.compat.v1.train.Optimizer):
         counted(optimizer)
     else:
         optimizer.build([x])
     return optimizer
+
+
+def exact(of: Any) -> None:
+    """Make the Python floats among the attributes of an optimizer, or a schedule, NumPy's of double precision.
+
+    `tf.cast`, by which Keras gives them x's dtype, first makes a Python float single precision: 0.999 becomes 0.99900001.
+    """
+    for name, value in list(getattr(of, "__dict__", {}).items()):
+        if type(value) is float:
+            setattr(of, name, np.float64(value))
 
 
 def uses(optimizer: Any) -> frozenset[str]:

@@ -126,6 +126,7 @@ def of_lane(trace: Trace, lane: int) -> Trace:
     return Trace(trace.start, trace.x[:, lane], trace.loss[:, lane], trace.gradient[:, lane])
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def tells(alone: Trace, lane: Trace, twin: Trace) -> bool:
     """Return whether a job moved far enough for its agreement with its lane to tell anything.
 

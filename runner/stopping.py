@@ -38,10 +38,7 @@ def step_size(trace: Trace, start: int, *, tolerance: float) -> int | None:
     """Hold where ‖x_k − x_{k−1}‖₂ ≤ tolerance · max(‖x_k‖₂, 1); never at step 0."""
     tolerance = positive("step_size.tolerance", tolerance)
     x = trace.x.reshape(len(trace), -1).astype(np.float64)
-    # Past the first row that is not finite, which ends a run, NaN is no step size and worth no warning.
-    with np.errstate(over="ignore", invalid="ignore"):
-        moved = norm(np.diff(x, axis=0))
-        small = moved <= tolerance * np.maximum(norm(x[1:]), 1)
+    small = norm(np.diff(x, axis=0)) <= tolerance * np.maximum(norm(x[1:]), 1)
     return first(np.concatenate([[False], small])[start:], start)
 
 
@@ -56,8 +53,7 @@ def plateau(trace: Trace, start: int, *, patience: int, tolerance: float) -> int
         return None
     best = np.lib.stride_tricks.sliding_window_view(loss, patience)[1:].min(axis=1)
     before = loss[:-patience]
-    with np.errstate(over="ignore", invalid="ignore"):
-        flat = before - best <= tolerance * np.maximum(np.abs(before), 1)
+    flat = before - best <= tolerance * np.maximum(np.abs(before), 1)
     return first(np.concatenate([np.zeros(patience, bool), flat])[start:], start)
 
 

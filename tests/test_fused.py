@@ -345,3 +345,12 @@ def test_what_differs_otherwise_makes_groups():
     found = fused.groups(cfgs)
     assert [group.indices for group in found] == [(0, 1, 8), (2, 3), (4, 5), (6, 7), (9,)]
     assert found[-1].alone == "no other job is like it"
+
+
+def test_the_betas_of_adam_are_columns_in_double_precision():
+    betas = {"optimizer.beta_1": [0.8, 0.9], "optimizer.beta_2": [0.99, 0.999]}
+    cfgs = jobs("optimizer=adam", "dtype=float64", "execution=graph", "max_iterations=60", seed=[1, 2], **betas)
+    (group,) = fused.groups(cfgs)
+    assert group.alone is None and set(group.columns) >= {"beta_1", "beta_2"}
+    for one, other in zip(fused.run(group), alone(cfgs), strict=True):
+        same(one, other, TOLERANCE["float64"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from conftest import CONF, strategies
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner import build, config, experiment, optimizers
+from runner import build, config, experiment, losses, optimizers, stopping
 from runner.loop import Ending, Result, Rules
-from runner.losses import Loss
+from runner.losses import Loss, sums
 from runner.optimizers import NoOptimizer
 from runner.programs import Program
-from runner.trace import join
+from runner.trace import Trace, join, norm
 
 STRATEGIES = strategies(own_steps=False) | strategies(own_steps=True)
 EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execution").glob("*.yaml"))}
@@ -150,3 +151,85 @@ def test_a_deterministic_run_has_the_same_bytes_in_another_process(tmp_path):
         assert process.exitcode == 0
     one, other = (file.read_bytes() for file in files)
     assert one == other and len(one) > 20
+
+
+ADAMS = {"keras": "keras.optimizers.Adam", "tf_keras": "tf_keras.optimizers.Adam"}
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("kind", ADAMS)
+def test_adam_in_double_precision_is_its_formula_in_double_precision(composed, kind, execution):
+    rates = ["optimizer.learning_rate=0.3", "optimizer.beta_1=0.9", "optimizer.beta_2=0.999", "optimizer.epsilon=1e-7"]
+    words = ["loss=quadratic", "optimizer=adam", "dtype=float64", "max_iterations=100", f"execution={execution}"]
+    cfg = composed(*words, *rates)
+    if kind == "tf_keras":
+        keys = dict(each.removeprefix("optimizer.").split("=") for each in rates)
+        cfg.optimizer = {"_target_": ADAMS[kind]} | {name: float(value) for name, value in keys.items()}
+    ready, found = experiment.built(cfg), []
+    experiment.steps(ready, [found.append])
+    # Kingma and Ba (2015), arXiv:1412.6980, the last lines of section 2, as Keras has them.
+    x, m, v, wanted = np.float64(0), 0.0, 0.0, [np.float64(0)]
+    for t in range(1, 101):
+        g = 2 * (x - 4)
+        m, v = m + (g - m) * (1 - 0.9), v + (g * g - v) * (1 - 0.999)
+        x -= m * (0.3 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)) / (np.sqrt(v) + 1e-7)
+        wanted.append(x)
+    # A rounding or two in each step, of which the first, where 1 - 0.999 cancels, magnifies that of 0.999 a thousand times.
+    np.testing.assert_allclose(join(found).x, wanted, rtol=1e-13)
+
+
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+def test_a_schedule_in_double_precision_is_its_formula_in_double_precision(composed, execution):
+    words = ["loss=quadratic", "optimizer=sgd", "optimizer/learning_rate=cosine_decay", "dtype=float64", "max_iterations=20"]
+    schedule = {"initial_learning_rate": 0.1, "decay_steps": 20, "alpha": 0.3}
+    keys = [f"optimizer.learning_rate.{name}={value}" for name, value in schedule.items()]
+    ready, found = experiment.built(composed(*words, *keys, f"execution={execution}")), []
+    experiment.steps(ready, [found.append])
+    x, wanted = 0.0, [0.0]
+    for t in range(20):
+        rate = 0.1 * (0.7 * 0.5 * (1 + math.cos(math.pi * t / 20)) + 0.3)
+        wanted.append(x := x - rate * 2 * (x - 4))
+    np.testing.assert_allclose(join(found).x, wanted, rtol=1e-14)
+
+
+RULES = ["gradient_norm", "step_size", "plateau"]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "fused"])
+def test_numpy_warns_of_nothing_where_jobs_diverge(cli, runs, launcher):
+    words = ["-m", "loss=rosenbrock", f"stopping=[{','.join(RULES)}]", "optimizer.learning_rate=1e-4,0.3,7,1e30"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        ended = cli(*words, f"hydra/launcher={launcher}", "max_iterations=200", "optimizer.momentum=0.9")
+    assert ended.code == 0 and ended.err == ""
+    assert [run.data.tags["ending"] for run in runs()].count("diverged") == 3
+
+
+def test_norms_overflow_only_where_they_are_too_large():
+    # Pythagoras's 3, 4, 5, whose squares are beyond double precision, in each direction.
+    rows = np.array([[3e200, 4e200], [3e-200, 4e-200], [3, 4], [0, 0], [np.inf, 1], [1.5e308, 1.5e308], [np.nan, 1]])
+    wanted = [5e200, 5e-200, 5, 0, np.inf, np.inf, np.nan]
+    np.testing.assert_allclose(norm(rows), wanted, rtol=1e-15)
+    trace = Trace(0, rows, np.zeros(7), rows)
+    np.testing.assert_allclose(trace.gradient_norm, wanted, rtol=1e-15)
+    small = Trace(0, np.array([[1e200, 0], [1e200, 1e180]]), np.zeros(2), np.zeros((2, 2)))
+    assert stopping.step_size(small, 0, tolerance=1e-15) == 1 and stopping.step_size(small, 0, tolerance=1e-25) is None
+    for dtype, scale in ((tf.float32, 1e30), (tf.float64, 1e200)):
+        for jit_compile in (False, True):
+            of = tf.function(sums.norm, jit_compile=jit_compile, autograph=False)
+            found = of(tf.constant([[3 * scale, 4 * scale], [3 / scale, 4 / scale], [0, 0], [np.inf, 1]], dtype))
+            np.testing.assert_allclose(found, [5 * scale, 5 / scale, 0, np.inf], rtol=1e-6)
+        x = tf.constant([3 * scale, 4 * scale], dtype)
+        with tf.GradientTape() as t:
+            t.watch(x)
+            y = sums.norm(x)
+        np.testing.assert_allclose(t.gradient(y, x), [0.6, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("execution", ["graph", "xla"])
+def test_a_sum_over_ten_million_numbers_is_right_in_single_precision(execution):
+    x = tf.fill([10**7], tf.constant(0.1))
+    of = tf.function(lambda x: (losses.sphere(x), sums.mean(x)), jit_compile=execution == "xla", autograph=False)
+    squares, mean = of(x)
+    # 0.1 is a rounding of single precision off, and so is the result.
+    assert float(squares) == pytest.approx(1e5, rel=2e-7) and float(mean) == pytest.approx(0.1, rel=2e-7)
