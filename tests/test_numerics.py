@@ -153,18 +153,11 @@ def test_a_deterministic_run_has_the_same_bytes_in_another_process(tmp_path):
     assert one == other and len(one) > 20
 
 
-ADAMS = {"keras": "keras.optimizers.Adam", "tf_keras": "tf_keras.optimizers.Adam"}
-
-
 @pytest.mark.parametrize("execution", ["eager", "graph", "xla"])
-@pytest.mark.parametrize("kind", ADAMS)
-def test_adam_in_double_precision_is_its_formula_in_double_precision(composed, kind, execution):
+def test_adam_in_double_precision_is_its_formula_in_double_precision(composed, execution):
     rates = ["optimizer.learning_rate=0.3", "optimizer.beta_1=0.9", "optimizer.beta_2=0.999", "optimizer.epsilon=1e-7"]
     words = ["loss=quadratic", "optimizer=adam", "dtype=float64", "max_iterations=100", f"execution={execution}"]
     cfg = composed(*words, *rates)
-    if kind == "tf_keras":
-        keys = dict(each.removeprefix("optimizer.").split("=") for each in rates)
-        cfg.optimizer = {"_target_": ADAMS[kind]} | {name: float(value) for name, value in keys.items()}
     ready, found = experiment.built(cfg), []
     experiment.steps(ready, [found.append])
     # Kingma and Ba (2015), arXiv:1412.6980, the last lines of section 2, as Keras has them.
