@@ -83,13 +83,7 @@ def jacobian(t: tf.GradientTape, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 @own_steps
 def newton(
-    loss: Loss,
-    optimizer: Any,
-    x: tf.Variable,
-    *,
-    sufficient_decrease: float,
-    max_halvings: int,
-    shift: float | None = None,
+    loss: Loss, optimizer: Any, x: tf.Variable, *, sufficient_decrease: float, max_halvings: int, shift: float | None = None
 ) -> Step:
     """Step by x ← x + t p with p = -D |D H D|⁻¹ D gradient: Newton's step wherever the Hessian H is positive definite.
 
@@ -103,11 +97,8 @@ def newton(
     Python drives: in graph and xla the evaluations are compiled; p is computed in double precision. `shift`, which an earlier
     version took, has no effect.
     """
-    evaluate_at = {
-        "gradient": partial(value_and_gradient, loss.function),
-        "hessian": partial(hessian, loss.function),
-        "loss": loss.function,
-    }
+    of = loss.function
+    evaluate_at = {"gradient": partial(value_and_gradient, of), "hessian": partial(hessian, of), "loss": of}
     tried = tf.Variable(tf.ones((), tf.int64), trainable=False)
     blind = tf.Variable(tf.constant(False), trainable=False)
     eps = float(np.finfo(x.dtype.name).eps)
@@ -129,19 +120,12 @@ def newton(
         unseen = -slope / 2 <= eps * abs(y)
         if not (unseen and bool(blind)):
             along = tf.reshape(tf.constant(p, row.x.dtype), row.x.shape)
-            search(row, along, y, slope * sufficient_decrease)
+            moved, trials = line_search(evaluate_at["loss"], row, along, slope * sufficient_decrease, max_halvings)
+            x.assign(moved)
+            tried.assign_add(trials)
         blind.assign(unseen)
         optimizer.iterations.assign_add(1)
         return row
-
-    def search(row: Row, along: tf.Tensor, y: float, decrease: float) -> None:
-        for halvings in range(max_halvings + 1):
-            t = 0.5**halvings
-            there = row.x + t * along
-            tried.assign_add(1)
-            if float(evaluate_at["loss"](there)) <= y + t * decrease + ROUNDINGS * eps * abs(y):
-                x.assign(there)
-                return
 
     def restart() -> None:
         tried.assign(tf.ones_like(tried))
@@ -156,6 +140,17 @@ def newton(
 
     step = Step(take, evaluate, restart, compiled, stalled=stands_still, variables=[tried, blind])
     return step
+
+
+def line_search(function: Function, row: Row, p: tf.Tensor, decrease: float, halvings: int) -> tuple[tf.Tensor, int]:
+    """Return x + t p of the first t that lowers the loss by t · decrease, or x where none does, and how many were tried."""
+    y, eps = float(row.loss), float(np.finfo(row.loss.dtype.name).eps)
+    for trial in range(halvings + 1):
+        t = 0.5**trial
+        there = row.x + t * p
+        if float(function(there)) <= y + t * decrease + ROUNDINGS * eps * abs(y):
+            return there, trial + 1
+    return row.x, halvings + 1
 
 
 def direction(h: np.ndarray, gradient: np.ndarray) -> np.ndarray:
