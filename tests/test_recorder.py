@@ -228,10 +228,8 @@ def test_one_that_goes_on_on_another_machine_is_left_alone(prepared):
 
 
 def test_a_recorder_that_was_stopped_is_waited_for_no_longer_than_a_store(prepared):
-    with started(prepared, "execution=eager", "max_iterations=400", "report=none", "tracking.flush_timeout=2") as (
-        command,
-        recorder,
-    ):
+    words = (LONG[0], "max_iterations=300", "report=none", "tracking.flush_timeout=2")
+    with started(prepared, *words) as (command, recorder):
         os.kill(recorder, signal.SIGSTOP)
         command.reach(301)
         assert command.ended(240) == Ended(0, "")
