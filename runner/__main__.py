@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 
-from runner import __version__, allow, config, private, started, streams
+from runner import __version__, allow, config, named, private, started, streams
 from runner.errors import UserError, first_line
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
@@ -79,7 +79,7 @@ def main(task: Callable[[], None] = task) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mask = os.umask(0o077)
     try:
-        with started.here(), allow.named(sys.argv), asked(sys.argv):
+        with started.here(), allow.named(sys.argv), named.command(sys.argv[1:]), asked(sys.argv):
             task()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

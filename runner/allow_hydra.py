@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from runner import allow
+from runner import allow, origins
 from runner.allow import ENVIRONMENT, OPTION, by_name, let_in, listed, refusal
 from runner.errors import UserError
 
@@ -30,8 +30,13 @@ STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 # Of launchers: commands for a shell, and programs.
 COMMANDS = {"setup", "python", "srun_args", "runtime_env", "additional_parameters"}
 # Variables that a configuration may set for a job: none that choose code, or what is let in.
-SETTABLE = ("TF_", "OMP_", "MKL_", "OPENBLAS_", "CUDA_VISIBLE_")
-READABLE = {"MLFLOW_TRACKING_URI", "RAY_ADDRESS", "HOME", "USER", "TMPDIR", "SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID"}
+SETTABLE = {f"TF_{name}" for name in ("CPP_MIN_LOG_LEVEL", "CPP_MAX_VLOG_LEVEL", "NUM_INTRAOP_THREADS", "NUM_INTEROP_THREADS")}
+SETTABLE |= {f"TF_{name}" for name in ("DETERMINISTIC_OPS", "CUDNN_DETERMINISTIC", "ENABLE_ONEDNN_OPTS")}
+SETTABLE |= {f"TF_{name}" for name in ("FORCE_GPU_ALLOW_GROWTH", "GPU_ALLOCATOR", "GPU_THREAD_MODE", "GPU_THREAD_COUNT")}
+SETTABLE |= {f"OMP_{name}" for name in ("NUM_THREADS", "PROC_BIND", "PLACES", "DYNAMIC", "SCHEDULE", "THREAD_LIMIT")}
+SETTABLE |= {"MKL_NUM_THREADS", "MKL_DYNAMIC", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
+READABLE = {"MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RAY_ADDRESS", "HOME", "USER", "TMPDIR"}
+READABLE |= {"SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID"}
 
 
 def of_hydra(cfg: Any) -> Iterator[str]:
@@ -39,8 +44,9 @@ def of_hydra(cfg: Any) -> Iterator[str]:
     node = cfg.hydra
     for part in PARTS:
         yield from of_part(f"hydra.{part}", known(node._get_node(part)))
+    yield from origins.logs("hydra.hydra_logging", known(node._get_node("hydra_logging")), None)
     for key in node.job.env_set:
-        if not str(key).startswith(SETTABLE):
+        if str(key) not in SETTABLE or not re.fullmatch(r"[\w.,:{}+-]*", str(node.job.env_set[key])):
             yield f"hydra.job.env_set.{key} is not allowed; set the variable where you start the command"
     for key in node.job.env_copy:
         if key not in {*READABLE, *listed(ENVIRONMENT)}:

@@ -14,7 +14,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from runner import packs, private, quick, requeue
+from runner import packs, private, quick, requeue, script_words
 from runner.errors import UserError
 from runner.job import Outcome, Task, line
 from runner.packs import Batch
@@ -27,13 +27,30 @@ EACH = 8
 SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout"}
 
 
-def check_workers(asked: int) -> None:
-    """Raise UserError where joblib is to have no workers, or more than a machine can hold."""
+def check_workers(settings: Mapping[str, Any]) -> None:
+    """Raise UserError where joblib is to have no workers, more than a machine can hold, or words that it would evaluate."""
+    script_words.check(settings, script_words.JOBLIB)
+    asked = settings["n_jobs"]
     most = EACH * len(os.sched_getaffinity(0))
     if asked == 0 or asked > most:
         raise UserError(
             f"hydra.launcher.n_jobs must be in 1 … {most}, {EACH} for each processor here, or -1 for one each, got {asked}"
         )
+
+
+def submitit_settings(launcher: Any) -> dict[str, Any]:
+    """Return a launcher's settings as plain data; raises UserError for what a script would take for commands."""
+    given = launcher.settings.items()
+    plain = {key: OmegaConf.to_container(each, resolve=True) if OmegaConf.is_config(each) else each for key, each in given}
+    script_words.submitit(plain, launcher.config.hydra.sweep.dir)
+    return plain
+
+
+def ray_settings(launcher: Any) -> Any:
+    """Return a launcher's settings as plain data; raises UserError for a cluster that only a file names."""
+    plain: Any = OmegaConf.to_container(launcher.settings["ray"], resolve=True)
+    script_words.ray(plain)
+    return plain
 
 
 def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
@@ -54,15 +71,13 @@ def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
 
 def submitit(launcher: Any, cluster: str, batch: Batch, first: int) -> Sequence[JobReturn]:
     """Run jobs by submitit: as an array on Slurm, and as many at once as there are processors for on this machine."""
-    settings: dict[str, Any] = {
-        key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in launcher.settings.items()
-    }
+    settings = submitit_settings(launcher)
     processors = settings["cpus_per_task"] or 1
     at_once = max(1, len(os.sched_getaffinity(0)) // processors)
     workers = settings["array_parallelism"] if cluster == "slurm" else at_once
 
     def by(task: Any, batch: Batch, first: int) -> list[JobReturn]:
-        with environment({"PYTHONPATH": import_path(), "OMP_NUM_THREADS": str(processors)}):
+        with environment({"PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(processors)}):
             return submitted(launcher, executor_of(cluster, **settings), task, batch, first, at_once)
 
     # Each starts a process of its own.
@@ -129,7 +144,7 @@ def followed(running: dict[int, Any], waiting: Iterator[tuple[int, Any]], at_onc
 
 def ray(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
     """Run jobs on a Ray cluster."""
-    settings: Any = OmegaConf.to_container(launcher.settings["ray"], resolve=True)
+    settings = ray_settings(launcher)
     cluster, remote = joined(settings["init"]), settings["remote"]
     workers = max(1, int(cluster.cluster_resources().get("CPU", 1) / (remote.get("num_cpus") or 1)))
     return packs.launch(launcher, packs.EACH * workers, partial(sent, launcher, cluster, DictConfig(remote)), batch, first)
@@ -201,7 +216,9 @@ def outcome_of(result: Callable[[], JobReturn], task: Any, overrides: Sequence[s
 def import_path() -> str:
     """Return what lets another process find this package and its plugins, where they are not installed but a checkout."""
     package = Path(__file__).parent
-    return os.pathsep.join(filter(None, [str(package.parent), str(package / "_hydra"), os.environ.get("PYTHONPATH")]))
+    own = [str(package / "_plugins"), str(package.parent), str(package / "_hydra")]
+    # The folder of the command, where the user's own modules may be, comes last.
+    return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")]), os.getcwd()])
 
 
 @contextmanager

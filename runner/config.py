@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -29,6 +30,8 @@ from runner.errors import UserError, first_line, nearest
 WIDER = {"a number": ("a whole number",)}
 # As many as floats can count one by one, which time and rows are reckoned in.
 ITERATIONS = 2**53
+# Where Hydra finds the plugins of installed distributions, and ours.
+PLUGINS = Path(__file__).parent / "_plugins"
 Dtype = Enum("Dtype", ["float32", "float64"])
 
 
@@ -75,6 +78,9 @@ class Config:
 
 def register() -> None:
     """Tell Hydra the schema, our own grids, and the resolver that names folders after the process as well as the time."""
+    # Before Hydra looks for plugins; Python finds no other folder of that name then.
+    if str(PLUGINS) not in sys.path:
+        sys.path.insert(0, str(PLUGINS))
     ConfigStore.instance().store(name="schema", node=Config)
     # Our launchers bear the names of the published ones, and are to be checked against those: Hydra warns each time.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)

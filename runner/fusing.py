@@ -10,7 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import build, experiment, fused, group_checkpoints, group_jobs, groups, job, measures, private, signals, started
+from runner import (
+    build,
+    experiment,
+    fused,
+    group_checkpoints,
+    group_jobs,
+    groups,
+    job,
+    measures,
+    named,
+    private,
+    signals,
+    started,
+)
 from runner.compose import Job
 from runner.errors import UserError, first_line
 from runner.group_checkpoints import Checkpoints
@@ -65,7 +78,10 @@ def outcomes(
 def pending(cfgs: Sequence[Any]) -> Path | None:
     """Return the folder below which a group is saved, or None where it is not: its runs would not be found again."""
     folders = {str(each.tracking.get("pending") or "") for each in cfgs}
-    return Path(folders.pop()) if len(folders) == 1 and all(folders) else None
+    if len(folders) > 1 or not all(folders):
+        return None
+    named.folder("tracking.pending", where := folders.pop())
+    return Path(where)
 
 
 def interrupted(batch: Batch, indices: Sequence[int]) -> Iterator[tuple[list[int], Checkpoints]]:

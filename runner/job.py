@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import allow, config, dumping, orphans, private, processes, quick, quiet, started, streams
+from runner import allow, config, dumping, named, orphans, private, processes, quick, quiet, started, streams
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
@@ -106,6 +106,8 @@ class Task:
     def __init__(self, folder: Path, fail_fast: bool) -> None:
         self.cwd, self.folder, self.fail_fast = started.folder(), started.absolute(folder), fail_fast
         self.marks: dict[str, str] = {}
+        # What of the configuration is the user's own word, wherever a job is composed.
+        self.command = named.COMMAND
         self.launcher = processes.name()
         # For a launcher in this process: what composes jobs, and what records together those that are tracked in this way.
         self.composed: Any = None
@@ -124,6 +126,7 @@ class Task:
         os.chdir(self.cwd)
         started.remember()
         config.register()
+        named.arrive(self.command)
         os.umask(0o077)
         # joblib, Ray and ours tell a worker its share of the processors here, and TensorFlow does not look.
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):

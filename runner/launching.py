@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from runner import compose, folders, grammar, job, private, quick, quiet, started
+from runner import compose, folders, grammar, job, named, private, quick, quiet, started
 from runner.errors import UserError
 from runner.job import SIGNALS, Ended, Outcome, Task
 from runner.sweeps import Sweep
@@ -28,6 +28,7 @@ def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]]
     if (size := master.sweep.pack) is not None and size < 1:
         raise UserError(f"sweep.pack must be 1 or more, got {size}; leave it out to share the jobs out among the workers")
     folder = Path(master.hydra.sweep.dir)
+    named.folder("hydra.sweep.dir", folder)
     # An earlier sweep, or one at the same time, may have the same folder.
     task = Task(folder / "outcomes" / uuid.uuid4().hex[:8], master.sweep.fail_fast)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)

@@ -18,7 +18,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from runner import alive, folders, forks, processes, signals, spool, started, store, tracking, unsent
+from runner import alive, folders, forks, named, processes, signals, spool, started, store, tracking, unsent
 from runner.errors import UserError, first_line
 from runner.recorder_process import STILL, Process
 from runner.sweep_recorder import SweepRecorder
@@ -47,18 +47,26 @@ def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
 
 
 def prepare(*, uri: str, draws: bool) -> None:
-    """Start the process, to open the store, and to import what draws, while TensorFlow is imported."""
+    """Start the process, to open the store, and to import what draws, while TensorFlow is imported; raises UserError."""
+    named.store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
     Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": str(started.folder())})
 
 
 def sweep(*, offline: bool, pending: str, **keys: Any) -> Any:
     """Return what records a sweep as a whole; the keys are those of the tracking group."""
+    trusted(pending, keys["uri"])
     where, keys = str(started.absolute(pending)), dict(tracking.named(keys))
     if not offline:
         return SweepRecorder(Process.of_this_process, pending=where, **keys)
     from runner.sweep_offline import OfflineSweep
 
     return OfflineSweep(where, **keys)
+
+
+def trusted(pending: str, uri: str) -> None:
+    """Raise UserError where a file of the configuration names what only the user may."""
+    named.folder("tracking.pending", pending)
+    named.store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
 
 
 setattr(mlflow, "prepare", prepare)
@@ -69,6 +77,7 @@ class Session:
     """One run of this process: its spool, and the recorder process that plays it."""
 
     def __init__(self, about: About, keys: Mapping[str, Any]) -> None:
+        trusted(keys["pending"], keys["uri"])
         self.about = replace(about, folder=started.absolute(about.folder))
         self.uri, self.offline, self.timeout = keys["uri"], keys["offline"], keys["flush_timeout"]
         where = {"uri": store.absolute(self.uri), "pending": str(started.absolute(keys["pending"]))}

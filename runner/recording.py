@@ -166,7 +166,7 @@ def record(connection: Connection, fields: Mapping[str, Any], pulse: Pulse) -> N
     wire.send(connection, "answer", {"run_id": run.run_id, "experiment_id": experiment_id}, {})
     inbox = Inbox(connection)
     run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
-    threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder), daemon=True).start()
+    threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder, said.keys["uri"]), daemon=True).start()
     player = playing.Player(folder, Path(said.keys["pending"]), run.retry, run)
     with alive.Heart(client, run.run_id, said.keys["heartbeat"]) as heart:
         run.silence = heart.stop

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner import allow, grammar, launching, pickles, processes, spaces
+from runner import allow, grammar, launching, named, pickles, processes, spaces
 from runner.errors import UserError, first_line, nearest
 from runner.job import Outcome
 from runner.spaces import Axis
@@ -148,6 +148,7 @@ def opened(settings: Settings, name: str, storage: str) -> Any:
     import optuna
     from sqlalchemy.engine import make_url
 
+    named.store(f"{PATH}.storage", storage)
     try:
         if (url := make_url(storage)).drivername.startswith("sqlite") and url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)

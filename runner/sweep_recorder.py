@@ -167,7 +167,8 @@ def begin(fields: Fields, _: Arrays) -> Fields:
     from runner import sync
 
     begun = sweep_store.begin(**fields)
-    threading.Thread(target=sync.quietly, args=(Path(fields["keys"]["pending"]), Path()), daemon=True).start()
+    keys = fields["keys"]
+    threading.Thread(target=sync.quietly, args=(Path(keys["pending"]), Path(), keys["uri"]), daemon=True).start()
     return begun
 
 
@@ -175,7 +176,7 @@ def settled(fields: Fields, _: Arrays) -> Fields:
     """Send what is left of some jobs, and return the runs that are there and whether another process is at one of them."""
     from runner import sync
 
-    busy = sync.left_by(set(fields["identities"]), Path(fields["pending"]), SETTLED)
+    busy = sync.left_by(set(fields["identities"]), Path(fields["pending"]), SETTLED, fields["uri"])
     return {"busy": busy, **sweep_store.found(fields["uri"], fields["experiment"])}
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runner import alive, store, tracking
+from runner import alive, named, store, tracking
 from runner.errors import first_line
 from runner.retry import GaveUp, Policy
 
@@ -164,13 +164,15 @@ def end(
     return {"left": left}
 
 
-def end_pending(pending: Path, timeout: float) -> Iterator[tuple[str, str | None]]:
+def end_pending(pending: Path, timeout: float, stores: Collection[str] = ()) -> Iterator[tuple[str, str | None]]:
     """End the parent runs that could not be ended; yields their ids, each with the reason in one line if it still cannot be."""
     for file in sorted((pending / ENDS).glob("[0-9a-f]" * 32 + ".json")):
         try:
             said = json.loads(file.read_text(encoding="utf-8"))
             if said["run_id"] != file.stem:
                 raise ValueError(f"{file} is not a sweep's, and is left as it is")
+            if (untold := named.spooled(str(said["keys"]["uri"]), stores)) is not None:
+                raise ValueError(untold)
             keys = {**said["keys"], "flush_timeout": timeout, "pending": str(pending)}
             left = end(**{**said, "keys": keys})["left"]
         except Exception as error:

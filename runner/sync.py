@@ -6,12 +6,12 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runner import folders, playing, private, processes, spool, started, store, streams, sweep_store, unsent
+from runner import folders, named, playing, private, processes, spool, started, store, streams, sweep_store, unsent
 from runner.errors import first_line
 from runner.retry import Policy
 
@@ -53,14 +53,17 @@ def learned(frames: Iterator[spool.Frame]) -> Iterator[spool.Frame]:
         yield frame
 
 
-def one(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
-    """Send a folder's spool; raises Held where a process is at it."""
+def one(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None], stores: Collection[str] = ()) -> Sent:
+    """Send a folder's spool; raises Held where a process is at it. Passwords go to `stores` alone, which the user named."""
     if spool.away(folder):
         return Sent(None, f"the folder is away, and so is its run; mount it, or move it back, and send it then{FORGET}")
     if not (folder / spool.FILE).exists():
         return Sent(None, f"{folder / spool.FILE} is not there: all was sent, or nothing was recorded here")
     if spool.foreign(folder / spool.FILE):
         return Sent(None, f"{folder / spool.FILE} cannot be read from its beginning on, and is left as it is")
+    keys = (spool.first(folder / spool.FILE) or {}).get("keys", {})
+    if (untold := named.spooled(str(keys.get("uri", "sqlite:")), stores)) is not None:
+        return Sent(None, untold)
     lock = spool.Lock(folder, "sending")
     try:
         return send(folder, pending, timeout, warn)
@@ -79,27 +82,27 @@ def pointed(pending: Path) -> Iterator[Path]:
             spool.Pointer(pending, key).remove(folder)
 
 
-def quietly(pending: Path, own: Path) -> None:
-    """Send what earlier runs have left, beside the run of one's own folder."""
+def quietly(pending: Path, own: Path, uri: str = "") -> None:
+    """Send what earlier runs have left, beside the run of one's own folder, whose store the user trusts."""
     log = logging.getLogger(__name__)
     try:
         for folder in pointed(pending):
             with suppress(spool.Held):
-                sent = one(folder, pending, 0, log.info) if folder != own else None
+                sent = one(folder, pending, 0, log.info, [uri]) if folder != own else None
                 if sent and sent.left is None:
                     log.info("sent run %s, which was pending in %s", sent.run_id, folder)
-        for run_id, left in sweep_store.end_pending(pending, 0):
+        for run_id, left in sweep_store.end_pending(pending, 0, [uri]):
             log.info("the sweep's run %s %s", run_id, "has been ended" if left is None else f"is not ended: {left}")
     except Exception as error:
         log.info("what is pending is not sent: %s", first_line(error))
 
 
-def left_by(identities: Set[str], pending: Path, timeout: float) -> bool:
+def left_by(identities: Set[str], pending: Path, timeout: float, uri: str = "") -> bool:
     """Send what dead processes have left of runs of these identities; tells whether the recorder of one is still at it."""
     busy = False
     for folder in [run.folder for run in unsent.of(pending, identities)]:
         try:
-            one(folder, pending, timeout, logging.getLogger(__name__).info)
+            one(folder, pending, timeout, logging.getLogger(__name__).info, [uri])
         except spool.Held as held:
             # A run of another command may have the same identity, and go on.
             busy |= held.holder.get("role") == "sending" or not processes.there(held.holder)
@@ -117,6 +120,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m runner.sync", description=__doc__)
     made.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a run's folder; default: all that are pending")
     made.add_argument("--pending", type=Path, default=PENDING, help="where those are listed (tracking.pending)")
+    trusted = "a store that your password is sent to, where a spool names it; MLFLOW_TRACKING_URI is one"
+    made.add_argument("--tracking-uri", metavar="URI", help=trusted)
     made.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds that a store has to take something")
     return made
 
@@ -124,11 +129,11 @@ def parser() -> argparse.ArgumentParser:
 def sent(given: argparse.Namespace) -> int:
     """Send what is named, or all that is pending, and return the exit code."""
     store.quieten()
-    code = 0
+    code, stores = 0, [*filter(None, [given.tracking_uri])]
     folders = [started.absolute(folder) for folder in given.folders] or list(pointed(given.pending))
     for folder in folders:
         try:
-            sent = one(folder, given.pending, given.timeout, complain)
+            sent = one(folder, given.pending, given.timeout, complain, stores)
         except spool.Held:
             private.tell(f"{folder}: its run is still going on")
             continue
@@ -137,7 +142,7 @@ def sent(given: argparse.Namespace) -> int:
         else:
             complain(f"{folder}: {sent.left}")
             code = 1
-    ended = [] if given.folders else list(sweep_store.end_pending(given.pending, given.timeout))
+    ended = [] if given.folders else list(sweep_store.end_pending(given.pending, given.timeout, stores))
     for run_id, left in ended:
         if left is None:
             private.tell(f"the sweep's run {run_id} has been ended")

@@ -19,6 +19,7 @@ from runner import batches, bulk, private, started, store
 from runner.drawing import Drawing
 from runner.errors import UserError, first_line
 from runner.loop import Ending
+from runner.named import store as trusted_store
 from runner.retry import Retry
 from runner.retry import once as once_only
 from runner.trace import Trace
@@ -117,6 +118,7 @@ def mlflow(
     from runner import playing
 
     check(every, full_loss_every)
+    trusted_store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
     client, experiment_id = store.opened(uri, experiment)
     tags = tags_of(about, uuid.uuid4().hex)
     run = playing.Run(

@@ -39,6 +39,10 @@ class Remembering(Launcher):
         if find_spec(self.needs) is None:
             raise ModuleNotFoundError(f"No module named {self.needs!r}", name=self.needs)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.check()
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot be."""
 
 
 class JoblibLauncher(Remembering):
@@ -47,12 +51,11 @@ class JoblibLauncher(Remembering):
     needs = "hydra_plugins.hydra_joblib_launcher"
     apart = False
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember what the jobs are made of; raises UserError for workers that cannot be, too."""
+    def check(self) -> None:
+        """Raise UserError for settings that cannot be."""
         from runner.clusters import check_workers
 
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        check_workers(self.settings["n_jobs"])
+        check_workers(self.settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
@@ -66,6 +69,12 @@ class RayLauncher(Remembering):
 
     needs = "hydra_plugins.hydra_ray_launcher"
 
+    def check(self) -> None:
+        """Raise UserError for settings that cannot be."""
+        from runner.clusters import ray_settings
+
+        ray_settings(self)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
         from runner.clusters import ray
@@ -78,6 +87,12 @@ class LocalLauncher(Remembering):
 
     needs = "hydra_plugins.hydra_submitit_launcher"
 
+    def check(self) -> None:
+        """Raise UserError for settings that cannot be."""
+        from runner.clusters import submitit_settings
+
+        submitit_settings(self)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
         from runner.clusters import submitit
@@ -89,6 +104,12 @@ class SlurmLauncher(Remembering):
     """Jobs on a Slurm cluster."""
 
     needs = "hydra_plugins.hydra_submitit_launcher"
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot be."""
+        from runner.clusters import submitit_settings
+
+        submitit_settings(self)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
