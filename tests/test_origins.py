@@ -38,11 +38,11 @@ def victim(tmp_path: Path) -> Path:
     return path
 
 
-def tree(folder: Path) -> dict[str, str]:
-    """Return the digest of each file below a folder but for those of runs, of configurations and of the store."""
-    aside = {folder / "outputs", folder / "conf"}
-    files = (path for path in folder.rglob("*") if not aside & {path, *path.parents} and path.is_file())
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def tree(*folders: Path) -> dict[str, str]:
+    """Return the digest of each file below folders but for those of runs, of configurations and of the store."""
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    own = [path for path in files if not {folders[0] / "outputs", folders[0] / "conf"} & {*path.parents}]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in own}
 
 
 def below(path: str, value: object) -> dict:
@@ -66,10 +66,10 @@ CASES += [("hydra.job_logging.handlers.file.filename", path, ()) for path in (*E
 @pytest.mark.parametrize(("key", "path", "words"), [case for case in CASES if case[:2] != ("hydra.output_subdir", ".")])
 def test_a_file_has_nothing_written_outside_the_folders_of_runs(sent, runs, tmp_path, victim, key, path, words):
     value = path.format(name=tmp_path.name, parent=tmp_path.parent)
-    before = tree(tmp_path.parent)
+    before = tree(tmp_path, victim.parent)
     ended = sent(below(key, value), *words)
     assert ended.code == 1 and "Traceback" not in ended.err and key.rpartition(".")[0] in ended.out + ended.err
-    assert {name: each for name, each in tree(tmp_path.parent).items() if f"{tmp_path.name}/conf" not in name} == before
+    assert tree(tmp_path, victim.parent) == before
     assert victim.read_text() == "mine" and not (victim.parent / "new").exists() and runs() == []
 
 
