@@ -13,7 +13,7 @@ from conftest import ROOT
 MODULES = sorted((ROOT / "runner").rglob("*.py"))
 # Sweeps are Hydra's, and their jobs its configurations; the plugins that it loads are shells in an __init__.
 SWEEPS = {"job", "clusters", "compose", "grammar", "launching", "packs", "spaces", "sweeps", "studies", "__init__"}
-CONFIG = {"config", "allow_hydra", "expansion", "origins"}
+CONFIG = {"config", "allow_hydra", "expansion", "named", "origins"}
 # Who alone may import these, wherever in the file.
 ONLY = {
     "hydra": {"__main__", "check", *CONFIG, "private", "sizes", *SWEEPS},
