@@ -16,7 +16,7 @@ from pathlib import Path
 from runner import forks, private
 
 # Beside what is pending: a file for each sweep, locked while it lives, and one that is locked to read and write them.
-FOLDER, GUARD = "claims", "guard"
+FOLDER, GUARD = "claims", ".guard"
 NAME = re.compile(r"[0-9a-f]{32}\.json")
 INTERVAL = 0.5
 

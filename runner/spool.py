@@ -297,13 +297,8 @@ def away(folder: Path) -> bool:
 
 def run_key(folder: Path) -> str | None:
     """Return the key of the run whose spool is in a folder; None where there is no spool, or no run can be read of it."""
-    try:
-        with (folder / FILE).open("rb") as file:
-            first = next(frames(file), None)
-    # Another machine's path may lead through a file here, or to what others own.
-    except OSError:
-        return None
-    return first and first.message.fields.get("run_key")
+    said = first(folder / FILE)
+    return said and said.get("run_key")
 
 
 def set_aside(folder: Path, pending: Path) -> None:

@@ -45,7 +45,7 @@ def test_the_claims_of_a_sweep_that_was_killed_are_none(tmp_path):
     mine.wait({"a"})
     assert mine.take({"a"}) == (set(), True)
     mine.release()
-    assert {path.name for path in (tmp_path / "claims").iterdir()} == {"guard", "notes.json"}
+    assert {path.name for path in (tmp_path / "claims").iterdir()} == {".guard", "notes.json"}
 
 
 def test_what_a_job_has_forked_holds_nothing(tmp_path):
