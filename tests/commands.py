@@ -98,7 +98,7 @@ def command(folder: Path, words: tuple[str, ...], to: Path, environment: dict[st
     for name, number in (("out", 1), ("err", 2)):
         file = os.open(to / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = ["runner", *words]
     __main__.command()
 
