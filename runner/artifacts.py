@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runner.errors import UserError, first_line
 from runner.trace import Trace, split
 
@@ -70,8 +72,38 @@ def opened(client: Any, run_id: str, uri: str, name: str) -> Iterator[Path | Non
         yield path
 
 
+# Parquet keeps so much for each column that 10,000 of them take minutes and gigabytes: more coordinates than this are a list.
+COLUMNS = 1000
+
+
+def table(rows: Trace) -> Any:
+    """Return rows as an Arrow table: columns step, loss, gradient_norm, x/0 …, gradient/0 …, and what else there is.
+
+    Of more than COLUMNS coordinates there is one column of fixed-size lists instead, `x` and `gradient`.
+    """
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"step": rows.steps, "loss": rows.loss, "gradient_norm": rows.gradient_norm}
+    for name, values in {"x": rows.x, "gradient": rows.gradient, **rows.named}.items():
+        flat = values.reshape(len(rows), -1)
+        if flat.shape[1] > COLUMNS:
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+        else:
+            columns |= split(name, flat)
+    return pa.table({**columns, **rows.measured})
+
+
+def coordinates(table: Any, name: str) -> np.ndarray:
+    """Return a scalar's or a vector's numbers as `table` wrote them, [n, d]: columns `name/0 …`, or one of lists."""
+    if name in table.column_names:
+        lists = table[name].combine_chunks()
+        return lists.flatten().to_numpy().reshape(len(table), -1)
+    count = sum(each.startswith(f"{name}/") for each in table.column_names)
+    return np.stack([table[f"{name}/{i}"].to_numpy() for i in range(count)], axis=1)
+
+
 class Trajectory:
-    """All rows in a Parquet file, written as they come: columns step, loss, gradient_norm, x/0 …, gradient/0 …."""
+    """All rows in a Parquet file, written as they come: the columns of `table`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,25 +111,28 @@ class Trajectory:
 
     def write(self, rows: Trace) -> None:
         """Append rows as one row group."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        columns = {"step": rows.steps, "loss": rows.loss, "gradient_norm": rows.gradient_norm}
-        for name, values in {"x": rows.x, "gradient": rows.gradient, **rows.named}.items():
-            columns |= split(name, values.reshape(len(rows), -1))
-        table = pa.table({**columns, **rows.measured})
+        made = table(rows)
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # One that was logged before stays whole where it is linked.
             self.path.unlink(missing_ok=True)
             # Numbers hardly repeat, but their high bytes do: four times as fast as Parquet's defaults, and smaller.
-            numbers = dict.fromkeys(table.column_names, "BYTE_STREAM_SPLIT") | {"step": "DELTA_BINARY_PACKED"}
+            numbers = {path(field): "BYTE_STREAM_SPLIT" for field in made.schema} | {"step": "DELTA_BINARY_PACKED"}
             options = {"use_dictionary": False, "column_encoding": numbers, "compression": "zstd"}
-            self.writer = pq.ParquetWriter(self.path, table.schema, **options)
-        self.writer.write_table(table)
+            self.writer = pq.ParquetWriter(self.path, made.schema, **options)
+        self.writer.write_table(made)
 
     def close(self) -> bool:
         """Complete the file and tell whether there is one."""
         if self.writer is not None:
             self.writer.close()
         return self.writer is not None
+
+
+def path(field: Any) -> str:
+    """Return where the numbers of an Arrow field are in Parquet."""
+    import pyarrow as pa
+
+    return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name

@@ -36,12 +36,18 @@ RANGES = {
 NAME_LENGTH = 250
 # The spacing of numbers at 1.
 RESOLUTION = {"float32": 2.0**-23, "float64": 2.0**-52}
+# The least and the largest normal number: what is smaller becomes 0 in compiled code, what is larger infinite.
+SIZES = {"float32": (2.0**-126, 2.0**128 * (1 - 2.0**-24)), "float64": (2.0**-1022, float.fromhex("0x1.fffffffffffffp1023"))}
+# Groups whose numbers meet those of x.
+OF_DTYPE = ("loss", "instance", "noise", "guess", "optimizer", "stopping")
 
 
 def faults(plain: Mapping[str, Any], dtype: str) -> Iterator[str]:
     """Yield what of a resolved configuration's numbers no run can use; whatever is no number is told by its type."""
     if isinstance(optimizer := plain.get("optimizer"), dict):
         yield from of_optimizer("optimizer", optimizer)
+    for group in OF_DTYPE:
+        yield from unheld(group, plain.get(group), dtype)
     for name, rule in (plain.get("stopping") or {}).items():
         value: Any = rule.get("tolerance") if isinstance(rule, dict) else None
         if is_number(value) and 0 < value < RESOLUTION[dtype]:
@@ -49,6 +55,21 @@ def faults(plain: Mapping[str, Any], dtype: str) -> Iterator[str]:
                 f"stopping.{name}.tolerance must be 0, or {RESOLUTION[dtype]:.2g} or more, which is what {dtype} resolves, "
                 f"got {value!r}; set stopping.{name}.tolerance=1e-6, or dtype=float64"
             )
+
+
+def unheld(path: str, value: Any, dtype: str) -> Iterator[str]:
+    """Yield the finite numbers that a dtype does not hold: those that would be 0, or infinite."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from unheld(f"{path}.{key}", each, dtype)
+    elif isinstance(value, list):
+        for i, each in enumerate(value):
+            yield from unheld(f"{path}[{i}]", each, dtype)
+    elif isinstance(value, float) and math.isfinite(value) and value != 0:
+        least, most = SIZES[dtype]
+        if not least <= abs(value) <= most:
+            instead = "; set dtype=float64" if dtype == "float32" and SIZES["float64"][0] <= abs(value) else ""
+            yield f"{path} must be 0, or from {least:.2g} to {most:.2g} in size, which {dtype} holds, got {value!r}{instead}"
 
 
 def of_optimizer(path: str, node: Mapping[str, Any]) -> Iterator[str]:

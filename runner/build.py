@@ -20,6 +20,7 @@ from runner.losses import Loss
 
 # The groups that make the loss, from the inside out.
 OF_LOSS = ("loss", "instance", "noise")
+LIBRARIES = ("runner.", "keras.", "tf_keras.", "tensorflow.")
 
 
 def function(path: str, node: Any, *called_with: str, **offered: Any) -> partial[Any]:
@@ -123,6 +124,25 @@ def execution(node: DictConfig, step: Any) -> Any:
     if node.get("chunk") is not None and not node.chunk >= 1:
         raise UserError(f"execution.chunk must be 1 or more steps, got {node.chunk!r}; set it with execution.chunk=1000")
     return function("execution", node, "step")(step)
+
+
+def in_python(node: DictConfig) -> bool:
+    """Tell whether an execution calls the loss as plain Python in each step."""
+    return getattr(locate("execution", node), "in_python", False)
+
+
+def of_the_user(cfg: DictConfig) -> bool:
+    """Tell whether the loss, or anything that it is made of, is the user's own code."""
+    return any(not name.startswith(LIBRARIES) for group in OF_LOSS for name in targets(OmegaConf.to_container(cfg[group])))
+
+
+def targets(plain: Any) -> Iterator[str]:
+    """Yield each `_target_` of a node and of those within it."""
+    if isinstance(plain, dict):
+        yield from (str(value) for key, value in plain.items() if key == "_target_")
+        yield from (name for value in plain.values() for name in targets(value))
+    elif isinstance(plain, list):
+        yield from (name for value in plain for name in targets(value))
 
 
 def depends_on(cfg: DictConfig, loss: Loss) -> Hashable:

@@ -24,7 +24,7 @@ from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from runner import __version__, allow, allow_hydra, bounds, expansion, grammar, origins, private, sizes, sources
-from runner.errors import UserError, first_line, nearest
+from runner.errors import Misfit, UserError, first_line, nearest
 
 # What else may stand where a value of this kind stands.
 WIDER = {"a number": ("a whole number",)}
@@ -32,6 +32,8 @@ WIDER = {"a number": ("a whole number",)}
 ITERATIONS = 2**53
 # Where Hydra finds the plugins of installed distributions, and ours.
 PLUGINS = Path(__file__).parent / "_plugins"
+# Keys of how a run is recorded, saved and begun, which its result does not depend on.
+ASIDE = ("tracking", "report", "sweep", "checkpoint", "resume")
 Dtype = Enum("Dtype", ["float32", "float64"])
 
 
@@ -121,8 +123,7 @@ def identity(plain: Mapping[str, Any]) -> str:
 
     The source of the user's own functions belongs to it; without such functions it is the configuration's alone.
     """
-    aside = ("tracking", "report", "sweep", "checkpoint", "resume")
-    decisive = {key: value for key, value in plain.items() if key not in aside}
+    decisive = {key: value for key, value in plain.items() if key not in ASIDE}
     release = ".".join(__version__.split(".")[:2])
     own = sources.of(decisive)
     said = [release, decisive, own] if own else [release, decisive]
@@ -156,8 +157,61 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
         private.learn({group: value})
         faults += allow.faults(str(group), value)
     faults += [*bounds.faults(plain, cfg.dtype.name), *bounds.names(plain.get("tracking", {}))]
-    if faults:
-        raise UserError("; ".join(faults))
+    unlike = list(contradictions(given, choices))
+    if faults or unlike:
+        # Choices that are each right make an empty cell of a sweep, and not a failed job.
+        raise (UserError if faults else Misfit)("; ".join([*faults, *unlike]))
+
+
+def contradictions(given: Mapping[Any, Any], choices: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the choices of a group that a plain value has replaced, as a number does a schedule."""
+    several = [(f"stopping/{name}", name) for name in str(choices.get("stopping", "limit")).split(",") if name != "limit"]
+    for group, name in [
+        *((group, name) for group, name in choices.items() if group not in ("stopping", "experiment")),
+        *several,
+    ]:
+        value: Any = given
+        for key in group.split("/"):
+            value = value.get(key, {}) if isinstance(value, dict) else {}
+        if not isinstance(value, dict):
+            chosen = f"{group}={name}" if group != f"stopping/{name}" else f"stopping={name}"
+            remedy = f"leave one of them out, or set {group}=null" if "/" in group else "leave one of them out"
+            yield f"{chosen} and {group.replace('/', '.')}={value!r} contradict each other; {remedy}"
+
+
+def labels(choices: Mapping[str, str], cfg: DictConfig, sources: tuple[Path, ...]) -> dict[str, str]:
+    """Return what each group is called: the file that it picked, or, where another `_target_` runs than that file's, that."""
+    found = {}
+    for group, names in choices.items():
+        found[group] = names
+        if group == "stopping":
+            nodes = {name: (f"stopping/{name}", cfg.stopping.get(name)) for name in names.split(",")}
+            found[group] = ",".join(label(name, of_rule(sources, name), node) for name, (_, node) in nodes.items())
+        elif OmegaConf.is_dict(node := OmegaConf.select(cfg, group.replace("/", "."))):
+            found[group] = label(names, target_of(sources, group, names), node)
+    return found
+
+
+def label(name: str, declared: str | None, node: Any) -> str:
+    """Return a choice's name, or the `_target_` of its node where that is not the declared one."""
+    runs = node.get("_target_") if OmegaConf.is_dict(node) else None
+    return name if declared is None or runs is None or runs == declared else str(runs)
+
+
+def of_rule(sources: tuple[Path, ...], name: str) -> str | None:
+    """Return the `_target_` of a stopping rule's file, which has a key of its name."""
+    rule = declared(sources, "stopping", name).get(name)
+    return rule.get("_target_") if isinstance(rule, dict) else None
+
+
+@cache
+def target_of(sources: tuple[Path, ...], group: str, name: str) -> str | None:
+    """Return the `_target_` that a group's file names, or a file of the same group in its defaults; None where neither does."""
+    file = declared(sources, group, name)
+    if "_target_" in file:
+        return None if "${" in str(file["_target_"]) else str(file["_target_"])
+    others = [each for each in file.get("defaults", []) if isinstance(each, str) and each not in ("_self_", name)]
+    return next((found for each in reversed(others) if (found := target_of(sources, group, each))), None)
 
 
 @cache
@@ -230,6 +284,16 @@ def flat(plain: Mapping[str, Any]) -> dict[str, str]:
             yield path, str(value)
 
     return dict(walk("", plain))
+
+
+def params(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Return what are parameters of the experiment in a resolved configuration; config.yaml holds the rest too."""
+    return flat({key: value for key, value in plain.items() if key not in ASIDE})
+
+
+def is_param(key: str) -> bool:
+    """Tell whether a flattened key is a parameter of the experiment; those of older runs hold the others too."""
+    return key.partition(".")[0] not in ASIDE
 
 
 def choices(chosen: Mapping[str, Any], cfg: DictConfig) -> dict[str, str]:

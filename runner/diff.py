@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import compare, private, recorded, streams
+from runner import compare, config, private, recorded, streams
 from runner.compare import QUANTITIES, Comparison
 from runner.errors import UserError
 from runner.recorded import DIFFERENT, SAME, Parser, Recorded
@@ -66,7 +66,12 @@ def differences(a: Recorded, b: Recorded) -> str:
     import pandas as pd
 
     ended = ("ending", "stopped_by")
-    said = [run.params | run.versions | {key: run.tags[key] for key in ended if key in run.tags} for run in (a, b)]
+    said = [
+        {key: value for key, value in run.params.items() if config.is_param(key)}
+        | run.versions
+        | {key: run.tags[key] for key in ended if key in run.tags}
+        for run in (a, b)
+    ]
     table = pd.DataFrame(dict(zip("AB", said, strict=True)), dtype=object).fillna("-")
     table = table[table["A"] != table["B"]].map(short)
     if table.empty:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from runner.errors import UserError, first_line
+from runner.errors import UserError, first_line, place
 from runner.strategies import Row, Step
 from runner.trace import Execution, Trace
 
@@ -62,6 +62,10 @@ def eager(step: Step, *, chunk: int) -> Execution:
         step.restart()
 
     return Execution(advance, last, restart, chunk, step.ended, step.close, step.variables, stalled=step.stalled)
+
+
+# The loss is the user's Python in each step, not only where it is traced.
+setattr(eager, "in_python", True)
 
 
 def graph(step: Step, *, chunk: int) -> Execution:
@@ -170,6 +174,9 @@ def compiling(jit_compile: bool) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        # What the user's code raises by itself it raises in any execution.
+        if place(error) and "symbolic" not in str(error).lower():
+            raise
         word = "compiled by XLA" if jit_compile else "traced"
         raise UserError(
             f"execution: the loss or the optimizer's step cannot be {word}; set execution=eager, which runs it as plain Python "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,8 +16,10 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from runner import build, config, console, loop, measures, optimizers, private, signals
+from runner import build, config, console, landscape, loop, measures, optimizers, private, signals
 from runner.checkpoints import Checkpoints
+from runner.drawing import Drawing
+from runner.errors import first_line
 from runner.loop import Ending, Result, Rules, State
 from runner.losses import Loss
 from runner.portrait import Report
@@ -22,6 +27,9 @@ from runner.programs import Program, Programs
 from runner.trace import Execution, Trace, norm
 from runner.tracking import About, Recorder
 
+LOG = logging.getLogger(__name__)
+# Bytes that a run does not write without a word; and those of a metric's row in SQLite, with its indexes.
+LARGE, METRIC_BYTES = 10**9, 230
 # Those of this process: one job after another uses them again.
 PROGRAMS = Programs()
 
@@ -80,6 +88,9 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": cfg.dtype.name, "seed": cfg.seed}
         shown = {key: fact for key, fact in facts.items() if isinstance(fact, str | int | float)}
         console.head(say, chosen, cfg.optimizer._target_, shown, ready.rules, ready.x0)
+        if recorder.folder or recorder.run_id:
+            for line in large(ready, cfg.tracking):
+                LOG.warning(line)
         checkpoints = Checkpoints((recorder.folder or about.folder) / "checkpoint", ready.program, cfg.checkpoint.every_seconds)
         afterwards.push(checkpoints.failed)
         # A run without a spool is not found again.
@@ -90,15 +101,60 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
             result = steps(ready, watchers, signal, cfg.tracking.get("full_loss_every"), start, save)
         seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds, run_id=recorder.run_id)
-        metrics = summary(result, ready.loss)
-        # One that a signal ended has no time to be drawn, and is when it has been continued.
-        if report and result.ending is not Ending.INTERRUPTED:
-            recorder.report(report.drawing(result, ready.loss if ready.loss.seed is None else build.noiseless(cfg)))
+        metrics = summed(result, ready.loss)
         recorder.finish(tags(result), metrics)
+        # Whatever happens from here on, the run has its result. One that a signal ended has no time to be drawn, and is when
+        # it has been continued.
+        if report and result.ending is not Ending.INTERRUPTED:
+            draw(recorder, partial(report.drawing, result), cfg, ready.loss)
     if result.ending is not Ending.INTERRUPTED:
         checkpoints.remove()
     console.tail(say, result, metrics, where(recorder))
     return result
+
+
+def large(ready: Built, tracking: Any) -> Iterator[str]:
+    """Yield what of a run takes more than LARGE bytes on the disk if it takes all its steps, and how to have less of it."""
+    x0, count = ready.x0, ready.rules.max_iterations + 1
+    # x, gradient and loss: once in the spool, once in the trajectory.
+    own = 2 * count * (2 * x0.nbytes + x0.itemsize)
+    if own > LARGE:
+        yield (
+            f"the rows of this run take up to {own / 1e9:.1f} GB on the disk ({count:,} of {x0.size:,} numbers); "
+            f"set max_iterations={max(int(count * LARGE / own) - 1, 1)}, or tracking=none, which records none"
+        )
+    every = tracking.get("every") or 1
+    names = 2 + 2 * min(x0.size, tracking.get("max_coordinates") or 0) if x0.ndim else 3
+    metrics = METRIC_BYTES * count * names // every
+    if metrics > LARGE:
+        yield (
+            f"the metrics of this run take up to {metrics / 1e9:.1f} GB in its store; "
+            f"set tracking.every={10 ** math.ceil(math.log10(every * metrics / LARGE))}, which thins them"
+        )
+
+
+def summed(result: Result, loss: Loss) -> dict[str, float]:
+    """Return a run's summary, or nothing with a warning where it cannot be made: the run is not worth less."""
+    try:
+        return summary(result, loss)
+    # What a loss declares of itself may be anything.
+    except Exception as error:
+        LOG.warning("the summary cannot be made: %s", first_line(error))
+        return {}
+
+
+def draw(recorder: Recorder, drawing: Callable[[Loss, str], Drawing], cfg: Any, loss: Loss) -> None:
+    """Have a run's report drawn, or warn that it cannot be: the run is not worth less for want of its pictures."""
+    try:
+        shown, quiet = loss if loss.seed is None else build.noiseless(cfg), ""
+        if build.of_the_user(cfg):
+            # What the user's Python prints is of the steps, and so is where a debugger stops.
+            shown = replace(shown, function=landscape.silent(shown.function))
+            quiet = "the loss is not called for pictures with execution=eager" if build.in_python(cfg.execution) else ""
+        recorder.report(drawing(shown, quiet))
+    # The user's loss may raise anything, and memory may be short.
+    except Exception as error:
+        LOG.warning("the report cannot be drawn: %s", first_line(error))
 
 
 def continued(checkpoints: Checkpoints, recorder: Recorder, report: Report | None, say: console.Say) -> State | None:

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from runner import allow, config, dumping, named, orphans, private, processes, q
 from runner.errors import Misfit, first_line
 from runner.tracking import About
 
+# The tag of a sweep's job that names the keys whose values differ among its jobs.
+SWEPT = "swept"
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGUSR2": 140}
 
 
@@ -68,11 +71,11 @@ def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -
 
 
 def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:
-    """Return which file each group picked; raises UserError for what the configuration alone shows to be wrong."""
+    """Return what each group is called; raises UserError for what the configuration alone shows to be wrong."""
     sources = tuple(Path(source.path) for source in hydra_cfg.runtime.config_sources if source.schema == "file")
     chosen = config.choices(hydra_cfg.runtime.choices, cfg)
     config.check(cfg, chosen, sources)
-    return chosen
+    return config.labels(chosen, cfg, sources)
 
 
 def about(
@@ -83,8 +86,36 @@ def about(
     private.learn(plain)
     plain, overrides = private.hidden(plain), [private.override(each) for each in overrides]
     tags = config.tags(chosen, overrides) | {"identity": identity} | dict(marks)
-    name = " ".join(chosen[group] for group in ("loss", "optimizer", "strategy", "execution"))
-    return About(folder, name, config.flat(plain), tags, dumping.text(plain), bool(plain["resume"]))
+    called, params = name(plain, chosen, overrides, marks), config.params(plain)
+    return About(folder, called, params, tags, dumping.text(plain), bool(plain["resume"]))
+
+
+# Groups whose choices are in a run's name, and characters that it has at the most.
+NAMED, NAME_LENGTH = ("loss", "optimizer", "strategy", "execution"), 250
+
+
+def name(plain: Mapping[str, Any], chosen: Mapping[str, str], overrides: Sequence[str], marks: Mapping[str, str]) -> str:
+    """Return a run's name: its choices, then what differs among the jobs of its sweep, else its rate and seed."""
+    typed: dict[str, str] = {key: value for key, _, value in (each.partition("=") for each in overrides)}
+    told = {key: typed[key] for key in marks.get(SWEPT, "").split() if key in typed and key not in NAMED}
+    rate = plain["optimizer"].get("learning_rate")
+    if not told:
+        told = ({"learning_rate": str(rate)} if isinstance(rate, int | float) else {}) | {"seed": str(plain["seed"])}
+    # The last part of a key says enough where it is no index, and no other key ends in it.
+    last = Counter(key.rpartition(".")[2] for key in told)
+    words = []
+    for key, value in told.items():
+        short = key.lstrip("+").rpartition(".")[2]
+        words.append(f"{short if last[short] == 1 and not short.isdigit() else key.lstrip('+')}={shortened(value)}")
+    return " ".join([*(chosen[group] for group in NAMED), *words])[:NAME_LENGTH]
+
+
+def shortened(value: str) -> str:
+    """Return a number with the digits that tell it from others of a sweep, and any other value as it is."""
+    try:
+        return f"{float(value):.6g}" if not value.lstrip("-").isdigit() else value
+    except ValueError:
+        return value
 
 
 def prepare(tracking: DictConfig, *, draws: bool = False) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import pdb
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
+from io import StringIO
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from runner.errors import first_line
+from runner.errors import UserError, first_line
 from runner.losses import Loss
 
 # Points of the grid: of a curve, and across and up a plane; unlike, so that a loss that mixes up its axes is found out.
 CURVE, ACROSS, UP = 401, 101, 81
 # Seconds that the loss on the grid may take.
 BUDGET = 0.5
+# Operations of a graph that run Python, or print, each time.
+LOUD = {"EagerPyFunc", "Print", "PrintV2", "PyFunc", "PyFuncStateless"}
+# Of the points that the loss is asked for at once, in double precision.
+POINT_BYTES = 2**26
 # Of the room around what is shown, as a part of it.
 MARGIN = 0.15
 # Rows that the principal directions are found from.
@@ -32,18 +43,27 @@ class Landscape:
     grid: dict[str, np.ndarray] = field(default_factory=dict)  # across, up, values
 
 
-def landscape(loss: Loss, x: np.ndarray) -> Landscape:
+def none(note: str) -> Landscape:
+    """Return a plane that shows nothing, and why."""
+    return Landscape(np.empty((0, 2)), np.empty((0, 2)), ("", ""), note)
+
+
+def landscape(loss: Loss, x: np.ndarray, quiet: str = "") -> Landscape:
     """Return what shows the path x[m, *shape] of finite points best: x itself up to two coordinates, beyond that the plane
     through the last point along the two principal directions of the path (Li et al. 2018, arXiv:1712.09913, section 7).
+
+    The loss is not called where `quiet` says why.
     """
+    if not len(x):
+        return none("no point of the path is finite")
     flat = x.reshape(len(x), -1).astype(np.float64)
     known = np.empty((0, flat.shape[1])) if loss.minimisers is None else loss.minimisers.reshape(-1, flat.shape[1])
-    origin, directions, labels = flat[-1] * 0, np.eye(flat.shape[1]), tuple(f"x/{i}" for i in range(flat.shape[1]))
     if flat.shape[1] > 2:
         origin = flat[-1]
         directions, labels = principal(flat - origin)
-    elif flat.shape[1] == 1:
-        labels = ("x", "loss")
+    else:
+        origin, directions = flat[-1] * 0, np.eye(flat.shape[1])
+        labels = ("x", "loss") if flat.shape[1] == 1 else ("x/0", "x/1")
     path, minimisers = (flat - origin) @ directions.T, (known - origin) @ directions.T
     ends = np.concatenate([path, minimisers[np.linalg.norm(minimisers - path[-1], axis=1).argsort()[:1]]])
     low, high = ends.min(axis=0), ends.max(axis=0)
@@ -57,12 +77,12 @@ def landscape(loss: Loss, x: np.ndarray) -> Landscape:
 
     if flat.shape[1] == 1:
         across = np.linspace(low[0], high[0], CURVE)
-        found = values(loss, [points(across[:, None])])
+        found = values(loss, [across[:, None]], points, quiet)
         grid = {"across": across} | {name: each[0] for name, each in found[1].items()}
         return Landscape(path[:, 0], seen[:, 0], labels, found[0], grid if found[1] else {})
     across, up = (np.linspace(low[i], high[i], n) for i, n in ((0, ACROSS), (1, UP)))
     plane = np.stack(np.meshgrid(across, up), axis=-1)
-    note, found = values(loss, [points(row) for row in plane])
+    note, found = values(loss, list(plane), points, quiet)
     return Landscape(path, seen, labels, note, {"across": across, "up": up} | found if found else {})
 
 
@@ -76,19 +96,74 @@ def principal(moved: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
     return directions[:2], (first, second)
 
 
-def values(loss: Loss, rows: list[np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """Return the loss at rows of points, each [n, *shape], or why it cannot be had."""
-    if loss.seed is not None:
-        return "the loss is another in each step, so it is not drawn", {}
+def values(
+    loss: Loss, rows: list[np.ndarray], points: Callable[[np.ndarray], np.ndarray], quiet: str
+) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the loss at rows of places in the plane, [n, 2] each, or why it cannot be had; `points` gives their x."""
+    if quiet or loss.seed is not None:
+        return quiet or "the loss is another in each step, so it is not drawn", {}
+    count = len(rows) * len(rows[0])
+    slow = f"the loss takes too long to be drawn: {count} points"
     found, began = [], time.perf_counter()
+    # Where one point takes so long, a row of them may take more memory than there is. The first call makes ready for others.
+    for allowed in (np.inf, 2 * BUDGET / len(rows)):
+        before = time.perf_counter()
+        if note := fault(loss, points(rows[0][:1]), []):
+            return note, {}
+        if time.perf_counter() - before > allowed:
+            return slow, {}
     for row in rows:
-        try:
-            found.append(np.asarray(loss(tf.constant(row))))
-        except Exception as error:
-            return f"the loss cannot be had at many points at once ({first_line(error)[:80]})", {}
-        if found[-1].shape != (len(row),):
-            return "the loss does not broadcast over many points, so it is not drawn", {}
-        if time.perf_counter() - began > BUDGET:
-            return f"the loss takes too long to be drawn: {len(rows) * len(rows[0])} points", {}
-    table = np.array(found, np.float64)
+        size = max(1, POINT_BYTES // (8 * points(row[:1]).size))
+        for i in range(0, len(row), size):
+            if note := fault(loss, points(row[i : i + size]), found):
+                return note, {}
+            if time.perf_counter() - began > BUDGET:
+                return slow, {}
+    table = np.concatenate(found).astype(np.float64).reshape(len(rows), -1)
     return ("", {"values": table}) if np.isfinite(table).any() else ("the loss is nowhere finite there", {})
+
+
+def silent(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """Return a user's function to be called without a trace of its Python: it is traced once for each shape, unheard.
+
+    That raises UserError where the function's graph prints, or runs Python.
+    """
+    traced = tf.function(function, autograph=False)
+
+    @cache
+    def program(shape: tuple[int, ...], dtype: tf.DType) -> Any:
+        with muted():
+            made = traced.get_concrete_function(tf.TensorSpec(shape, dtype))
+        graph = made.graph.as_graph_def()
+        if LOUD & {node.op for nodes in (graph.node, *(each.node_def for each in graph.library.function)) for node in nodes}:
+            raise UserError("the loss prints or runs Python in each step, so it is not drawn")
+        return made
+
+    return lambda x: program(tuple(x.shape), x.dtype)(x)
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Let Python neither print nor stop in a debugger in this block."""
+    hook, set_trace = sys.breakpointhook, pdb.set_trace
+    nothing = lambda *_, **__: None  # noqa: E731
+    sys.breakpointhook = pdb.set_trace = nothing
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
+    finally:
+        sys.breakpointhook, pdb.set_trace = hook, set_trace
+
+
+def fault(loss: Loss, x: np.ndarray, found: list[np.ndarray]) -> str:
+    """Add the loss at x[n, *shape] to what is found; returns why that cannot be done, or nothing."""
+    try:
+        value = np.asarray(loss(tf.constant(x)))
+    except UserError as error:
+        return first_line(error)
+    except Exception as error:
+        return f"the loss cannot be had at many points at once ({first_line(error)[:80]})"
+    if value.shape != (len(x),):
+        return "the loss does not broadcast over many points, so it is not drawn"
+    found.append(value)
+    return ""

@@ -49,11 +49,20 @@ def grid(
     jobs = grammar.expand(parsed(made, params, arguments), made.settings.zip)
     if size is not None and size < 1:
         raise UserError(f"hydra.sweeper.max_batch_size must be 1 or more, got {size}; leave it out to launch all jobs at once")
+    made.varies(key for key, values in differing(jobs) if values > 1)
     batches = [jobs] if size is None else [jobs[i : i + size] for i in range(0, len(jobs), size)]
     with ending(made):
         for batch in batches:
             made.launch(batch)
     return made.outcomes
+
+
+def differing(jobs: Sequence[Sequence[str]]) -> Iterator[tuple[str, int]]:
+    """Yield each key of these jobs' overrides, with how many values it has among them."""
+    values: dict[str, set[str]] = {}
+    for key, _, value in (override.partition("=") for overrides in jobs for override in overrides):
+        values.setdefault(key, set()).add(value)
+    yield from ((key, len(each)) for key, each in values.items())
 
 
 def parsed(made: Sweep, params: Mapping[str, str], arguments: Sequence[str]) -> list[Override]:

@@ -230,7 +230,7 @@ class Player:
         """Begin the run, or go on with it where it was interrupted."""
         if self.begun is not None:
             assert self.run is not None
-            self.run.continued, self.run.again = self.run.continued + 1, True
+            self.run.continued, self.run.again, self.run.tags = self.run.continued + 1, True, {}
             return
         self.begun = begun.Begin.of(fields)
         if self.run is None:
@@ -252,7 +252,8 @@ class Player:
     def end(self) -> None:
         """End the run in the store, and remove what is needed no longer: of an interrupted run, the spool stays."""
         assert self.run is not None and self.begun is not None
-        if not self.ended:
+        # A process that is gone after that had only pictures to make.
+        if not self.ended and "ending" not in self.run.tags:
             self.run.fail("KILLED", sweep_store.GONE)
         self.run.end(self.at)
         if self.run.status != "KILLED":

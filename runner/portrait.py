@@ -10,8 +10,8 @@ from runner.loop import Result
 from runner.losses import Loss
 from runner.trace import Trace
 
-# Bytes that the x of a thinned path may take.
-BYTES = 2**24
+# Bytes that the x of a thinned path may take, and its least rows: an x of which there is no room for so many has no path.
+BYTES, LEAST = 2**26, 16
 
 
 class Report:
@@ -24,11 +24,15 @@ class Report:
 
     def watch(self, rows: Trace) -> None:
         """Keep what is shown of rows."""
-        self.points = min(self.points, max(BYTES // max(rows.x[0].nbytes, 1), 50))
+        room = BYTES // (3 * max(rows.x[0].nbytes, 1))
+        if room >= LEAST:
+            self.points = min(self.points, room)
         while len(rows) > 3 * self.points * self.every:
             self.every *= 2
         chosen = picked(rows.start, rows.loss, self.every)
-        x, loss, gradient = (part[chosen] for part in (rows.x, rows.loss, rows.gradient))
+        loss, gradient = rows.loss[chosen], rows.gradient[chosen]
+        # Where there is no room for a path, its rows have no numbers.
+        x = rows.x[chosen] if room >= LEAST else np.empty((len(chosen), 0), rows.x.dtype)
         norm = Trace(0, x, loss, gradient).gradient_norm
         new = {"step": rows.start + chosen, "loss": loss, "gradient_norm": norm, "x": x}
         self.kept = {name: np.concatenate([self.kept[name], each]) for name, each in new.items()} if self.kept else new
@@ -36,11 +40,15 @@ class Report:
             self.every *= 2
             self.kept = thinned(self.kept, self.every)
 
-    def drawing(self, result: Result, loss: Loss) -> Drawing:
-        """Return what a run's report shows."""
-        kept = self.kept
+    def drawing(self, result: Result, loss: Loss, quiet: str = "") -> Drawing:
+        """Return what a run's report shows; `quiet` says why the loss may not be called for it, if so."""
+        kept, size = self.kept, result.last.x.size
         finite = np.isfinite(kept["x"].reshape(len(kept["x"]), -1)).all(axis=1)
-        around = landscape.landscape(loss, kept["x"][finite])
+        if kept["x"].size:
+            around = landscape.landscape(loss, kept["x"][finite], quiet)
+        else:
+            around = landscape.none(f"x has {size:,} numbers, whose path takes too much room to be drawn")
+            finite = np.zeros(len(kept["x"]), bool)
         steps, seconds = zip(*result.pace, strict=True) if result.pace else ((0, 1), (np.nan, np.nan))
         by = f" ({result.stopped_by})" if result.stopped_by else ""
         arrays = {name: kept[name] for name in ("step", "loss", "gradient_norm")} | {

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from runner import folders, private, reach, sizes, store
+from runner import artifacts, folders, private, reach, sizes, store
 from runner.errors import UserError, first_line
 from runner.trace import Trace
 
@@ -95,16 +95,10 @@ def trajectory(path: Path) -> Trace:
 
     try:
         table = pq.read_table(path)
-        x, gradient = (joined(table, name) for name in ("x", "gradient"))
+        x, gradient = (artifacts.coordinates(table, name) for name in ("x", "gradient"))
         return Trace(table["step"][0].as_py(), x, table["loss"].to_numpy(), gradient)
     except (KeyError, IndexError, ValueError, OSError) as error:
         raise UserError(f"{path.name} cannot be read: {first_line(error)}") from error
-
-
-def joined(table: Any, name: str) -> np.ndarray:
-    """Return the columns of a scalar or a vector side by side, [n, d]."""
-    count = sum(each.startswith(f"{name}/") for each in table.column_names)
-    return np.stack([table[f"{name}/{i}"].to_numpy() for i in range(count)], axis=1)
 
 
 class Parser(argparse.ArgumentParser):

@@ -86,7 +86,7 @@ class Session:
         self.pointer = spool.Pointer(Path(where["pending"]), self.said["run_key"])
         self.ids: dict[str, Any] = {"run_id": None, "experiment_id": None}
         self.process: Process | None = None
-        self.full, self.waited = False, False
+        self.full = self.waited = self.finished = False
 
     def begin(self) -> None:
         """Begin the run, or go on with an interrupted one; raises UserError where the store cannot be used."""
@@ -165,15 +165,21 @@ class Session:
         """Return what the run calls."""
         return Recorder(
             self.record,
-            lambda tags, metrics: self.say("finish", {"tags": tags, "metrics": metrics}),
+            self.finish,
             self.ids["run_id"],
             self.ids["experiment_id"],
             self.uri,
-            lambda drawing: self.say("report", drawing.fields, drawing.arrays),
+            # What has no room here is not all that is said of the run: it has ended.
+            lambda drawing: self.spool.say("report", drawing.fields, drawing.arrays),
             self.folder,
             self.recorded,
             lambda: spool.rows(self.folder),
         )
+
+    def finish(self, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Spool how the run ended; nothing that comes after takes that back."""
+        self.say("finish", {"tags": tags, "metrics": metrics})
+        self.finished = True
 
     def record(self, rows: Trace) -> None:
         """Spool the rows that are not there yet."""
@@ -216,6 +222,9 @@ class Session:
 
     def fail(self, status: str, tags: Mapping[str, str]) -> None:
         """End a run that has no result: by its spool, or, where that has no room, by word to the recorder process."""
+        if self.finished:
+            self.end()
+            return
         said = {"status": status, "tags": tags}
         try:
             self.spool.say("fail", said)
@@ -228,7 +237,9 @@ class Session:
 
     def end(self) -> None:
         """End the run, and say what could not be sent."""
-        self.spool.say("end", {})
+        # Where there is no room for this word any more, the pipe's serves.
+        with suppress(UserError):
+            self.spool.say("end", {})
         self.send()
 
     def send(self) -> None:

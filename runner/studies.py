@@ -76,6 +76,7 @@ def search(make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], key
         kept = None if settings.storage is None or made.settings.plan else opened(settings, called, settings.storage)
         study = begun(settings, called, sampler, kept)
     made.tags = {"study": called, "sampler": type(sampler).__name__}
+    made.varies(axes)
     trials = Trials(study, kept, axes, fixed, settings.objective)
     with launching.ending(made), owned(study if kept is None else kept):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from runner import allow, compose, config, private, quick, quiet, store
 from runner.claims import Claims
 from runner.errors import UserError, first_line
-from runner.job import Ended, Outcome, Task, as_outcome, prepare, shown
+from runner.job import SWEPT, Ended, Outcome, Task, as_outcome, prepare, shown
 
 Overrides = Sequence[str]
 # Runs whose report takes so long that it is told of before.
@@ -39,6 +39,10 @@ class Sweep:
         self.claims: Any = None
         self.outcomes: list[Outcome] = []
         self.launched, self.began = 0, time.perf_counter()
+
+    def varies(self, keys: Iterable[str]) -> None:
+        """Have each job's run tell these keys, which are what its siblings differ in."""
+        self.task.marks[SWEPT] = " ".join(keys)
 
     def launch(self, batch: Sequence[Overrides]) -> list[Outcome]:
         """Run a batch of jobs and return their outcomes in order; all are composed before the first one starts.

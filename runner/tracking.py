@@ -135,7 +135,8 @@ def mlflow(
             run.report,
         )
     except BaseException as error:
-        run.fail(*abandoned(error))
+        if "ending" not in run.tags:
+            run.fail(*abandoned(error))
         raise
     finally:
         run.end(clock())

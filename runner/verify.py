@@ -59,7 +59,8 @@ def configuration(run: Recorded) -> DictConfig:
         raise UserError(f"run {run.run_id} came to no end that could come out again: {run.tags.get('error', 'it is running')}")
     plain = yaml.safe_load(run.config)
     said = {key: value[: len(run.params.get(key, ""))] for key, value in config.flat(plain).items()}
-    if unlike := sorted(key for key in said.keys() | run.params.keys() if said.get(key) != run.params.get(key)):
+    keys = {key for key in said.keys() | run.params.keys() if config.is_param(key) or key in run.params}
+    if unlike := sorted(key for key in keys if said.get(key) != run.params.get(key)):
         raise UserError(f"run {run.run_id}: config.yaml and the run's parameters differ in {', '.join(unlike)}")
     if faults := [fault for group, each in plain.items() for fault in allow.faults(str(group), each)]:
         raise UserError(f"run {run.run_id}: config.yaml: {'; '.join(faults)}")

@@ -110,8 +110,8 @@ def test_each_job_is_tracked_in_its_own_way(cli, runs, tmp_path):
     words = ["optimizer=sgd,adam", "tracking.every=1,5", "seed=range(3)", "guess=normal", "max_iterations=20"]
     zipped = "sweep.zip=[[optimizer,tracking.every]]"
     assert cli("-m", *words, zipped, "hydra/launcher=fused").out.count("3 jobs as one program") == 2
-    rows = {run.data.params["tracking.every"]: len(history(tmp_path, run.info.run_id, "loss")) for run in runs()}
-    assert len(runs()) == 6 and rows == {"1": 21, "5": 5}
+    rows = {run.data.tags["optimizer"]: len(history(tmp_path, run.info.run_id, "loss")) for run in runs()}
+    assert len(runs()) == 6 and rows == {"sgd": 21, "adam": 5}
 
 
 def test_a_plan_says_what_would_run_and_runs_nothing(cli, runs, tmp_path):

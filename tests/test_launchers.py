@@ -170,7 +170,7 @@ def packs_leave_what_one_program_leaves(folder: Path, address: str, launcher: li
     client, (parents, children) = MlflowClient(tracking_uri=address), recorded(folder, address)
     halves: list[dict[str, Any]] = [{}, {}]
     for run in children:
-        halves[run.data.params["sweep.reuse"] == "False"][run.data.tags["job"]] = run
+        halves["sweep.reuse=false" in run.data.tags["overrides"]][run.data.tags["job"]] = run
     assert [*map(len, halves)] == [40, 40] and {run.info.status for run in [*parents, *children]} == {"FINISHED"}
     for job, one in halves[0].items():
         other = halves[1][job]

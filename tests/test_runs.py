@@ -202,7 +202,7 @@ def test_an_exception_in_a_loss_fails_the_run(cli, runs, tmp_path, monkeypatch):
     (tmp_path / "conf/loss/fails.yaml").write_text("_target_: fails.loss\n")
     monkeypatch.syspath_prepend(tmp_path)
     ended = cli("--config-dir", "conf", "loss=fails", "guess=point", "guess.x=2", "execution=eager")
-    assert ended.code == 1 and ended.err == "error: ZeroDivisionError: at the sixth call\n"
+    assert ended.code == 1 and ended.err == "error: ZeroDivisionError: at the sixth call (fails.py, line 9, in loss)\n"
     (run,) = runs()
     assert run.info.status == "FAILED" and "at the sixth call" in run.data.tags["error"]
     # The rows that were taken are there.

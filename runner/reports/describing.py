@@ -14,7 +14,7 @@ CHOICES = ("loss", "instance", "noise", "guess", "optimizer", "strategy", "execu
 # Parameters that are of the problem, of the start, or of no run's rows.
 OF_PROBLEM, OF_START = ("loss.", "instance.", "noise."), ("guess.", "seed")
 RATE = "optimizer.learning_rate"
-OF_NONE = ("tracking.", "report.", "sweep.")
+OF_NONE = ("tracking.", "report.", "sweep.", "checkpoint.", "resume")
 
 
 def described(found: Sequence[Record]) -> pd.DataFrame:

@@ -157,15 +157,20 @@ def follow(path: Path, minimum: float, known: Fact, grid: np.ndarray) -> Followe
 
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
-    dimension = sum(name.startswith("x/") for name in names)
-    across = [f"x/{i}" for i in range(min(dimension, COORDINATES))]
+    listed = "x" in names
+    dimension = file.schema_arrow.field("x").type.list_size if listed else sum(name.startswith("x/") for name in names)
+    across = [] if listed else [f"x/{i}" for i in range(min(dimension, COORDINATES))]
     measure = "full_loss" if "full_loss" in names else "loss"
     table = file.read(columns=[*dict.fromkeys(["loss", measure]), *across], use_threads=False)
     loss = table["loss"].to_numpy().astype(np.float64)
     best = lowest(table[measure].to_numpy().astype(np.float64), minimum)
-    x = np.stack([table[name].to_numpy() for name in across], axis=1)
+    if listed:
+        # All lists may take more memory than there is.
+        x = artifacts.coordinates(file.read_row_group(0, columns=["x"], use_threads=False), "x")[:1, :COORDINATES]
+    else:
+        x = np.stack([table[name].to_numpy() for name in across], axis=1)
     # Beyond these coordinates the loss tells starts apart.
-    begun = np.append(x[0], loss[0]) if dimension > len(across) else x[0]
+    begun = np.append(x[0], loss[0]) if dimension > x.shape[1] else x[0]
     digest = hashlib.sha256(begun.astype(np.float32).tobytes()).hexdigest()[:12]
     least = np.nan_to_num(loss, nan=np.inf)
     at = int(least.argmin())
@@ -176,7 +181,7 @@ def follow(path: Path, minimum: float, known: Fact, grid: np.ndarray) -> Followe
         x[0].astype(np.float64),
         digest,
         dimension,
-        nearest(x[at], known) if dimension == len(across) else -1,
+        nearest(x[at], known) if dimension == x.shape[1] else -1,
         float(loss[-1]),
         float(least[at]),
         len(loss),

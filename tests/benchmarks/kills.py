@@ -134,7 +134,7 @@ def steps_of(way: Way, store: Path, start: float) -> int:
 def recorded(where: Path) -> tuple[str, list]:
     """Return the store in a folder, and its runs but for the one that made it, in the order of what tells them apart."""
     uri = f"sqlite:///{where}/outputs/mlflow.db"
-    found = [run for run in runs(uri) if run.data.params["tracking.experiment"] != "first"]
+    found = [run for run in runs(uri) if "tracking.experiment=first" not in run.data.tags["overrides"]]
     return uri, sorted(found, key=lambda run: (run.data.params["optimizer.learning_rate"], run.data.params["seed"]))
 
 
