@@ -128,7 +128,7 @@ def execution(node: DictConfig, step: Any) -> Any:
 
 def in_python(node: DictConfig) -> bool:
     """Tell whether an execution calls the loss as plain Python in each step."""
-    return getattr(locate("execution", node), "in_python", False)
+    return getattr(function_of("execution", node), "in_python", False)
 
 
 def of_the_user(cfg: DictConfig) -> bool:

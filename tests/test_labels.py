@@ -124,14 +124,13 @@ def test_a_choice_that_a_plain_value_replaces_is_refused(cli, runs, words, named
 
 
 def test_a_sweep_skips_the_cells_that_contradict_themselves(cli, runs):
-    ended = cli("-m", "optimizer.learning_rate=0.2", "optimizer/learning_rate=null,cosine_decay", "max_iterations=2")
-    assert ended.code == 0 and ended.out.count("skipped, optimizer/learning_rate=cosine_decay") == 1, ended.out
-    assert len(runs()) == 1 and "optimizer/learning_rate" not in runs()[0].data.tags
+    ended = cli("-m", "optimizer.learning_rate=0.2", "optimizer/learning_rate=cosine_decay,exponential_decay")
+    assert ended.code == 0 and ended.out.count("skipped, optimizer/learning_rate=") == 2 and runs() == [], ended
 
 
 @pytest.mark.parametrize("execution", ["eager", "xla"])
 def test_a_mistake_in_a_users_loss_is_told_by_its_line(cli, mine, execution):
-    for name, error in (("raises", "ValueError: a mistake of mine"), ("calls", "rank")):
+    for name, error in (("raises", "ValueError: a mistake of mine"), ("calls", "MatMul")):
         line = OWN.partition(f"def {name}(x):")[0].count("\n") + 2
         ended = cli(f"loss._target_=mine.{name}", *POINT, f"execution={execution}")
         assert ended.code == 1 and ended.err.count("\n") == 1
@@ -153,8 +152,9 @@ def test_a_picture_is_not_heard_of_in_the_users_loss(cli, drawn, mine, monkeypat
     monkeypatch.setattr(config, "draws", lambda cfg, marks: False)
     without = cli(*words)
     assert with_picture.code == without.code == 0 and with_picture.err == without.err == ""
-    # An eager run looks at its first point before it begins, and has a row for each step and the last point.
-    assert with_picture.out.count("called") == without.out.count("called") <= 6
+    # An eager run looks at its first point before it begins, and has a row for each step and the last point; another is traced
+    # at its first run in this process.
+    assert with_picture.out.count("called") == (without.out.count("called") if execution == "eager" else 3) <= 6
     if execution == "graph":
         assert drawn("loss._target_=mine.writes", *POINT, "execution=graph", "max_iterations=4").err.count("written") <= 8
 
