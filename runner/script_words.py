@@ -22,7 +22,7 @@ SUBMITIT = (
 SUBMITIT |= {"name": TEXT, "comment": TEXT, "mail_user": WORD, "submitit_folder": r"[^'\"\\`$;&|<>\x00-\x1f\x7f]+"}
 JOBLIB = dict.fromkeys(("n_jobs", "verbose", "timeout"), NUMBER)
 JOBLIB |= {"batch_size": rf"{NUMBER}|auto", "pre_dispatch": r"all|(\d+ ?\* ?)?(n_jobs|\d+)", "backend": "loky"}
-JOBLIB |= {"prefer": "processes", "require": ""}
+JOBLIB |= {"prefer": "processes", "require": "", "mmap_mode": "r"}  # the last is the published schema's own
 RAY_INIT = dict.fromkeys(("object_store_memory", "include_dashboard", "log_to_driver", "num_cpus", "num_gpus"), NUMBER)
 RAY_REMOTE = dict.fromkeys(("num_cpus", "num_gpus", "memory", "max_retries", "max_calls", "resources"), NUMBER)
 
