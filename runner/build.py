@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from omegaconf import DictConfig, OmegaConf
 
-from runner import allow, forks, optimizers, strategies
+from runner import allow, forks, measures, optimizers, strategies
 from runner.errors import UserError, first_line, nearest
 from runner.loop import Rules
 from runner.losses import Loss
@@ -175,13 +175,25 @@ def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
     limit = node.get("time_limit")
     if limit is not None and not (isinstance(limit, int | float) and limit > 0):
         raise UserError(f"stopping.time_limit must be a number of seconds above 0, got {limit!r}; set stopping.time_limit=60")
-    found = {}
-    # What a step draws is below the minimum by luck.
-    minimum = loss.minimum if loss.seed is None else None
+    found, full = {}, None if loss.seed is None else full_loss(loss)
     for name in (name for name in node if name != "time_limit"):
-        found[name] = function(f"stopping.{name}", node[name], "trace", "start", minimum=minimum)
+        by_full = "full_loss" in inspect.signature(function_of(f"stopping.{name}", node[name])).parameters
+        if by_full and loss.seed is not None and full is None:
+            raise UserError(
+                f"stopping.{name} compares the full_loss of a random loss, and this one measures none; declare it by "
+                "@known(…, random=True, measures={'full_loss': …}), or set stopping=limit"
+            )
+        # The loss of a random step is below the minimum by luck.
+        minimum = loss.minimum if loss.seed is None or by_full else None
+        found[name] = function(f"stopping.{name}", node[name], "trace", "start", minimum=minimum, full_loss=full)
     look_back = max((getattr(rule.func, "look_back", lambda **_: 0)(**rule.keywords) for rule in found.values()), default=0)
     return Rules(found, look_back, max_iterations, limit)
+
+
+def full_loss(loss: Loss) -> Callable[[np.ndarray], float] | None:
+    """Return a random loss without what is random, as a function of one x to a number; None where it has no such measure."""
+    measure = loss.measures.get(measures.FULL)
+    return None if measure is None else lambda x: float(measure(tf.constant(x)))
 
 
 def function_of(path: str, node: Mapping[str, Any] | DictConfig) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from runner import private
-from runner.loop import Result, Rules
+from runner.loop import LOSS, Result, Rules
 from runner.trace import Trace
 
 # Coordinates of a vector that a line has room for, and the width of a number.
@@ -51,7 +51,7 @@ def continues(say: Say, run_id: str, step: int) -> None:
 
 def settings(rule: object) -> dict[str, float]:
     """Return the numbers that a rule was built with."""
-    return {key: value for key, value in getattr(rule, "keywords", {}).items() if value is not None}
+    return {key: value for key, value in getattr(rule, "keywords", {}).items() if isinstance(value, int | float)}
 
 
 @contextmanager
@@ -106,14 +106,14 @@ def tail(say: Say, result: Result, metrics: Mapping[str, float], where: str) -> 
     """Print how the run ended, what it came to and where it can be seen."""
     by = f" ({result.stopped_by})" if result.stopped_by else ""
     say(f"\n[bold]{result.ending.value}[/]{by} at step {result.last.start}: {escape(result.sentence)}")
-    for name, row in (("last", result.last), ("best", result.best)):
-        numbers = f"x = {number(row.x[0])}  loss = {row.loss[0]:.7g}  gradient norm = {row.gradient_norm[0]:.7g}"
-        say(f"{name}: step {row.start}  {numbers}")
+    of, best = (result.best_of or LOSS).replace("_", " "), result.best
+    say(f"last: step {result.last.start}  {numbers(result.last, 'loss', result.last.loss[0])}")
+    if result.best_loss is not None:
+        say(f"best: step {best.start}  {numbers(best, of, result.best_loss)}")
     if found := [f"{name} = {values[0]:.7g}" for name, values in result.last.measured.items()]:
         say(f"at the last x: {'  '.join(found)}")
     far = []
     if "system/loss_above_minimum" in metrics:
-        of = "full loss" if "full_loss" in result.last.measured else "loss"
         far.append(f"the last {of} is {metrics['system/loss_above_minimum']:.3g} above the known minimum")
     if "system/distance_to_minimiser" in metrics:
         far.append(f"the last x is {metrics['system/distance_to_minimiser']:.3g} from the nearest minimiser")
@@ -123,6 +123,11 @@ def tail(say: Say, result: Result, metrics: Mapping[str, float], where: str) -> 
     evaluated = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in result.evaluations.items())
     say(f"{evaluated} evaluations; {spent}")
     say(escape(where))
+
+
+def numbers(row: Trace, of: str, value: float) -> str:
+    """Return the numbers of one row as text; `value` is that of its loss, or of the loss so named."""
+    return f"x = {number(row.x[0])}  {of} = {value:.7g}  gradient norm = {row.gradient_norm[0]:.7g}"
 
 
 def number(x: np.ndarray) -> str:

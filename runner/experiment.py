@@ -102,6 +102,7 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
         seconds = {"compile": ready.seconds, "loop": result.seconds["loop"], "record": opened + result.seconds["record"]}
         result = replace(result, seconds=seconds, run_id=recorder.run_id)
         metrics = summed(result, ready.loss)
+        result = replace(result, summary=plain(metrics))
         recorder.finish(tags(result), metrics)
         # Whatever happens from here on, the run has its result. One that a signal ended has no time to be drawn, and is when
         # it has been continued.
@@ -198,8 +199,8 @@ def steps(
     """Take the steps of what was built, from where it is; each watcher gets every row."""
     program = ready.program
     taken = lambda: int(optimizers.steps(program.optimizer))  # noqa: E731
-    measure = measures.measuring(ready.loss, full_loss_every)
-    result = loop.run(program.execution, taken, ready.rules, watchers, signal, measure, start, save)
+    measure, best_of = measures.measuring(ready.loss, full_loss_every), measures.best_of(ready.loss)
+    result = loop.run(program.execution, taken, ready.rules, watchers, signal, measure, start, save, best_of)
     # The loop may have gone further, past a rule that held, or to an x that is not finite.
     program.x.assign(result.x)
     return result
@@ -208,23 +209,29 @@ def steps(
 def summary(result: Result, loss: Loss) -> dict[str, float]:
     """Return what a run came to as metrics, with what its last row measures; distances only to what is known.
 
-    How far a random loss is above the minimum is told by its `full_loss`; the distance to the minimiser is Euclidean, to the
-    nearest one. MLflow draws a bar for each single number, above the curves of the steps; those that begin with `system/` get
-    a tab of their own instead.
+    Of a random loss `last_loss` and `best_loss` are its `full_loss` at the last row and the lowest one that was measured; one
+    without a full loss has no best. The distance to the minimiser is Euclidean, to the nearest one. MLflow draws a bar for each
+    single number, above the curves of the steps; those that begin with `system/` get a tab of their own instead.
     """
     metrics: dict[str, float] = {"iterations": result.iterations}
     metrics |= {f"{name}_evaluations": count for name, count in result.evaluations.items()}
-    metrics["best_step"] = result.best.start
-    for name, row in (("last", result.last), ("best", result.best)):
-        metrics |= {f"{name}_loss": float(row.loss[0]), f"{name}_gradient_norm": float(row.gradient_norm[0])}
-    metrics |= (measured := {name: float(values[0]) for name, values in result.last.measured.items()})
-    if loss.minimum is not None:
-        metrics["loss_above_minimum"] = measured.get("full_loss", float(result.last.loss[0])) - loss.minimum
+    metrics |= {"last_loss": result.last_loss, "last_gradient_norm": float(result.last.gradient_norm[0])}
+    if result.best_loss is not None:
+        metrics |= {"best_step": result.best.start, "best_loss": result.best_loss}
+        metrics["best_gradient_norm"] = float(result.best.gradient_norm[0])
+    metrics |= {name: float(values[0]) for name, values in result.last.measured.items()}
+    if loss.minimum is not None and result.best_of is not None:
+        metrics["loss_above_minimum"] = float(loop.values(result.last, result.best_of)[0]) - loss.minimum
     if loss.minimisers is not None:
         away = (loss.minimisers - result.last.x).reshape(len(loss.minimisers), -1)
         metrics["distance_to_minimiser"] = float(norm(away).min())
     metrics |= {f"seconds_{name}": value for name, value in result.seconds.items()}
     return {f"system/{name}": value for name, value in metrics.items()}
+
+
+def plain(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return a run's single metrics by the names that a user knows, without their tab's."""
+    return {name.removeprefix("system/"): value for name, value in metrics.items()}
 
 
 def tags(result: Result) -> dict[str, str]:
@@ -237,9 +244,17 @@ def tags(result: Result) -> dict[str, str]:
     by = f" ({result.stopped_by})" if result.stopped_by else ""
     found["mlflow.note.content"] = (
         f"**{result.ending.value}**{by} after {result.iterations} iterations: {result.sentence.rstrip('.')}. "
-        f"The last loss is {result.last.loss[0]:.7g}, the best {result.best.loss[0]:.7g} at step {result.best.start}."
+        f"The last {named(result)} is {result.last_loss:.7g}"
     )
+    if result.best_loss is not None:
+        found["mlflow.note.content"] += f", the best {result.best_loss:.7g} at step {result.best.start}"
+    found["mlflow.note.content"] += "."
     return {key: str(value) for key, value in found.items() if value is not None}
+
+
+def named(result: Result) -> str:
+    """Return the name of the quantity by which a run's rows are compared."""
+    return (result.best_of or loop.LOSS).replace("_", " ")
 
 
 def where(recorder: Recorder) -> str:

@@ -18,6 +18,7 @@ from runner import (
     group_jobs,
     groups,
     job,
+    loop,
     measures,
     named,
     private,
@@ -28,6 +29,7 @@ from runner.compose import Job
 from runner.errors import UserError, first_line
 from runner.group_checkpoints import Checkpoints
 from runner.job import Ended, Outcome, Task
+from runner.loop import Ending
 from runner.many import Job as Run
 
 
@@ -141,9 +143,12 @@ def came(batch: Batch, mine: list[int], group: fused.Group, kept: Checkpoints, *
 
 
 def noted(batch: Batch, mine: list[int], results: Sequence[Any], losses: Sequence[Any], kept: Checkpoints) -> list[Outcome]:
-    """Record jobs that have ended, and write down and return what they came to."""
+    """Measure and record jobs that have ended, and write down and return their outcomes."""
+    every = [cfg.tracking.get("full_loss_every") for cfg in batch.cfgs(mine)]
+    results = [measured(*each) for each in zip(losses, every, results, strict=True)]
+    results = [(rows, summed(result, loss)) for loss, (rows, result) in zip(losses, results, strict=True)]
     kept.recording(batch.places(mine))
-    ids = recorded(batch.task, batch.cfgs(mine), partial(whole, batch, mine, results, losses, kept))
+    ids = recorded(batch.task, batch.cfgs(mine), partial(whole, batch, mine, results, kept))
     jobs = [batch.jobs[index] for index in mine]
     found = [came_to(each, result, run_id) for each, (_, result), run_id in zip(jobs, results, ids, strict=True)]
     for index, each in zip(mine, found, strict=True):
@@ -166,18 +171,37 @@ def sound(each: Job) -> dict[str, str] | None:
         return None
 
 
-def whole(batch: Batch, mine: Sequence[int], results: Sequence[Any], losses: Sequence[Any], kept: Checkpoints) -> Iterator[Run]:
+def whole(batch: Batch, mine: Sequence[int], results: Sequence[Any], kept: Checkpoints) -> Iterator[Run]:
     """Yield jobs that have ended as they are recorded, each with its folder."""
     again = {"resumed": str(kept.jobs.resumed)} if kept.jobs.resumed else {}
-    for index, place, (rows, result), loss, run in zip(mine, batch.places(mine), results, losses, kept.jobs.runs, strict=True):
+    for index, place, (rows, result), run in zip(mine, batch.places(mine), results, kept.jobs.runs, strict=True):
         each = batch.jobs[index]
-        rows = measures.measuring(loss, each.cfg.tracking.get("full_loss_every"))(rows, True)
-        # It is recorded while the next one is made.
-        result = replace(result, last=rows[len(rows) - 1 :], seconds={**result.seconds, "record": 0.0})
         said = about(each, batch.chosen[index], place, batch.task)
         if run.folder is not None:
             said = replace(said, folder=Path(run.folder))
-        yield Run(said, rows, experiment.tags(result) | again, experiment.summary(result, loss), run.key)
+        yield Run(
+            said,
+            rows,
+            experiment.tags(result) | again,
+            {f"system/{name}": value for name, value in result.summary.items()},
+            run.key,
+        )
+
+
+def measured(loss: Any, every: int | None, ended: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return a job's rows and result as when it runs by itself: measured, and with its best row by what is measured."""
+    rows, result = ended
+    if not loss.measures and loss.seed is None:
+        return ended
+    of = measures.best_of(loss)
+    rows = measures.measuring(loss, every)(rows, result.ending is not Ending.INTERRUPTED)
+    return rows, replace(result, last=rows[len(rows) - 1 :], best=loop.lower(None, rows, of), best_of=of)
+
+
+def summed(result: Any, loss: Any) -> Any:
+    """Return a job's result with its summary; the job is recorded while the next one is made."""
+    result = replace(result, seconds={**result.seconds, "record": 0.0})
+    return replace(result, summary=experiment.plain(experiment.summary(result, loss)))
 
 
 def about(each: Job, chosen: dict[str, str], folder: Path, task: Task) -> Any:

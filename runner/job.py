@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Outcome:
     log: str | None = None
     reused: bool = False
     skipped: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  # all single numbers that are recorded of the run, by name
 
     @property
     def failed(self) -> bool:
@@ -268,8 +269,9 @@ def came_to(result: Any, **known: Any) -> Outcome:
         ending=result.ending.value,
         stopped_by=result.stopped_by,
         iterations=result.iterations,
-        last_loss=float(result.last.loss[0]),
-        best_loss=float(result.best.loss[0]),
+        last_loss=result.last_loss,
+        best_loss=result.best_loss,
+        metrics=dict(result.summary),
     )
 
 

@@ -18,6 +18,7 @@ Rule = Callable[[Trace, int], int | None]
 SHORT, LONG = 0.1, 1.0
 # What a strategy records that evaluates otherwise than once a row: how often so far, by what is evaluated.
 EVALUATIONS = "evaluations/"
+LOSS = "loss"
 
 
 class Ending(StrEnum):
@@ -55,12 +56,26 @@ class Result:
     ending: Ending
     stopped_by: str | None
     last: Trace  # the one row that the run ended at
-    best: Trace  # the first row of the lowest finite loss, or the first row where none is finite
+    best: Trace  # the first row of the lowest finite `best_of`, or the first row where none is finite
     seconds: dict[str, float]  # in compilation, in the loop, in recording
     run_id: str | None = None  # by which it is found where it is recorded
     says: str | None = None  # what the strategy that ended it has to say
     pace: tuple[tuple[int, float], ...] = ()  # steps, and the seconds in the loop after which they were taken
     before: Trace | None = None  # the row before the last one, if there is any
+    # The quantity by which rows are compared: a row's loss, or what it measures; None where a random loss measures nothing.
+    best_of: str | None = LOSS
+    summary: Mapping[str, float] = field(default_factory=dict)  # all single numbers that are recorded of the run, by name
+
+    @property
+    def best_loss(self) -> float | None:
+        """The lowest finite `best_of`; None where there is no such quantity."""
+        return None if self.best_of is None else float(values(self.best, self.best_of)[0])
+
+    @property
+    def last_loss(self) -> float:
+        """`best_of` at the last row; where it is not measured there, the row's own loss."""
+        value = float(values(self.last, self.best_of)[0])
+        return float(self.last.loss[0]) if np.isnan(value) else value
 
     @property
     def x(self) -> np.ndarray:
@@ -141,10 +156,12 @@ def run(
     measure: Callable[[Trace, bool], Trace] = lambda rows, ended: rows,
     start: State | None = None,
     save: Callable[[State, bool], None] = lambda state, now: None,
+    best_of: str | None = LOSS,
 ) -> Result:
     """Take steps until a rule, a non-finite row, a limit or a signal ends them.
 
-    `measure` adds to rows what the loss measures, told whether the run ends with them; rules do not see it. Each watcher gets
+    `measure` adds to rows what the loss measures, told whether the run ends with them; rules do not see it. The best row is
+    that of the lowest `best_of`, the loss or what is measured. Each watcher gets
     every row once and in order, up to the one that the run ends at. `start` is where a run goes on; `save` is offered the state
     before each chunk, and told whether a signal makes it the last one.
     """
@@ -169,8 +186,8 @@ def run(
         new = new if stop is None else new[: stop.step + 1 - new.start]
         look_back = max(rules.look_back, 1 if execution.stalled else 0)
         at.earlier = trace[max(0, len(trace) - look_back) :] if look_back else None
-        at.best = lower(at.best, new)
         new = measure(new, stop is not None and stop.ending is not Ending.INTERRUPTED)
+        at.best = lower(at.best, new, best_of)
         for watch in watchers:
             watch(new)
         recorded = time.perf_counter()
@@ -183,7 +200,8 @@ def run(
         size = resized(size, recorded - began)
         before, at.before = new[-2:-1] if len(new) > 1 else at.before, new[len(new) - 1 :]
         if stop is not None:
-            return Result(stop.ending, stop.by, at.before, at.best, at.clock, None, stop.sentence, tuple(at.pace), before)
+            pace = tuple(at.pace)
+            return Result(stop.ending, stop.by, at.before, at.best, at.clock, None, stop.sentence, pace, before, best_of)
 
 
 def stalled(execution: Execution, trace: Trace, start: int) -> Stop | None:
@@ -224,10 +242,16 @@ def nonfinite(trace: Trace, start: int) -> Stop | None:
     return Stop(trace.start + row, Ending.DIVERGED, by)
 
 
-def lower(best: Trace | None, new: Trace) -> Trace:
-    """Return the row of the lowest finite loss so far, the earliest of equals."""
-    losses = np.where(np.isfinite(new.loss), new.loss, np.inf)
-    row = int(np.argmin(losses))
-    if best is not None and not losses[row] < best.loss[0]:
+def values(rows: Trace, of: str | None) -> np.ndarray:
+    """Return a quantity of rows, [n]: their loss, or what is measured; NaN where it is not."""
+    return rows.loss if of == LOSS else rows.measured.get(of or "", np.full(len(rows), np.nan))
+
+
+def lower(best: Trace | None, new: Trace, of: str | None = LOSS) -> Trace:
+    """Return the row of the lowest finite value so far of a quantity, the earliest of equals."""
+    found = values(new, of)
+    found = np.where(np.isfinite(found), found, np.inf)
+    row = int(np.argmin(found))
+    if best is not None and not found[row] < np.nan_to_num(values(best, of)[0], nan=np.inf):
         return best
     return new[row : row + 1]

@@ -57,21 +57,35 @@ def plateau(trace: Trace, start: int, *, patience: int, tolerance: float) -> int
     return first(np.concatenate([np.zeros(patience, bool), flat])[start:], start)
 
 
-def target(trace: Trace, start: int, *, loss: float | None, tolerance: float | None, minimum: float | None) -> int | None:
+def target(
+    trace: Trace,
+    start: int,
+    *,
+    loss: float | None,
+    tolerance: float | None,
+    minimum: float | None,
+    full_loss: Callable[[Any], float] | None = None,
+    every: int = 1,
+) -> int | None:
     """Hold where the loss is ≤ `loss`, or within `tolerance` of the known minimum; `minimum` is the loss's own.
 
-    Raises UserError where neither is given, or a tolerance without a known minimum.
+    Of a random loss it is `full_loss` that is compared, a function of one x, at every so many-th step: the loss of a step is
+    below the target by luck. Raises UserError where neither is given, or a tolerance without a known minimum.
     """
+    if every < 1:
+        raise UserError(f"stopping.target.every must be 1 or more steps, got {every}; set stopping.target.every=100")
     if loss is None and tolerance is None:
         raise UserError("stopping=target needs stopping.target.loss=… or stopping.target.tolerance=…")
     if loss is None and minimum is None:
         raise UserError(
-            "stopping.target.tolerance needs a loss of known minimum that is not random, which this one is not; "
-            "set stopping.target.loss=…"
+            "stopping.target.tolerance needs a loss of known minimum, which this one is not; set stopping.target.loss=…"
         )
     if loss is None:
         loss = minimum + positive("target.tolerance", tolerance)  # pyright: ignore[reportOptionalOperand]
-    return first(trace.loss[start:] <= loss, start)
+    if full_loss is None:
+        return first(trace.loss[start:] <= loss, start)
+    due = range(start + -(trace.start + start) % every, len(trace), every)
+    return next((row for row in due if full_loss(trace.x[row]) <= loss), None)
 
 
 def first(holds: np.ndarray, start: int) -> int | None:

@@ -12,15 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner import allow, grammar, launching, named, pickles, processes, spaces
+from runner import allow, grammar, job, launching, named, pickles, processes, quick, spaces
+from runner import quiet as quiet_imports
 from runner.errors import UserError, first_line, nearest
 from runner.job import Outcome
 from runner.spaces import Axis
 from runner.sweeps import Sweep
-from runner.trials import WORST, Trials, quiet
+from runner.trials import OBJECTIVES, WORST, Trials, quiet
 
 PATH = "hydra.sweeper"
-OBJECTIVES = ("best_loss", "last_loss", "iterations")
+# Of every run; which others there are depends on the loss.
+RECORDED = (*OBJECTIVES, "best_step", "best_gradient_norm", "last_gradient_norm", "gradient_evaluations")
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,9 @@ class Settings:
             value = getattr(self, key)
             if type(value) is not int or not 1 <= value <= grammar.JOBS:
                 yield f"{PATH}.{key} must be a whole number in 1 … {grammar.JOBS}, got {value!r}; set it with {PATH}.{key}=10"
-        for key, known in (("objective", OBJECTIVES), ("direction", tuple(WORST))):
-            for word in getattr(self, key):
-                if word not in known:
-                    yield f"{PATH}.{key} must be one of its words, got {word!r}; {nearest(word, known)}"
+        for word in self.direction:
+            if word not in WORST:
+                yield f"{PATH}.direction must be one of its words, got {word!r}; {nearest(word, tuple(WORST))}"
         if len(self.objective) != len(self.direction):
             yield f"{PATH}.direction must have a word for each of {PATH}.objective={','.join(self.objective)}"
 
@@ -71,6 +72,7 @@ def search(make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], key
     with quiet():
         axes, fixed = spaces.read(launching.parsed(made, settings.params, arguments))
         sampler, limit = sampler_of(settings, axes)
+        recorded(made.composed([*fixed, *firsts(axes)]), settings.objective)
         called = settings.study_name or name(made, axes, fixed, settings)
         # A plan leaves nothing behind.
         kept = None if settings.storage is None or made.settings.plan else opened(settings, called, settings.storage)
@@ -135,11 +137,31 @@ def size(axes: Mapping[str, Axis]) -> int:
     return count
 
 
+def firsts(axes: Mapping[str, Axis]) -> list[str]:
+    """Return the overrides of the first value of each axis."""
+    return [axis.typed(axis.distribution.low if axis.values is None else axis.values[0]) for axis in axes.values()]
+
+
+def recorded(first: Any, objective: Sequence[str]) -> None:
+    """Raise UserError for an objective that no run of this job's loss records; the loss is built where that decides."""
+    if set(objective) <= set(OBJECTIVES):
+        return
+    job.checked(first.cfg, first.hydra.hydra)
+    with quiet_imports.tensorflow(), quick.without_optional_imports():
+        from runner import build
+    loss = build.loss(first.cfg)
+    known = [*RECORDED, *loss.measures]
+    known += [] if loss.minimum is None else ["loss_above_minimum"]
+    known += [] if loss.minimisers is None else ["distance_to_minimiser"]
+    for word in objective:
+        if word not in known and not word.startswith("seconds_") and not word.endswith("_evaluations"):
+            raise UserError(f"{PATH}.objective must be one of its words, got {word!r}; {nearest(word, known)}")
+
+
 def name(made: Sweep, axes: Mapping[str, Axis], fixed: Sequence[str], settings: Settings) -> str:
     """Return a study's name, which two commands share that search the same, for the same, by the same sampler."""
-    first = [axis.typed(axis.distribution.low if axis.values is None else axis.values[0]) for axis in axes.values()]
     space = sorted((key, repr(axis.distribution)) for key, axis in axes.items())
-    parts = [made.composed([*fixed, *first]).identity, space, settings.objective, settings.direction, settings.sampler]
+    parts = [made.composed([*fixed, *firsts(axes)]).identity, space, settings.objective, settings.direction, settings.sampler]
     kind = str(settings.sampler["_target_"]).rpartition(".")[2]
     return f"{kind}-{hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]}"
 

@@ -69,6 +69,10 @@ class SweepRecorder:
         self.run_id, self.experiment_id = begun["run_id"], begun["experiment_id"]
         return begun["known"]
 
+    def metrics(self, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
+        """Return the single numbers that are recorded of runs, by run."""
+        return self.process.ask("sweep_metrics", {"uri": self.uri, "run_ids": list(run_ids)})["metrics"]
+
     def reused(self, identities: Set[str]) -> None:
         """Let go of what interrupted groups keep of jobs that are not run again."""
         group_jobs.forget(Path(self.keys["pending"]), identities)
@@ -198,6 +202,7 @@ def report(fields: Fields, _: Arrays) -> Fields:
 ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
     "sweep_known": lambda fields, _: sweep_store.found(**fields),
     "sweep_settled": settled,
+    "sweep_metrics": lambda fields, _: {"metrics": sweep_store.metrics(**fields)},
     "sweep_begin": begin,
     "sweep_record": record,
     "sweep_end": lambda fields, _: sweep_store.end(**fields),

@@ -107,6 +107,14 @@ def by_sql(store: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]
             yield identity, dict(zip(("run_id", "status", *TAGS, *METRICS), values, strict=True))
 
 
+def metrics(uri: str, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Return the single numbers that are recorded of runs, by their names, by run."""
+    client = store.client_of(uri)
+    found = {run_id: client.get_run(run_id).data.metrics for run_id in run_ids}
+    of = {run_id: {key: each[key] for key in each if key.startswith("system/")} for run_id, each in found.items()}
+    return {run_id: {key.removeprefix("system/"): value for key, value in each.items()} for run_id, each in of.items()}
+
+
 def end(
     keys: Mapping[str, Any],
     run_id: str,

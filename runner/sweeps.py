@@ -275,7 +275,8 @@ def read(run: Mapping[str, Any]) -> dict[str, Any]:
 def table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     """Return a column for each field of the outcomes."""
     rows = [private.hidden(asdict(each)) | {"overrides": " ".join(shown(each.overrides))} for each in outcomes]
-    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+    # The runs have their metrics.
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ()) if key != "metrics"}
 
 
 def command(overrides: Overrides, sources: Sequence[Any]) -> str:

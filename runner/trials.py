@@ -7,17 +7,20 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from runner import dumping, private
-from runner.errors import UserError, first_line
+from runner.errors import UserError, first_line, nearest
 from runner.job import SIGNALS, Outcome
 from runner.spaces import Axis
 from runner.sweeps import Sweep
 
 # What a diverged run is told as. Optuna takes infinities as values, and its samplers rank them last; told as a failure it would
 # be forgotten: TPE then went on to draw 30 diverging trials of 60 instead of 18 (medians over 8 seeds).
+# What an outcome has of every job, besides the metrics of its run.
+OBJECTIVES = ("best_loss", "last_loss", "iterations")
 WORST = {"minimize": math.inf, "maximize": -math.inf}
 
 
@@ -107,11 +110,21 @@ class Trials:
             if new:
                 sweep.launch(new)
         finally:
-            self.outcomes |= {each.overrides: each for each in sweep.outcomes[known:]}
+            self.outcomes |= {each.overrides: each for each in self.complete(sweep, sweep.outcomes[known:])}
             for number, job in jobs.items():
                 # What was interrupted stays begun, and goes on with the study.
                 if job in self.outcomes and self.outcomes[job].stopped_by not in SIGNALS:
                     self.tell(number, self.outcomes[job])
+
+    def complete(self, sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Return outcomes with the objectives; of a reused job the store has those that its outcome lacks."""
+        lacking = [
+            str(each.run_id)
+            for each in outcomes
+            if each.run_id and not each.metrics and not set(self.objective) <= asdict(each).keys()
+        ]
+        recorded = sweep.recorder.metrics(lacking) if lacking else {}
+        return [replace(each, metrics=recorded.get(str(each.run_id), each.metrics)) for each in outcomes]
 
     def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the overrides of a trial's job."""
@@ -139,10 +152,22 @@ class Trials:
             self.kept.tell(number, values, state)
 
     def values(self, outcome: Outcome) -> list[float]:
-        """Return an outcome's objectives; a diverged run's are all the worst, or its few iterations would shine."""
-        given = [getattr(outcome, name) for name in self.objective]
+        """Return an outcome's objectives; a diverged run's are all the worst, or its few iterations would shine.
+
+        Raises UserError where a run that has not diverged has no such number.
+        """
+        known = {name: getattr(outcome, name) for name in OBJECTIVES} | outcome.metrics
+        given = [known.get(name) for name in self.objective]
+        if outcome.ending != "diverged" and None in given:
+            name = self.objective[given.index(None)]
+            recorded = [key for key, value in known.items() if value is not None]
+            raise UserError(f"hydra.sweeper.objective={name} is not recorded of this loss; {nearest(name, recorded)}")
         fine = outcome.ending != "diverged" and all(value is not None and math.isfinite(value) for value in given)
-        return [float(value) for value in given] if fine else [WORST[each.name.lower()] for each in self.study.directions]
+        return (
+            [float(value) for value in given if value is not None]
+            if fine
+            else [WORST[each.name.lower()] for each in self.study.directions]
+        )
 
     def best(self) -> list[Any]:
         """Return the best trial, or all of the front where there are several objectives; none that diverged."""
