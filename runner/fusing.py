@@ -201,7 +201,7 @@ def measured(loss: Any, every: int | None, ended: tuple[Any, Any]) -> tuple[Any,
 def summed(result: Any, loss: Any) -> Any:
     """Return a job's result with its summary; the job is recorded while the next one is made."""
     result = replace(result, seconds={**result.seconds, "record": 0.0})
-    return replace(result, summary=experiment.plain(experiment.summary(result, loss)))
+    return replace(result, summary=experiment.plain(experiment.summed(result, loss)))
 
 
 def about(each: Job, chosen: dict[str, str], folder: Path, task: Task) -> Any:

@@ -38,7 +38,7 @@ def parser() -> Parser:
     made.add_argument("runs", nargs="?", metavar="SWEEP", help=what)
     made.add_argument("--filter", metavar="CONDITION", help="of MLflow's: \"tags.loss = 'booth' and params.dtype = 'float64'\"")
     made.add_argument("--out", type=Path, metavar="DIR", help=f"where the files go; {FOLDER}/SWEEP")
-    by = "compare the values of this key (strategy, optimizer.momentum, …) instead of optimizers"
+    by = "compare the values of this key (strategy, optimizer.momentum, …) instead of methods"
     made.add_argument("--by", metavar="KEY", help=by)
     return made
 
@@ -91,16 +91,16 @@ def made(
 
 
 def compared_by(runs: Runs, key: str) -> Runs:
-    """Return runs whose groups are the values of a key in place of optimizers; raises UserError where they do not differ.
+    """Return runs whose groups are the values of a key in place of methods; raises UserError where they do not differ.
 
-    What optimizers they had stays as `method`.
+    The optimizers that they were given stay as `choice`.
     """
     column = key if key in runs.frame else f"p.{key}"
     if column not in runs.frame:
         known = [name.removeprefix("p.") for name in runs.frame if name.startswith("p.")]
         raise UserError(f"--by must name what differs among the runs, got {key!r}; {nearest(key, known)}")
     labels = runs.frame[column].map(lambda value: f"{key}={value}")
-    return replace(runs, frame=runs.frame.assign(method=runs.frame["optimizer"], optimizer=labels), compared="group")
+    return replace(runs, frame=runs.frame.assign(optimizer=labels), compared="group")
 
 
 def computed(runs: Runs) -> dict[str, pd.DataFrame]:

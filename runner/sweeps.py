@@ -21,6 +21,8 @@ from runner.job import SWEPT, Ended, Outcome, Task, as_outcome, prepare, shown
 Overrides = Sequence[str]
 # Runs whose report takes so long that it is told of before.
 MANY = 500
+# Of Hydra's own overrides, those that a command which goes on with a sweep has too.
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 
 
 class Sweep:
@@ -31,6 +33,7 @@ class Sweep:
         self.sources = loader.get_search_path().get_path()
         self.composed = task.composed = compose.Composer(loader, master)
         self.settings, self.overrides = master.sweep, tuple(overrides)
+        self.options = [*given(self.sources), *(each for each in master.hydra.overrides.hydra if each.startswith(LAUNCHER))]
         self.recorder: Any = None
         self.reports = False
         # Of the parent run, besides those that every one has.
@@ -111,7 +114,9 @@ class Sweep:
             return
         self.claims = Claims(Path(cfg.tracking.pending), f"{store.absolute(cfg.tracking.uri)} {cfg.tracking.experiment}")
         text = " ".join(shown(self.overrides))
-        tags = {"overrides": text, "sweep": "parent", **self.tags, **config.provenance()}
+        if self.options:
+            self.task.marks["options"] = " ".join(shown(self.options))
+        tags = {"overrides": text, "sweep": "parent", **self.task.marks, **self.tags, **config.provenance()}
         self.known = self.recorder.begin(f"sweep {text}"[:250], tags)
         # Offline there is no such run.
         if self.recorder.run_id is not None:
@@ -281,6 +286,12 @@ def table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
 def command(overrides: Overrides, sources: Sequence[Any]) -> str:
     """Return the command that runs one job alone, with the folder of configurations, and the targets, that the user named."""
-    given = [f"{allow.OPTION}={each}" for each in allow.NAMED]
-    given += [f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"]
-    return shlex.join(["python", "-m", "runner", *given, *shown(overrides)])
+    return shlex.join(["python", "-m", "runner", *given(sources), *shown(overrides)])
+
+
+def given(sources: Sequence[Any]) -> list[str]:
+    """Return the options that the user's command had: the targets that it allows, and the folder of configurations."""
+    options = [f"{allow.OPTION}={each}" for each in allow.NAMED]
+    return options + [
+        f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"
+    ]

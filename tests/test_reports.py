@@ -24,6 +24,7 @@ from runner.reports import (
     reading,
     selection,
     stability,
+    trajectories,
     wording,
 )
 
@@ -38,20 +39,21 @@ def runs_of(steps, *, optimizer=None, problem="p", rate=0.1, **columns) -> readi
     frame = pd.DataFrame({"optimizer": optimizer or "sgd", "problem": problem, "loss": "p"}, index=range(len(steps)))
     frame = frame.assign(learning_rate=rate, minimum=0.0, limit=NAN, ending="iteration_limit", max_iterations=100)
     frame = frame.assign(iterations=100, evaluations=101, rows=101, dimension=1, seed=0, last_loss=0.0, best_loss=0.0)
+    frame = frame.assign(choice=frame["optimizer"], reference=0.0, draw=0, every=1, fused=False, words="", options="")
     frame = frame.assign(start=[f"s{i}" for i in range(len(frame))]).assign(**columns)
     frame["configuration"] = "optimizer=" + frame["optimizer"] + " rate=" + frame["learning_rate"].astype(str)
     gap = np.ones((len(frame), 2), np.float32)
     to_target = {"steps": reached, "evaluations": reached + 1, "seconds": reached / 10}
-    pace = {"evaluations": np.ones(len(frame)), "seconds": np.full(len(frame), 0.1)}
-    return reading.Runs(frame, reading.TARGETS, to_target, np.array([0, 100]), gap, pace, "sweep x", reached + 1)
+    spent = {"evaluations": np.tile([1.0, 101.0], (len(frame), 1)), "seconds": np.tile([0.0, 10.0], (len(frame), 1))}
+    return reading.Runs(frame, reading.TARGETS, to_target, np.array([0, 100]), gap, spent, "sweep x", reached + 1)
 
 
 def test_the_lowest_gap_and_the_first_rows_that_reach_targets():
-    best = reading.lowest(np.array([5, 3, NAN, 4, 1.0625, 1.0005, 0.5]), 1.0)
+    best = trajectories.lowest(np.array([5, 3, NAN, 4, 1.0625, 1.0005, 0.5]), 1.0)
     np.testing.assert_allclose(best, [4, 2, 2, 2, 0.0625, 0.0005, 0])
-    np.testing.assert_array_equal(reading.first(best, np.array([4, 2, 0.1, 0.0625, 1e-8])), [0, 1, 4, 4, 6])
-    np.testing.assert_array_equal(reading.first(best[:6], np.array([1e-3, 1e-4])), [5, NAN])
-    assert reading.lowest(np.array([NAN, np.inf]), 0.0).tolist() == [np.inf, np.inf]
+    np.testing.assert_array_equal(trajectories.first(best, np.array([4, 2, 0.1, 0.0625, 1e-8])), [0, 1, 4, 4, 6])
+    np.testing.assert_array_equal(trajectories.first(best[:6], np.array([1e-3, 1e-4])), [5, NAN])
+    assert trajectories.lowest(np.array([NAN, np.inf]), 0.0).tolist() == [np.inf, np.inf]
 
 
 def test_performance_profile_of_dolan_and_more_by_hand():
@@ -105,7 +107,7 @@ def test_one_thing_is_not_many():
 
 def test_data_profile_of_more_and_wild_by_hand():
     # f falls tenfold a step from 1, so that a thousandth is left at step 3, after 4 evaluations: of d = 1, 2 simplex gradients.
-    falls = reading.first(reading.lowest(10.0 ** -np.arange(8), 0.0), reading.TARGETS)
+    falls = trajectories.first(trajectories.lowest(10.0 ** -np.arange(8), 0.0), reading.TARGETS)
     runs = runs_of([falls, falls + 2], optimizer=["a", "b"], start="s")
     made = profiles.data(runs, np.array([True, True]))
     assert made[["optimizer", "alpha", "fraction"]].values.tolist() == [["a", 2, 1], ["b", 3, 1]]
@@ -154,16 +156,53 @@ def test_an_optimizer_that_ran_elsewhere_is_not_held_against_others():
     assert profiles.performance(runs, np.full(4, True)).values.tolist() == [["a", 1.0, 1.0], ["b", 1.5, 1.0]]
 
 
-def test_the_interval_of_a_median_is_that_of_order_statistics():
-    values = np.sort(np.random.default_rng(0).lognormal(size=31))
-    low, high = ranking.interval(np.stack([values, np.where(values > values[17], np.inf, values)], axis=1))
+@pytest.mark.parametrize("n", [6, 7, 8, 30, 31, 1000])
+def test_the_interval_of_a_median_is_exact_and_holds_it(n):
+    values = np.random.default_rng(n).lognormal(size=n)
+    never = np.where(values > np.quantile(values, 0.6), np.inf, values)
+    low, high = ranking.interval(np.stack([values, never], axis=1))
     exact = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
-    # Each end within one place of the exact one; the bootstrap is a little narrower.
-    places = np.searchsorted(values, [low[0], high[0]]) - np.searchsorted(values, [exact.low, exact.high])
-    assert np.abs(places).max() <= 1
-    # More than a fortieth of the resamples have a median beyond place 17, which is never reached.
-    assert low[1] == low[0] and np.isinf(high[1])
-    assert np.isnan(ranking.interval(np.ones((1, 1)))).all() and np.isnan(ranking.interval(np.full((5, 1), np.inf))).all()
+    assert (low[0], high[0]) == (exact.low, exact.high) and low[1] == low[0]
+    middle = ranking.median(np.stack([values, never], axis=1))
+    assert (low <= middle).all() and (middle <= high).all()
+    # The median lies between two places with this probability (Conover 1999), of n tosses of a coin.
+    below, above = np.searchsorted(np.sort(values), [low[0], high[0]]) + 1
+    assert stats.binom.cdf(above - 1, n, 0.5) - stats.binom.cdf(below - 1, n, 0.5) >= 0.95
+
+
+def test_too_few_values_have_no_interval():
+    for n in range(1, 6):
+        assert np.isnan(ranking.interval(np.ones((n, 1)))).all()
+    assert np.isnan(ranking.interval(np.full((9, 1), np.inf))).all()
+
+
+@pytest.mark.parametrize("problems", [1, 2, 5])
+def test_the_interval_of_the_overall_score_is_of_the_score(problems):
+    rng = np.random.default_rng(problems)
+    of = [f"p{i}" for i in range(problems) for _ in range(40)]
+    # The lowest target that is reached differs: of all runs of one problem 6 of 8, of all of another none.
+    reached = np.where(np.arange(8) < rng.integers(0, 9, (len(of), 1)), 1.0, NAN)
+    one = of.index(of[-1])
+    reached[one:] = NAN
+    runs = runs_of(reached, problem=of)
+    (row,) = ranking.overall(runs).itertuples()
+    shares = np.isfinite(reached).mean(axis=1).reshape(problems, 40)
+    assert row.share == pytest.approx(shares.mean())
+    assert row.low <= row.share <= row.high if problems > 1 else np.isnan(row.low)
+    if problems > 1:
+        # Of a mean of independent means, by the central limit theorem.
+        half = 1.96 * np.sqrt((shares.std(axis=1) ** 2 / 40).sum()) / problems
+        assert row.high - row.low == pytest.approx(2 * half, rel=0.15)
+
+
+def test_a_configuration_that_has_not_run_everywhere_has_no_overall_score():
+    runs = runs_of([1, 1, 2], optimizer=["a", "a", "b"], problem=["p", "q", "p"], start="s")
+    tables = report.computed(runs)
+    assert tables["overall"]["optimizer"].tolist() == ["a"]
+    assert "problems" in tables["fairness"]["mark"].tolist() and set(tables["ecdf"]["optimizer"]) == {"a"}
+    apart = report.computed(runs_of([1, 2], optimizer=["a", "b"], problem=["p", "q"], start="s"))
+    assert apart["overall"].empty and apart["ecdf"].empty
+    assert not any(line.startswith("overall") for line in answer.text(runs, apart).splitlines())
 
 
 def test_medians_are_finite_where_half_of_the_runs_arrive():
@@ -182,12 +221,26 @@ def test_ranking_says_how_sure_it_is():
     # All n signs alike: p = 2 / 2^n.
     assert made["words"].tolist() == ["best", f"more steps than a at 8 of 8 starts (p = {2 / 2**n:.2g})"]
     same = ranking.tables(runs_of([*fast, *fast], optimizer=["b"] * n + ["a"] * n, start=starts))["ranking"]
-    assert same["words"][1] == "no difference from b at 8 starts (p = 1)"
+    assert same["words"][1] == "not told apart from b at 8 starts (p = 1)"
     few = ranking.tables(runs_of([1, 2, 3, 4], optimizer=["a", "a", "b", "b"], start=["s", "t"] * 2))["ranking"]
     assert few["words"][1] == "more steps than a at 2 of 2 starts: too few to tell"
     alike = ranking.tables(runs_of([1, 2, 1, 2, 3], optimizer=["a", "a", "b", "b", "c"], start=["s", "t", "s", "t", "u"]))
     words = alike["ranking"].set_index("optimizer")["words"]
     assert words["b"] == "as many steps as a at 2 starts: too few to tell" and words["c"] == "no start in common with a"
+
+
+def test_many_comparisons_are_held_to_account():
+    # Each of 20 methods needs more steps at 6 of 6 starts: p = 2 / 2^6 = 0.031 alone, and of all 20 together as much.
+    names = [f"m{i:02}" for i in range(21)]
+    steps = [1 + (name != "m00") for name in names for _ in range(6)]
+    starts = [f"s{i}" for _ in names for i in range(6)]
+    made = ranking.tables(runs_of(steps, optimizer=np.repeat(names, 6).tolist(), start=starts))["ranking"]
+    assert made["words"][1] == "more steps than m00 at 6 of 6 starts (p of 20 comparisons = 0.031)"
+    # Where one of them alone does, it is as likely by chance: 20 · 0.031 > 0.05.
+    steps = [1 + (name == "m20") * i for name in names for i in range(1, 7)]
+    made = ranking.tables(runs_of(steps, optimizer=np.repeat(names, 6).tolist(), start=starts))["ranking"]
+    assert made["words"].iloc[-1].startswith("not told apart from m00 at 6 starts (p of 20 comparisons = ")
+    assert float(made["words"].iloc[-1].split()[-1][:-1]) == pytest.approx(20 * 2 / 2**6, rel=0.01)
 
 
 def test_expected_steps_are_all_steps_over_the_runs_that_arrive():
@@ -337,7 +390,9 @@ def test_a_sweep_is_reported_when_it_ends(reported, command, tmp_path):
 
     again = command(run.info.run_id[:10], "--out", "elsewhere")
     assert again.code == 0 and again.err == "" and (tmp_path / "elsewhere/report.html").is_file()
-    assert "reaches 1e-08 in 1 step [1, 1], 100% of 4 runs; it converges at rates 0.05 … 0.9, 2/L = 1" in again.out
+    # Of four runs there is no interval of 95 %.
+    assert "reaches 1e-08 in 1 step, 100% of 4 runs; at rates 0.05 … 0.9 at least half of the runs end at 0.1" in again.out
+    assert "of their first gap, or lower, 2/L = 1" in again.out
     ended = command("--filter", "params.`optimizer.learning_rate` = '0.9'", "--by", "seed")
     assert ended.code == 0 and ": 4 runs, 1 problem, 4 groups" in ended.out
     for words, told in (
@@ -355,7 +410,7 @@ def test_a_sweep_that_reuses_runs_or_has_not_ended_is_reported(reported, command
     client, run = parent(tmp_path)
     assert files(client, run.info.run_id) == {"jobs.json"}
     again = reported(*QUADRATIC)
-    assert "16 reused" in again.out and ": 16 runs, 1 problem, 1 optimizer" in again.out
+    assert "16 reused" in again.out and ": 16 runs, 1 problem, 1 method" in again.out
     # As a sweep that runs yet: half of its jobs are there, and one of these has no rows.
     experiment = run.info.experiment_id
     half = client.create_run(experiment, tags={"sweep": "parent", "overrides": "x"}).info.run_id
@@ -417,6 +472,6 @@ def test_the_answer_is_short():
     problems = [f"p{i}" for i in range(9) for _ in range(2)]
     runs = runs_of([1, 2] * 9, optimizer=["a", "b"] * 9, problem=problems, start="s")
     lines = answer.text(runs, report.computed(runs)).splitlines()
-    assert len(lines) <= 16 and lines[0] == "sweep x: 18 runs, 9 problems, 2 optimizers"
-    assert lines[1].startswith("overall: optimizer=a rate=0.1 reaches 12% of all targets")
+    assert len(lines) <= 16 and lines[0] == "sweep x: 18 runs, 9 problems, 2 methods"
+    assert lines[1].startswith("overall: optimizer=a rate=0.1 reaches 12% of the targets, the mean over all problems")
     assert "and 3 more problems: in the tables" in lines

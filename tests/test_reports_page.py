@@ -59,11 +59,12 @@ def made(optimizers=("adam", SCRIPT), side=10, learning_rates=RATES, problems=("
 
 def runs(frame: pd.DataFrame, gap: np.ndarray) -> Runs:
     """Return runs of two evaluations and 1e-4 seconds a step."""
+    frame = frame.assign(minimum=0.0, every=1, fused=False, draw=0)
     reached = gap[:, :, None] <= TARGETS
     steps = np.where(reached.any(axis=1), GRID[reached.argmax(axis=1)], np.nan)
-    pace = {"evaluations": np.full(len(frame), 2.0), "seconds": np.full(len(frame), 1e-4)}
+    spent = {"evaluations": np.tile(2.0 * GRID, (len(frame), 1)), "seconds": np.tile(1e-4 * GRID, (len(frame), 1))}
     to_target = {"steps": steps, "evaluations": 2 * steps, "seconds": 1e-4 * steps}
-    return Runs(frame, TARGETS, to_target, GRID, gap, pace, "sweep <b>")
+    return Runs(frame, TARGETS, to_target, GRID, gap, spent, "sweep <b>")
 
 
 def tables(of: Runs) -> dict[str, pd.DataFrame]:
@@ -112,7 +113,8 @@ def test_a_run_without_a_gap_is_beyond_the_others() -> None:
 def test_a_budget_buys_as_many_steps_as_it_pays_for() -> None:
     grid = np.arange(101)
     gap = np.tile(1.0 / (grid + 1), (3, 1))
-    of = SimpleNamespace(grid=grid, gap=gap, pace={"evaluations": np.array([1.0, 4.0, np.nan])})
+    spent = grid * np.array([[1.0], [4.0], [np.nan]])
+    of = SimpleNamespace(grid=grid, gap=gap, spent={"evaluations": spent})
     budgets, found = curves.against(of, "evaluations")
     assert budgets[0] == pytest.approx(1) and budgets[-1] == pytest.approx(400)
     for pace, row in ((1, found[0]), (4, found[1])):
@@ -190,10 +192,8 @@ def test_of_many_optimizers_those_that_reach_most_are_drawn_and_the_others_are_c
     assert choosing.drawn(names, overall) == names[3:] and choosing.drawn(names[:3], overall) == names[:3]
     of = made(optimizers=names, side=2, learning_rates=[0.01, 0.1], problems=["sphere"])
     text = page(of, tables(of), "")
-    assert (
-        text.count("3 optimizers more: drawn are the 14 that reach most targets; <code>python -m runner.report --filter") == 2
-    )
-    assert "optimizer (14 of 17)" in text and "configuration (14 of 34)" in text
+    assert text.count("3 methods more: drawn are the 14 that reach most targets; <code>python -m runner.report --filter") == 2
+    assert "method (14 of 17)" in text and "configuration (14 of 34)" in text
 
 
 def test_starts_on_no_grid_are_squares_of_a_part_of_the_picture() -> None:
@@ -303,7 +303,7 @@ def test_curves_follow_what_is_chosen(opened):
     labels = {dict(each)["label"][0] for each in opened.drawn(0) if dict(each)["label"]}
     assert labels == {"0.001", "0.01", "0.1", "1", "10"}
     opened.choose("Against", "steps")
-    opened.choose("One curve for each", "optimizer at its best")
+    opened.choose("One curve for each", "method at its best")
     assert opened.drawn(0) == before
 
 

@@ -129,7 +129,7 @@ def test_ctrl_c_leaves_the_report_and_the_sweep_as_it_ended(address, folder):
     assert client.get_run(run_id).info.status == "FINISHED" and [each.path for each in client.list_artifacts(run_id)] == [
         "jobs.json"
     ]
-    assert ": 12 runs, 1 problem, 1 optimizer" in told(folder, *shlex.split(again)[2:])
+    assert ": 12 runs, 1 problem, 1 method" in told(folder, *shlex.split(again)[2:])
     logged(client, run_id, folder)
 
 
@@ -163,7 +163,7 @@ def test_a_file_that_is_gone_is_a_run_without_rows_and_one_that_cannot_be_fetche
     (gone / "trajectory.parquet").unlink()
     line = ["runner.report", run_id, "--tracking-uri", address, "--out", "gone"]
     out = told(folder, *line)
-    assert ": 11 runs, 1 problem, 1 optimizer" in out and "beware (left out): 1 run without rows: failed, or running yet" in out
+    assert ": 11 runs, 1 problem, 1 method" in out and "beware (left out): 1 run without rows: failed, or running yet" in out
     (broken / "trajectory.parquet").unlink()
     (broken / "trajectory.parquet").mkdir()
     (broken / "trajectory.parquet/file").touch()

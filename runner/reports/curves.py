@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 QUANTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 # What gaps are drawn at where they are less, which the least target is above.
 FLOOR = 1e-10
-AXES = {"steps": "steps", "evaluations": "evaluations of the loss's gradient", "seconds": "seconds in the loop"}
+AXES = {
+    "steps": "steps",
+    "evaluations": "evaluations of the loss's gradient",
+    "seconds": "seconds in the loop, evenly over its steps",
+}
 # A parameter of more values is one of each run, such as a start.
 VALUES = 60
 # Rows that the page holds of all curves, at 25 bytes.
@@ -25,19 +29,22 @@ ROWS = 120_000
 def against(runs: Runs, axis: str) -> tuple[np.ndarray, np.ndarray]:
     """Return budgets [b] of steps, evaluations or seconds, and of each run the lowest gap within them, [runs, b].
 
-    A run without a pace, such as one whose seconds are not known, has NaN.
+    A run has NaN within a budget that does not buy its first row, and where what it has spent is not known.
     """
     if axis == "steps":
         return runs.grid[1:].astype(np.float64), runs.gap[:, 1:]
-    pace = runs.pace[axis].astype(np.float64)
-    known = np.isfinite(pace) & (pace > 0)
+    spent = runs.spent[axis].astype(np.float64)
+    known = np.isfinite(spent).all(axis=1) & (spent[:, -1] > 0)
     if not known.any():
-        return np.empty(0), np.empty((len(pace), 0))
-    budgets = np.geomspace(pace[known].min(), pace[known].max() * runs.grid[-1], len(runs.grid) - 1)
-    # The last budget would otherwise miss its own step by a rounding.
-    steps = budgets * (1 + 1e-9) / np.where(known, pace, np.inf)[:, None]
-    at = np.searchsorted(runs.grid, steps, side="right") - 1
-    return budgets, np.where(known[:, None], np.take_along_axis(runs.gap, at, axis=1), np.nan)
+        return np.empty(0), np.empty((len(spent), 0))
+    positive = spent[known]
+    budgets = np.geomspace(positive[positive > 0].min(), positive.max(), len(runs.grid) - 1)
+    gaps = np.full((len(spent), len(budgets)), np.nan)
+    for row in np.flatnonzero(known):
+        # A budget would otherwise miss its own step by a rounding.
+        at = np.searchsorted(spent[row], budgets * (1 + 1e-6), side="right") - 1
+        gaps[row] = np.where(at >= 0, runs.gap[row][at], np.nan)
+    return budgets, gaps
 
 
 def bands(gap: np.ndarray, group: np.ndarray) -> dict[Any, np.ndarray]:
@@ -58,8 +65,8 @@ def bands(gap: np.ndarray, group: np.ndarray) -> dict[Any, np.ndarray]:
 def choices(frame: pd.DataFrame) -> dict[str, str]:
     """Return what runs can be grouped by, column by name: no two that group alike."""
     names = {
-        "best": "optimizer at its best",
-        "optimizer": "optimizer",
+        "best": "method at its best",
+        "optimizer": "method",
         "configuration": "configuration",
         "learning_rate": "learning rate",
     }
@@ -96,7 +103,7 @@ def table(runs: Runs, ranking: pd.DataFrame) -> pd.DataFrame:
         column: counted(name, frame[column].groupby(frame["problem"]).nunique().max())
         for column, name in choices(frame).items()
     }
-    gaps = {axis: against(runs, axis) for axis in AXES if axis == "steps" or axis in runs.pace}
+    gaps = {axis: against(runs, axis) for axis in AXES if axis == "steps" or axis in runs.spent}
     for problem, rows in frame.reset_index().groupby("problem", sort=False).groups.items():
         for column, name in names.items():
             group = frame[column].to_numpy()[rows]

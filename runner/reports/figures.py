@@ -1,4 +1,4 @@
-"""A report's two pictures by Matplotlib: the ranking with its intervals, and the learning rates that converge."""
+"""A report's two pictures by Matplotlib: the ranking with its intervals, and the learning rates that bring the gap down."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def counted(place: Any, low: float, high: float) -> None:
 
 
 def stability(path: Path, table: pd.DataFrame) -> bool:
-    """Draw the rates that converge, the best and the edge of each optimizer, a panel a problem; tell whether there are any."""
+    """Draw the good rates, the best and the edge of each method, a panel a problem; tell whether there are any."""
     table = table[table["best"] > 0]
     if table.empty:
         return False
     made, panels = places(table)
     for place, (problem, own) in panels:
         own, across = own.iloc[::-1], np.arange(len(own))
-        place.hlines(across, own["low"], own["high"], color=BLUE, linewidth=6, alpha=0.5, label="converges")
+        place.hlines(across, own["low"], own["high"], color=BLUE, linewidth=6, alpha=0.5, label="gap to 0.1")
         place.plot(own["best"], across, "D", color=BLACK, label="best")
-        place.plot(own["edge"], across, "x", color=ORANGE, label="diverges")
+        place.plot(own["edge"], across, "x", color=ORANGE, label="no lower")
         if own["limit"].notna().any():
             place.axvline(own["limit"].iloc[0], color=BLACK, linestyle=":", label="2/L")
         place.set_yticks(across, own["optimizer"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from runner import artifacts, sizes
 from runner.errors import UserError
+from runner.reports.describing import parameters
 from runner.reports.selection import Record
 
 # Files that are read at once; of a server each has to be fetched.
@@ -23,7 +24,7 @@ def distinct(found: Iterable[Record]) -> dict[str, Record]:
 
 def of_loss(record: Record) -> str:
     """Return what names a run's loss without its noise; a seed may draw its data."""
-    named = {key: value for key, value in record.params.items() if key.startswith(("loss.", "instance.")) or key == "seed"}
+    named = {key: value for key, value in parameters(record).items() if key.startswith(("loss.", "instance.")) or key == "seed"}
     return json.dumps(named, sort_keys=True)
 
 

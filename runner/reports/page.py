@@ -10,6 +10,7 @@ import pandas as pd
 
 from runner.reports.choosing import SLOTS
 from runner.reports.curves import FLOOR
+from runner.reports.stability import PART
 from runner.reports.wording import number, some
 
 if TYPE_CHECKING:
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 
 # Rows of a table that the page shows; its file has all.
 ROWS = 200
+# Problems that a sentence names.
+NAMES = 6
 # Parts whose lines are optimizers.
 BY_OPTIMIZER = ("Learning rates", "Profiles")
 # Columns that are parts of a whole.
 SHARES = ("success_rate",)
-CHOICE = "<code>python -m runner.report --filter</code> chooses runs, and <code>--by KEY</code> what they are grouped by"
+CHOICE = "<code>python -m runner.report --filter</code> chooses runs, and <code>--by KEY</code> their groups"
 # What a part of the page says where there is nothing to show.
 ABSENT = {
     "Ranking": "No run has reached a target, so nothing is ranked.",
@@ -34,20 +37,25 @@ ABSENT = {
     "Targets": "No target is reached.",
 }
 NOTES = {
-    "Ranking": "Of each optimizer the best configuration: the median steps to the lowest target that at least half of its runs "
-    "reach, and the 95 % bootstrap interval of the median (∞: beyond all that was reached; –: never). The expected steps (ert) "
-    "are those of all runs over the number of runs that arrive. A click on a column's head sorts by it.",
+    "Ranking": "Two runs are of one problem where all that defines the loss agrees, and of one method where strategy, "
+    "optimizer class and its arguments that are no numbers agree. Of each method the best configuration: the median steps to "
+    "the lowest target that at least half of the runs of some configuration reach, and the exact 95 % interval of the median, "
+    "which takes six runs (∞: beyond all that was reached; –: never, or too few runs). Runs that repeat another row by row "
+    "count once. The expected steps (ert) are those of all runs over the number of runs that arrive. A click on a head sorts.",
     "Convergence": "The median of the runs' lowest loss so far, above the minimum (where that is not known, above the lowest "
-    "that was seen). An optimizer at its best is the configuration of the ranking; all other groups pool what else differs. "
+    "of all runs). A method at its best is the configuration of the ranking; all other groups pool what else differs. "
     f"Gaps below {FLOOR:.0e} are drawn there, and of more than {SLOTS} groups those that end lowest; {CHOICE}. "
     "A click on a name takes its curve away.",
-    "Learning rates": "Medians and quartiles over starts and seeds. Ringed: at least one of these runs diverged.",
+    "Learning rates": "Medians and quartiles over starts and seeds. Ringed: at least one of these runs diverged. Low to high "
+    f"are the rates around the best at which at least half of the runs end at {PART:g} of their first gap, or lower, within "
+    "the steps that they were given; edge is the lowest rate above the best at which at least half end no lower than they "
+    "began.",
     "Profiles": "Higher is better; further to the left is quicker. With simulated restarts a run that does not reach a target "
-    "is followed by others, drawn from those of its optimizer on its problem, until one does (Hansen et al. 2016).",
+    "is followed by others, drawn from those of its method on its problem, until one does (Hansen et al. 2016).",
     "Starts": "Each square is one run, where it began. Stars are the known minimisers, lines the contours of the loss where "
     "the starts are a full grid.",
     "Starts and learning rates": "Each square is the median over the runs from one start at one rate.",
-    "Targets": "The medians over runs to each target, with their 95 % bootstrap intervals.",
+    "Targets": "The medians over runs to each target, with their exact 95 % intervals, which take six runs.",
 }
 # Of what stands side by side where there is room.
 WRAP = ":host { flex-wrap: wrap; row-gap: 6px; max-width: 100% }"
@@ -95,7 +103,7 @@ def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
     from bokeh.models import Spacer
     from bokeh.resources import INLINE
 
-    parts, roots = [{"head": "Answer", "text": answer}], []
+    parts, roots = [{"head": "Answer", "text": answer, "note": resolution(runs)}], []
     for head, shown in contents(runs, tables).items():
         if shown is None:
             parts.append({"head": head, "note": ABSENT[head]})
@@ -109,7 +117,7 @@ def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
             parts.append({"head": head, "note": NOTES[head] + left, "plots": shown.name})
             if head == "Learning rates" and len(stability := tables.get("stability", ())):
                 parts[-1]["table"] = html(stability.head(ROWS))
-    heading = f"{runs.title}: {some(len(runs.frame), 'run')}"
+    heading = f"{runs.title}: {some(runs.count, 'run')}"
     given = {"heading": heading, "parts": parts}
     # Bokeh makes no page of nothing.
     return file_html(roots or [Spacer(height=0)], INLINE, title=runs.title, template=PAGE, template_variables=given)
@@ -130,6 +138,25 @@ def contents(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "Fairness": given.get("fairness"),
         "Targets": given.get("targets"),
     }
+
+
+def resolution(runs: Runs) -> str:
+    """Say in HTML at which steps losses are known, where that is not each, what targets are above, and what is left out."""
+    from html import escape
+
+    notes = []
+    every: Any = runs.frame.groupby("problem", sort=False)["every"].max()
+    if (coarse := every[every > 1]).size:
+        steps = ", ".join(f"{count} ({name})" for name, count in coarse.items())
+        notes.append(f"The loss of a random problem is its full loss, known every so many steps alone: {steps}.")
+        notes.append("Steps and evaluations to its targets are multiples of that (tracking.full_loss_every).")
+    if runs.frame["minimum"].isna().any():
+        names = ", ".join(map(str, runs.frame.loc[runs.frame["minimum"].isna(), "problem"].unique()[:NAMES]))
+        notes.append(f"Targets of {names} are above the lowest loss of these runs, for the minimum is not known; ")
+        notes.append("those count that runs of another configuration reach, too.")
+    if runs.frame["fused"].any():
+        notes.append("Seconds are left out: jobs that share a program have equal shares of its seconds.")
+    return escape(" ".join(notes))
 
 
 def undrawn(runs: Runs) -> str:

@@ -23,7 +23,8 @@ TOLERANCE = 1e-3
 
 def tables(runs: Runs, overall: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the tables `ecdf`, `performance` and `data`; the latter two hold nothing for one optimizer alone."""
-    chosen = runs.frame["configuration"].isin(overall["configuration"]).to_numpy()
+    keys = ["optimizer", "configuration"]
+    chosen = pd.MultiIndex.from_frame(runs.frame[keys]).isin(pd.MultiIndex.from_frame(overall[keys]))
     return {"ecdf": ecdf(runs, chosen), "performance": performance(runs, chosen), "data": data(runs, chosen)}
 
 
@@ -43,7 +44,7 @@ def ecdf(runs: Runs, chosen: np.ndarray) -> pd.DataFrame:
     for name, spent in restarts(runs, chosen).items():
         budgets, fractions = cumulative(spent)
         parts.append(pd.DataFrame({"optimizer": name, "measure": RESTARTED, "budget": budgets, "fraction": fractions}))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def restarts(runs: Runs, chosen: np.ndarray) -> dict[str, np.ndarray]:
@@ -107,13 +108,14 @@ def data(runs: Runs, chosen: np.ndarray) -> pd.DataFrame:
 
 
 def groups(runs: Runs, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the positions of each optimizer's chosen runs."""
-    return {str(name): rows[chosen[rows]] for name, rows in runs.frame.groupby("optimizer").indices.items()}
+    """Return the positions of each method's chosen runs; a method without such runs is left out."""
+    every = {str(name): rows[chosen[rows]] for name, rows in runs.frame.groupby("optimizer").indices.items()}
+    return {name: rows for name, rows in every.items() if len(rows)}
 
 
 def costs(runs: Runs, chosen: np.ndarray, spent: np.ndarray) -> pd.DataFrame:
     """Return what each optimizer spent on each problem and start that all of them have, NaN where not solved."""
-    keys = ["problem", "start", "seed", "optimizer"]
+    keys = ["problem", "start", "draw", "optimizer"]
     known = runs.frame[keys].assign(spent=np.where(np.isnan(spent), np.inf, spent))[chosen]
     # An optimizer that has not run there has NaN, one that has not solved it infinity.
     table = known.drop_duplicates(keys).set_index(keys)["spent"].unstack().dropna()

@@ -1,9 +1,10 @@
-"""Which optimizer is best, and how sure that is: steps to targets at its best configuration, held against the others'."""
+"""Which method is best, and how sure that is: steps to targets at its best configuration, held against the others'."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from runner.reports.reading import Runs
 from runner.reports.wording import number, some
 
 CONFIDENCE, RESAMPLES, SEED = 0.95, 1000, 0
+# Numbers that are resampled at once.
+BATCH = 2_000_000
 # The level of a difference, and the pairs without which Wilcoxon's test cannot reach it.
 LEVEL, PAIRS = 0.05, 6
 KEYS = ["problem", "optimizer", "configuration"]
@@ -54,19 +57,26 @@ def best(runs: Runs) -> pd.DataFrame:
 
 
 def ranking(runs: Runs, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each problem and optimizer, with the interval of its median and words on how it compares to the best."""
-    rows = []
+    """Return a row for each problem and method, with the interval of its median and words on how it compares to the best.
+
+    The more comparisons a report makes, the more of them differ by chance: each p-value is that of all of them together
+    (Benjamini, Hochberg 1995).
+    """
+    rows, compared = [], []
     for _, own in chosen.groupby("problem", sort=False):
-        first, *_ = compared = list(own.itertuples())
-        for row in compared:
+        first, *_ = every = list(own.itertuples())
+        compared += [None if row is first else against(runs, row, first) for row in every]
+    words = iter(told(compared))
+    for _, own in chosen.groupby("problem", sort=False):
+        for row in own.itertuples():
             steps = runs.to_target["steps"][row.rows, row.aim] if row.aim >= 0 else np.full(len(row.rows), np.nan)
             low, high = interval(censored(steps)[:, None])
             rate = float(np.isfinite(steps).mean())
             target = runs.targets[row.aim] if row.aim >= 0 else np.nan
-            told = "best" if row is first else against(runs, row, first)
+            word = next(words)
             if row.aim < 0:
-                told = "reaches no target"
-            spent = (finite(row.steps), low[0], high[0], expected(runs, row.rows, steps), told)
+                word = "reaches no target"
+            spent = (finite(row.steps), low[0], high[0], expected(runs, row.rows, steps), word)
             rows.append((row.problem, row.optimizer, row.configuration, len(row.rows), target, rate, *spent))
     columns = [*KEYS, "runs", "target", "success_rate", "steps", "low", "high", "ert", "words"]
     return pd.DataFrame(rows, columns=columns)
@@ -87,30 +97,48 @@ def targets(runs: Runs, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def overall(runs: Runs) -> pd.DataFrame:
-    """Return the best configuration of each optimizer on all problems together, the best optimizer first.
+    """Return the best configuration of each method on all problems together, the best method first.
 
-    It is the one that reaches most of the targets of all runs, the mean over problems; of equals the one with fewer
-    evaluations in the mean of their logarithms. The interval is that of the mean over runs.
+    It is the one that reaches most of the targets: the mean over problems of the means over runs; of equals the one with fewer
+    evaluations in the mean of their logarithms. The interval is that of this mean of means. A configuration that has not run on
+    every problem is not there.
     """
-    from scipy import stats
-
     reached = np.isfinite(runs.to_target["evaluations"])
     spent = np.log(np.where(reached, runs.to_target["evaluations"], 1)).sum(axis=1)
     each = runs.frame[KEYS].assign(share=reached.mean(axis=1), spent=spent)
-    means = each.groupby(KEYS, sort=False)[["share", "spent"]].mean()
-    means = means.groupby(KEYS[1:], sort=False).agg({"share": "sum", "spent": "sum"}).reset_index()
-    means["share"] /= each["problem"].nunique()
-    made = means.sort_values(["share", "spent"], ascending=[False, True], kind="stable").drop_duplicates("optimizer")
+    means = each.groupby(KEYS, sort=False)[["share", "spent"]].mean().reset_index()
+    groups = means.groupby(KEYS[1:], sort=False)
+    whole = groups.agg({"share": "mean", "spent": "sum", "problem": "nunique"}).reset_index()
+    whole = whole[whole["problem"] == each["problem"].nunique()]
+    made = whole.sort_values(["share", "spent"], ascending=[False, True], kind="stable").drop_duplicates("optimizer")
     rows = []
     for row in made.itertuples():
-        own = each["share"][each["configuration"] == row.configuration].to_numpy()
-        low = high = np.nan
-        if len(own) > 1 and np.ptp(own):
-            low, high = stats.bootstrap(
-                (own,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=SEED
-            ).confidence_interval
-        rows.append((row.optimizer, row.configuration, len(own), row.share, low, high))
+        own = each[(each["configuration"] == row.configuration) & (each["optimizer"] == row.optimizer)]
+        samples = [part.to_numpy() for _, part in own.groupby("problem")["share"]]
+        rows.append((row.optimizer, row.configuration, len(own), row.share, *of_means(samples, float(row.share))))
     return pd.DataFrame(rows, columns=["optimizer", "configuration", "runs", "share", "low", "high"])
+
+
+def of_means(samples: list[np.ndarray], mean: float) -> tuple[float, float]:
+    """Return the bootstrap interval (Efron 1979) of the mean of several samples' means; NaN where nothing varies.
+
+    It resamples within each sample, so that it is of the same quantity as the mean.
+    """
+    from scipy import stats
+
+    if not any(len(each) > 1 and np.ptp(each) for each in samples):
+        return np.nan, np.nan
+    # A sample of one tells nothing of how it varies, and SciPy refuses it.
+    samples = [np.repeat(each, 2) if len(each) == 1 else each for each in samples]
+    batch = max(BATCH // max(map(len, samples)), 1)
+    options = {"n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "method": "percentile", "batch": batch}
+    found = stats.bootstrap(samples, mean_of_means, vectorized=True, rng=SEED, **options).confidence_interval
+    return float(min(found.low, mean)), float(max(found.high, mean))
+
+
+def mean_of_means(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the mean of the means of samples."""
+    return np.mean([each.mean(axis=axis) for each in samples], axis=0)
 
 
 def censored(steps: np.ndarray) -> np.ndarray:
@@ -130,21 +158,27 @@ def median(values: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentile bootstrap intervals (Efron 1979) of the medians of columns [n, m]; NaN for one row, inf if open."""
-    from scipy import stats
+    """Return the exact intervals of the medians of columns [n, m], which are among the values: inf where one has no end.
 
+    The places of their ends, by order, depend on n alone (Conover 1999, section 3.2, as SciPy has it): of fewer than six values
+    there is no interval of 95 %, and NaN. NaN stands where no value is finite, too.
+    """
     n, m = values.shape
     low, high = np.full((2, m), np.nan)
-    some = np.isfinite(values).any(axis=0)
-    if n < 2 or not some.any():
+    if (ends := places(n)) is None:
         return low, high
-    # SciPy interpolates between resamples, which infinity does not bear.
-    most = np.where(np.isfinite(values), values, -np.inf).max(axis=0)[some]
-    bounded = np.where(np.isfinite(values[:, some]), values[:, some], 2 * most + 1)
-    options = {"n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "method": "percentile", "vectorized": True}
-    found = stats.bootstrap((bounded,), median, axis=0, rng=SEED, **options).confidence_interval
-    low[some], high[some] = (np.where(end > most, np.inf, end) for end in found)
+    some = np.isfinite(values).any(axis=0)
+    low[some], high[some] = np.sort(values[:, some], axis=0)[list(ends)]
     return low, high
+
+
+@lru_cache
+def places(n: int) -> tuple[int, int] | None:
+    """Return which of n values in order are the ends of the interval of their median; None where n is too small."""
+    from scipy import stats
+
+    found = stats.quantile_test(np.arange(n), p=0.5).confidence_interval(CONFIDENCE)
+    return None if np.isnan(found.low) or np.isnan(found.high) else (int(found.low), int(found.high))
 
 
 def expected(runs: Runs, rows: np.ndarray, steps: np.ndarray) -> float:
@@ -155,17 +189,26 @@ def expected(runs: Runs, rows: np.ndarray, steps: np.ndarray) -> float:
 
 
 def pairs(runs: Runs, a: Any, b: Any) -> Iterator[tuple[float, float]]:
-    """Yield the steps of two configurations from each start and seed that both have."""
+    """Yield the steps of two configurations from each start, and draw of a random loss, that both have."""
     found = []
     for each in (a, b):
         own = runs.frame.iloc[each.rows]
         steps = censored(runs.to_target["steps"][each.rows, each.aim])
-        found.append(dict(zip(zip(own["start"], own["seed"], strict=True), steps, strict=True)))
+        found.append(dict(zip(zip(own["start"], own["draw"], strict=True), steps, strict=True)))
     yield from ((found[0][key], found[1][key]) for key in found[0].keys() & found[1].keys())
 
 
-def against(runs: Runs, row: Any, best: Any) -> str:
-    """Say whether a configuration's steps differ from the best's, by Wilcoxon's signed-rank test over pairs."""
+class Compared(NamedTuple):
+    """How a configuration compares with the best: words, the starts that both have, and the p-value of a difference, or NaN."""
+
+    words: str
+    starts: int
+    best: str
+    p: float = np.nan
+
+
+def against(runs: Runs, row: Any, best: Any) -> Compared:
+    """Compare a configuration's steps with the best's, by Wilcoxon's signed-rank test over pairs."""
     from scipy import stats
 
     both = np.array(sorted(pairs(runs, row, best))).reshape(-1, 2)
@@ -173,17 +216,33 @@ def against(runs: Runs, row: Any, best: Any) -> str:
     more, fewer = int((both[:, 0] > both[:, 1]).sum()), int((both[:, 0] < both[:, 1]).sum())
     word, count = ("more", more) if more >= fewer else ("fewer", fewer)
     if not n:
-        return f"no start in common with {name}"
-    told = (
+        return Compared(f"no start in common with {name}", n, name)
+    words = (
         f"{word} steps than {name} at {number(count)} of {some(n, 'start')}"
         if count
         else f"as many steps as {name} at {some(n, 'start')}"
     )
     if n < PAIRS:
-        return f"{told}: too few to tell"
+        return Compared(f"{words}: too few to tell", n, name)
     # What is not reached is further than all that is.
     differences = np.subtract(*np.where(np.isfinite(both), both, 2 * both[np.isfinite(both)].max(initial=1) + 1).T)
-    p = float(stats.wilcoxon(differences, zero_method="zsplit").pvalue)
-    if not p < LEVEL:
-        return f"no difference from {name} at {number(n)} starts (p = {p:.2g})"
-    return f"{told} (p = {p:.2g})"
+    return Compared(words, n, name, float(stats.wilcoxon(differences, zero_method="zsplit").pvalue))
+
+
+def told(compared: list[Compared | None]) -> list[str]:
+    """Say whether configurations differ from the best, for which there is None."""
+    from scipy import stats
+
+    tested = [i for i, each in enumerate(compared) if each is not None and not np.isnan(each.p)]
+    adjusted = stats.false_discovery_control([each.p for each in compared if each and not np.isnan(each.p)]) if tested else []
+    p_of = dict(zip(tested, map(float, adjusted), strict=True))
+    name = "p" if len(tested) < 2 else f"p of {len(tested)} comparisons"
+    words = []
+    for i, each in enumerate(compared):
+        if each is None or i not in p_of:
+            words.append("best" if each is None else each.words)
+        elif p_of[i] < LEVEL:
+            words.append(f"{each.words} ({name} = {p_of[i]:.2g})")
+        else:
+            words.append(f"not told apart from {each.best} at {number(each.starts)} starts ({name} = {p_of[i]:.2g})")
+    return words

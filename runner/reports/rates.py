@@ -1,4 +1,4 @@
-"""What learning rates do: what is reached at each of them, and the rates at which an optimizer converges."""
+"""What learning rates do: what is reached at each of them, and the rates at which a method brings the gap down."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from runner.pictures import BLACK, ORANGE
 from runner.reports.choosing import COLOURS, MARKERS, SLOTS, Chosen, arrays, drawn, legend, line, plot
 from runner.reports.curves import FLOOR, bands
+from runner.reports.stability import PART
 
 if TYPE_CHECKING:
     from runner.reports.reading import Runs
@@ -86,7 +87,7 @@ def draw(runs: Runs, stability: pd.DataFrame, overall: pd.DataFrame) -> tuple[li
 
 
 def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
-    """Return below a plot, of the same rates, where each optimizer converges, its best rate and the line of 2/L."""
+    """Return below a plot, of the same rates, where each method brings the gap down, its best rate and 2/L."""
     from bokeh.models import ColumnDataSource, CustomJS
 
     kept = stability[["problem", "optimizer", "low", "high", "best", "edge", "limit"]].copy()
@@ -95,9 +96,9 @@ def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
     table, source = (ColumnDataSource(arrays(each)) for each in (kept, kept[kept["problem"] == problem.value]))
     tips = [
         ("", "@optimizer"),
-        ("converges", "@low{0.0000} – @high{0.0000}"),
+        (f"gap falls to {PART:g}", "@low{0.0000} – @high{0.0000}"),
         ("best", "@best{0.0000}"),
-        ("diverges from", "@edge{0.0000}"),
+        ("ends no lower from", "@edge{0.0000}"),
         ("2/L", "@limit{0.0000}"),
     ]
     sizes = {"height": 90 + 22 * len(names)}
@@ -107,13 +108,22 @@ def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
         "low", "optimizer", "high", "optimizer", source=source, line_width=9, line_cap="round", color=COLOURS[6]
     )
     made.scatter("best", "optimizer", source=source, marker="diamond", size=11, color=BLACK, legend_label="best rate")
-    made.scatter("edge", "optimizer", source=source, marker="x", size=9, color=ORANGE, line_width=2, legend_label="diverges")
+    made.scatter(
+        "edge",
+        "optimizer",
+        source=source,
+        marker="x",
+        size=9,
+        color=ORANGE,
+        line_width=2,
+        legend_label="ends no lower than it began",
+    )
     bound = made.scatter(
         "limit", "optimizer", source=source, marker="dash", angle=np.pi / 2, size=20, line_width=3, color=BLACK
     )
-    made.legend[0].items.insert(0, item("rates that converge", bars))
+    made.legend[0].items.insert(0, item(f"gap falls to {PART:g}, or lower", bars))
     if np.isfinite(stability["limit"].to_numpy(np.float64)).any():
-        made.legend[0].items.append(item("2/L, the quadratic's edge", bound))
+        made.legend[0].items.append(item("2/L, the edge of gradient descent", bound))
     made.add_layout(made.legend[0], "right")
     made.hover.renderers = [bars]
     code = """

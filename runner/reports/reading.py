@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,49 +18,49 @@ from runner.reports.describing import described, number
 from runner.reports.facts import UNKNOWN, Fact
 from runner.reports.losses import THREADS, of_loss
 from runner.reports.selection import Record, Selection
-from runner.trace import norm
+from runner.reports.trajectories import TARGETS, Followed, follow, lowest_loss
 
-TARGETS = 10.0 ** -np.arange(1, 9)
 # Steps at which the gaps are kept, about.
 POINTS = 60
-# Coordinates that tell one start from another, and that are searched for a minimiser.
-COORDINATES = 16
-# How near to a minimiser a run has reached it, relative to 1 + its norm.
-NEAR = 1e-2
+SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs that have ended, row by row, and what they came to at each target and step."""
+    """Runs that have ended, row by row, and their results at each target and step."""
 
     frame: pd.DataFrame  # a row a run, index = run_id
     targets: np.ndarray  # [t], of the gap
-    to_target: dict[str, np.ndarray]  # steps, evaluations, seconds: [runs, t], NaN where not reached
+    to_target: dict[str, np.ndarray]  # steps, evaluations, and seconds if they compare: [runs, t], NaN where not reached
     grid: np.ndarray  # [g] steps: 0, then even in the logarithm, up to the longest run
-    gap: np.ndarray  # [runs, g]: the lowest so far above the minimum, or where that is unknown above the best seen
-    pace: dict[str, np.ndarray]  # evaluations, seconds: [runs], of one step
+    gap: np.ndarray  # [runs, g]: the lowest loss so far above the `reference` of the frame
+    spent: dict[str, np.ndarray]  # evaluations, and seconds if they compare, until those steps: [runs, g]
     title: str
-    # The evaluations until the gap is at most this part (targets) of what it was at the start, [runs, t].
+    # The evaluations until the gap is at most this part (targets) of the first one, [runs, t].
     relative: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     words: str = ""  # overrides that the runs come from
+    options: str = ""  # of the command line, such as --config-dir
     minimisers: Mapping[str, np.ndarray] = field(default_factory=dict)  # of each problem in a plane that has them, [m, 2]
-    compared: str = "optimizer"  # what one of those is that are compared
+    compared: str = "method"  # the noun for the groups that are compared
     left_out: int = 0  # runs without a trajectory: failed, killed, or running yet
+    repeated: int = 0  # runs that repeat another one row by row, and are not in the frame
+    incomparable: int = 0  # runs of a random loss that measures no full loss, which are not in the frame
 
+    @property
+    def count(self) -> int:
+        """All runs with rows, repetitions among them."""
+        return len(self.frame) + self.repeated
 
-class Followed(NamedTuple):
-    """What a trajectory shows."""
-
-    steps: np.ndarray  # [t], NaN where a target is not reached
-    relative: np.ndarray  # [t], of targets that are parts of the first gap
-    gap: np.ndarray  # [g]
-    x0: np.ndarray  # the first COORDINATES
-    start: str
-    dimension: int
-    minimiser: int
-    last_loss: float
-    best_loss: float
-    rows: int
+    def only(self, kept: np.ndarray) -> Runs:
+        """Return the runs that a mask keeps."""
+        return replace(
+            self,
+            frame=self.frame[kept],
+            to_target={name: each[kept] for name, each in self.to_target.items()},
+            gap=self.gap[kept],
+            spent={name: each[kept] for name, each in self.spent.items()},
+            relative=self.relative[kept],
+        )
 
 
 def read(client: Any, found: Sequence[Record], facts: Mapping[str, Fact], selection: Selection) -> Runs:
@@ -72,48 +71,112 @@ def read(client: Any, found: Sequence[Record], facts: Mapping[str, Fact], select
     known = [facts.get(of_loss(each), UNKNOWN) for each in ended]
     frame = described(ended)
     frame["minimum"] = minimum(frame, ended, facts)
-    frame["limit"] = [2 / fact.curvature if fact.curvature else np.nan for fact in known]
+    limits = np.array([2 / fact.curvature if fact.curvature else np.nan for fact in known])
+    frame["limit"] = np.where(frame["descent"], limits, np.nan)
+    frame["reference"] = frame["minimum"].fillna(best_known(client, ended, frame))
     grid = steps_shown(int(frame["iterations"].max()))
-    every = followed(client, ended, frame, known, grid)
-    there = [each is not None for each in every]
-    rows = [each for each in every if each is not None]
-    if not rows:
+    rows = each_trajectory(client, ended, lambda i, path: follow(path, frame["reference"].iloc[i], known[i], grid))
+    there = [each is not None for each in rows]
+    if not any(there):
         raise UserError(f"{selection.title} has no runs with rows yet")
-    frame = frame[there].assign(**seen(rows))
-    pace = {
-        # Row 0 is evaluated as well.
-        "evaluations": (frame["evaluations"] / (frame["iterations"] + 1)).to_numpy(np.float64),
-        "seconds": (frame["seconds"] / frame["iterations"].clip(lower=1)).to_numpy(np.float64),
-    }
-    steps, relative = (np.array([getattr(each, name) for each in rows]) for name in ("steps", "relative"))
-    per_row = pace["evaluations"][:, None]
-    return Runs(
+    frame = frame[there].assign(**seen(rows := [each for each in rows if each is not None]))
+    runs = Runs(
         frame,
         TARGETS,
-        {"steps": steps, "evaluations": (steps + 1) * per_row, "seconds": steps * pace["seconds"][:, None]},
+        {name: np.array([getattr(each, name) for each in rows]) for name in ("steps", "evaluations")},
         grid,
         np.array([each.gap for each in rows], np.float32),
-        pace,
+        {"evaluations": np.array([each.spent for each in rows], np.float32)},
         selection.title,
-        (relative + 1) * per_row,
+        np.array([each.relative for each in rows]),
         selection.words,
+        selection.options,
         minimisers(frame["problem"], compress(known, there)),
         left_out=len(selection.ids) - len(rows),
     )
+    return contested(with_seconds(distinct(comparable(runs))))
 
 
-def followed(
-    client: Any, found: Sequence[Record], frame: pd.DataFrame, known: Sequence[Fact], grid: np.ndarray
-) -> list[Followed | None]:
-    """Return what each run's trajectory shows, None where it has none; of a server only a few are here at a time."""
-    best = frame.groupby("problem")["best_loss"].transform("min")
+def each_trajectory(client: Any, found: Sequence[Record], look: Callable[[int, Path], Any]) -> list[Any]:
+    """Return the answer of `look` to each run's number and trajectory, None where it has none; few are here at a time."""
 
-    def row(record: Record, minimum: float, fact: Fact) -> Followed | None:
+    def at(i: int) -> Any:
+        record = found[i]
         with artifacts.opened(client, record.run_id, record.artifact_uri, "trajectory.parquet") as path:
-            return None if path is None else follow(path, minimum, fact, grid)
+            return None if path is None else look(i, path)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(row, found, frame["minimum"].fillna(best), known))
+        return list(pool.map(at, range(len(found))))
+
+
+def best_known(client: Any, found: Sequence[Record], frame: pd.DataFrame) -> pd.Series:
+    """Return for each run of an unknown minimum the lowest loss of its problem's runs.
+
+    Earlier versions recorded a lucky draw as the best of a random loss; then the trajectories are asked.
+    """
+    best = frame["best_loss"].copy()
+    full = [each.metrics.get("full_loss") for each in found]
+    last = [each.metrics.get("last_loss") for each in found]
+    unsure = [i for i, (a, b) in enumerate(zip(full, last, strict=True)) if a is not None and a != b]
+    unsure = [i for i in unsure if np.isnan(frame["minimum"].iloc[i])]
+    if unsure:
+        asked = each_trajectory(client, [found[i] for i in unsure], lambda _, path: lowest_loss(path))
+        best.iloc[unsure] = [np.nan if each is None else each for each in asked]
+    return best.groupby(frame["problem"]).transform("min")
+
+
+def comparable(runs: Runs) -> Runs:
+    """Return the runs whose losses can be compared: those of a random loss without a full loss are lucky draws."""
+    kept = runs.frame["compared"].to_numpy(bool)
+    if not kept.any():
+        raise UserError(f"{runs.title}: the losses of all runs are random and measure no full_loss, so nothing can be compared")
+    return replace(runs.only(kept), incomparable=int((~kept).sum()))
+
+
+def distinct(runs: Runs) -> Runs:
+    """Return the runs without those that repeat another of their configuration row by row.
+
+    Such runs are one start, however many seeds they were given. `draw` is the seed where runs of a problem differ by it.
+    """
+    keys = ["problem", "optimizer", "configuration", "trajectory"]
+    kept = ~runs.frame.duplicated(keys).to_numpy()
+    found = replace(runs.only(kept), repeated=int((~kept).sum()))
+    frame = found.frame
+    # From one start, by one configuration: the loss, or the method, draws.
+    drawn = frame.duplicated([*keys[:3], "start"], keep=False) | (frame["every"] > 1) | (frame["noise"] != "none")
+    random = drawn.groupby(frame["problem"]).transform("any")
+    return replace(found, frame=frame.assign(draw=frame["seed"].where(random, 0)))
+
+
+def with_seconds(runs: Runs) -> Runs:
+    """Return the runs with their seconds, if each had a program of its own; fused jobs have equal shares of a group's."""
+    if runs.frame["fused"].any():
+        return runs
+    pace = (runs.frame["seconds"] / runs.frame["iterations"].clip(lower=1)).to_numpy(np.float64)[:, None]
+    to_target = runs.to_target | {SECONDS: runs.to_target["steps"] * pace}
+    # A run that has ended spends nothing more.
+    steps = np.minimum(runs.grid, runs.frame["iterations"].to_numpy()[:, None])
+    return replace(runs, to_target=to_target, spent=runs.spent | {SECONDS: (steps * pace).astype(np.float32)})
+
+
+def contested(runs: Runs) -> Runs:
+    """Return the runs without the targets that, of a problem of unknown minimum, the best run alone would set itself.
+
+    There the reference is the lowest loss of all runs, which the best run reaches by definition. Those targets count that a
+    run of another configuration reaches, or, of one configuration alone, another run.
+    """
+    frame, steps = runs.frame, runs.to_target["steps"]
+    barred = np.zeros((len(frame), 2, len(runs.targets)), bool)
+    unknown = frame.assign(row=range(len(frame)))[frame["minimum"].isna().to_numpy()]
+    for _, own in unknown.groupby("problem", sort=False):
+        rows = own["row"].to_numpy()
+        best = int(np.argmin(own["best_loss"].fillna(np.inf).to_numpy()))
+        ways = (own["optimizer"] + " " + own["configuration"]).to_numpy()
+        others = ways != ways[best] if len(set(ways)) > 1 else np.arange(len(own)) != best
+        for i, reached in enumerate((steps, runs.relative)):
+            barred[rows, i] = ~np.isfinite(reached[rows[others]]).any(axis=0)
+    to_target = {name: np.where(barred[:, 0], np.nan, each) for name, each in runs.to_target.items()}
+    return replace(runs, to_target=to_target, relative=np.where(barred[:, 1], np.nan, runs.relative))
 
 
 def minimisers(problems: pd.Series, known: Iterable[Fact]) -> dict[str, np.ndarray]:
@@ -127,10 +190,8 @@ def minimisers(problems: pd.Series, known: Iterable[Fact]) -> dict[str, np.ndarr
 
 def seen(rows: Sequence[Followed]) -> dict[str, list[Any]]:
     """Return a column for each thing that trajectories show once."""
-    columns: dict[str, list[Any]] = {
-        name: [getattr(each, name) for each in rows]
-        for name in ("start", "dimension", "minimiser", "last_loss", "best_loss", "rows")
-    }
+    names = ("start", "trajectory", "dimension", "minimiser", "last_loss", "best_loss", "rows", "every")
+    columns: dict[str, list[Any]] = {name: [getattr(each, name) for each in rows] for name in names}
     columns["x0"] = [each.x0[0] for each in rows]
     return columns | {"x1": [each.x0[1] if len(each.x0) > 1 else np.nan for each in rows]}
 
@@ -149,61 +210,3 @@ def minimum(frame: pd.DataFrame, found: Sequence[Record], facts: Mapping[str, Fa
 def steps_shown(longest: int) -> np.ndarray:
     """Return 0 and about POINTS steps that are even in the logarithm, the last one among them."""
     return np.unique(np.concatenate([[0], np.geomspace(1, max(longest, 1), POINTS).round()]).astype(int))
-
-
-def follow(path: Path, minimum: float, known: Fact, grid: np.ndarray) -> Followed:
-    """Return what a trajectory shows of a loss above this minimum."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path)
-    names = file.schema_arrow.names
-    listed = "x" in names
-    dimension = file.schema_arrow.field("x").type.list_size if listed else sum(name.startswith("x/") for name in names)
-    across = [] if listed else [f"x/{i}" for i in range(min(dimension, COORDINATES))]
-    measure = "full_loss" if "full_loss" in names else "loss"
-    table = file.read(columns=[*dict.fromkeys(["loss", measure]), *across], use_threads=False)
-    loss = table["loss"].to_numpy().astype(np.float64)
-    best = lowest(table[measure].to_numpy().astype(np.float64), minimum)
-    if listed:
-        # All lists may take more memory than there is.
-        x = artifacts.coordinates(file.read_row_group(0, columns=["x"], use_threads=False), "x")[:1, :COORDINATES]
-    else:
-        x = np.stack([table[name].to_numpy() for name in across], axis=1)
-    # Beyond these coordinates the loss tells starts apart.
-    begun = np.append(x[0], loss[0]) if dimension > x.shape[1] else x[0]
-    digest = hashlib.sha256(begun.astype(np.float32).tobytes()).hexdigest()[:12]
-    least = np.nan_to_num(loss, nan=np.inf)
-    at = int(least.argmin())
-    return Followed(
-        first(best, TARGETS),
-        first(best, TARGETS * best[0]) if np.isfinite(best[0]) else np.full(len(TARGETS), np.nan),
-        best[np.minimum(grid, len(best) - 1)],
-        x[0].astype(np.float64),
-        digest,
-        dimension,
-        nearest(x[at], known) if dimension == x.shape[1] else -1,
-        float(loss[-1]),
-        float(least[at]),
-        len(loss),
-    )
-
-
-def lowest(loss: np.ndarray, minimum: float) -> np.ndarray:
-    """Return at each row the lowest loss so far, above the minimum; infinite where none has been finite."""
-    above = np.where(np.isfinite(loss), loss - minimum, np.inf)
-    return np.maximum(np.minimum.accumulate(above), 0)
-
-
-def first(best: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the first row at which each target is reached, NaN where it is not."""
-    at = np.searchsorted(-best, -targets).astype(float)
-    return np.where(at < len(best), at, np.nan)
-
-
-def nearest(x: np.ndarray, known: Fact) -> int:
-    """Return which minimiser x is at, or -1."""
-    if not len(known.minimisers) or known.minimisers.shape[1] != len(x) or not np.isfinite(x).all():
-        return -1
-    away = norm(known.minimisers - x)
-    at = int(away.argmin())
-    return at if away[at] <= NEAR * (1 + norm(known.minimisers[at])) else -1

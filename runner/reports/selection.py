@@ -35,6 +35,7 @@ class Selection(NamedTuple):
     parent: str | None
     words: str
     found: Mapping[str, Record] = {}  # what a search has brought of them already
+    options: str = ""  # of the sweep's command line
 
 
 def select(client: Any, name: str | None, condition: str | None) -> Selection:
@@ -104,7 +105,8 @@ def sweep(client: Any, run: Any) -> Selection:
         if table["data"]:
             at = table["columns"].index("run_id")
             ids += [row[at] for row in table["data"] if row[at]]
-    return Selection(list(dict.fromkeys(ids)), f"sweep {run_id}", run_id, run.data.tags.get("overrides", ""), found)
+    overrides, options = (run.data.tags.get(name, "") for name in ("overrides", "options"))
+    return Selection(list(dict.fromkeys(ids)), f"sweep {run_id}", run_id, overrides, found, options)
 
 
 def children(client: Any, run: Any) -> tuple[list[str], Mapping[str, Record]]:

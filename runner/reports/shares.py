@@ -1,4 +1,4 @@
-"""The profiles of optimizers, as the tables of a sweep's report have them: the share that is solved within a budget."""
+"""The profiles of methods, as the tables of a sweep's report have them: the share that is solved within a budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TICKS = [digit * 10.0**power for power in range(-9, 13) for digit in (1, 2, 5)]
 # Of each table: what is on the x axis, its name, and what the profile is called.
 PROFILES = {
     "ecdf": ("budget", "budget; evaluations are divided by the dimension", "Runtimes to all targets, from all starts"),
-    "performance": ("tau", "times the evaluations of the quickest optimizer, τ", "Performance profile (Dolan, Moré 2002)"),
+    "performance": ("tau", "times the evaluations of the quickest method, τ", "Performance profile (Dolan, Moré 2002)"),
     "data": ("alpha", "budget in simplex gradients, of d + 1 evaluations, α", "Data profile (Moré, Wild 2009)"),
 }
 

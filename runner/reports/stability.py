@@ -1,4 +1,4 @@
-"""At which learning rates optimizers converge, which is the best, and where the grid has to go on."""
+"""At which learning rates the gap falls, which rate is the best, and where the grid has to go on."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ import shlex
 import numpy as np
 import pandas as pd
 
+from runner.reports.describing import CHOICES, OF_METHOD, OF_PROBLEM, RATE, words
 from runner.reports.ranking import censored, decisive, median
 from runner.reports.reading import Runs
 
-# A run converges where its last gap is at most this part of its first.
+# A rate is good where at least half of its runs end with at most this part of their first gap.
 PART = 0.1
 # Rates of a next grid.
 MORE = 3
+# A best rate above this part of the edge is at the edge: no grid goes on there.
+NEAR = 0.9
+# Values of a key that a command names.
+VALUES = 30
 COLUMNS = ["problem", "optimizer", "low", "high", "decades", "best", "edge", "limit", "at_edge", "next"]
 
 
 def table(runs: Runs) -> pd.DataFrame:
-    """Return a row for each problem and optimizer of several learning rates.
+    """Return a row for each problem and method of several learning rates.
 
-    `low` to `high` are the rates around the best at which at least half of the runs converge: their last gap is at most PART
-    of the first. `edge` is the lowest rate above the best at which at least half diverge, or end no lower than they began.
-    `limit` is 2/L, from which on gradient descent on a quadratic does not converge (Nesterov 2018, theorem 2.1.15).
+    `low` to `high` are the rates around the best at which at least half of the runs end with a gap of at most PART of the
+    first. `edge` is the lowest rate above the best at which at least half diverge, or end no lower than they began. `limit` is
+    2/L, from which on gradient descent on a quadratic does not converge (Nesterov 2018, theorem 2.1.15); only gradient descent
+    has it.
     """
     at, rows = decisive(runs), []
     known = runs.frame.assign(row=range(len(runs.frame)))
@@ -31,58 +37,74 @@ def table(runs: Runs) -> pd.DataFrame:
         if len(rates) < 2:
             continue
         best, low, high, edge = interval(rates)
-        end = "low" if best == rates.index[0] else "high" if best == rates.index[-1] else ""
-        command = following(runs, own, further(rates.index.to_numpy(), end)) if end else ""
         limit = own["limit"].iloc[0]
+        end = "low" if best == rates.index[0] else "high" if best == rates.index[-1] and not best > NEAR * limit else ""
+        command = following(runs, own, further(rates.index.to_numpy(), end, limit)) if end else ""
         rows.append((problem, optimizer, low, high, np.log10(high / low), best, edge, limit, end, command))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def by_rate(runs: Runs, own: pd.DataFrame, at: int | None) -> pd.DataFrame:
-    """Return for each rate the shares of runs that converge and that come to nothing, median steps, and median gap left."""
+    """Return for each rate the shares of runs that are good and that come to nothing, median steps, and median gap left."""
     row = own["row"].to_numpy()
     first, left = runs.gap[row, 0].astype(float), runs.gap[row, -1]
-    # The last loss on the scale of the gaps; a random loss is only measured now and then.
-    below = own["best_loss"].to_numpy() - left if own["minimum"].isna().any() else own["minimum"].to_numpy()
-    last = own["last_loss"].to_numpy() - below
+    last = (own["last_loss"] - own["reference"]).to_numpy()
     lost = (own["ending"] == "diverged").to_numpy() | ~(last < np.where(first > 0, first, np.inf))
     steps = np.full(len(own), np.inf) if at is None else censored(runs.to_target["steps"][row, at])
-    known = pd.DataFrame({"converges": ~lost & (last <= PART * first), "lost": lost, "steps": steps, "left": left})
+    known = pd.DataFrame({"good": ~lost & (last <= PART * first), "lost": lost, "steps": steps, "left": left})
     groups = known.groupby(own["learning_rate"].to_numpy())
     middle = groups[["steps", "left"]].agg(lambda column: float(median(column.to_numpy())))
-    return groups[["converges", "lost"]].mean().join(middle)
+    return groups[["good", "lost"]].mean().join(middle)
 
 
 def interval(rates: pd.DataFrame) -> tuple[float, float, float, float]:
-    """Return of rates (their index, in order) the best, the ends of the interval that converges, and the edge; NaN if none."""
+    """Return of rates (their index, in order) the best, the ends of the interval that is good, and the edge; NaN if none."""
     best = int(np.lexsort((rates["left"], rates["steps"]))[0])
-    values, converges = rates.index.to_numpy(), (rates["converges"] >= 0.5).to_numpy()
+    values, good = rates.index.to_numpy(), (rates["good"] >= 0.5).to_numpy()
     lost = np.flatnonzero((rates["lost"] >= 0.5).to_numpy()[best + 1 :])
     edge = values[best + 1 + lost[0]] if len(lost) else np.nan
-    if not converges[best]:
+    if not good[best]:
         return values[best], np.nan, np.nan, edge
     low = high = best
-    while low > 0 and converges[low - 1]:
+    while low > 0 and good[low - 1]:
         low -= 1
-    while high + 1 < len(values) and converges[high + 1]:
+    while high + 1 < len(values) and good[high + 1]:
         high += 1
     return values[best], values[low], values[high], edge
 
 
-def further(rates: np.ndarray, end: str) -> np.ndarray:
-    """Return the rates by which a grid goes on beyond one of its ends, as many times greater or smaller as there."""
-    if end == "high":
-        return rates[-1] * (rates[-1] / rates[-2]) ** np.arange(1, MORE + 1)
-    return (rates[0] * (rates[0] / rates[1]) ** np.arange(1, MORE + 1))[::-1]
+def further(rates: np.ndarray, end: str, limit: float = np.nan) -> np.ndarray:
+    """Return the rates by which a grid goes on beyond one of its ends, as many times greater or smaller as there.
+
+    None of them is at the limit or above: where fewer than MORE are below, they are evenly between the last one and the limit.
+    """
+    if end == "low":
+        return (rates[0] * (rates[0] / rates[1]) ** np.arange(1, MORE + 1))[::-1]
+    found = rates[-1] * (rates[-1] / rates[-2]) ** np.arange(1, MORE + 1)
+    if not found[-1] >= limit:
+        return found
+    return rates[-1] * (limit / rates[-1]) ** (np.arange(1, MORE + 1) / (MORE + 1))
 
 
 def following(runs: Runs, own: pd.DataFrame, rates: np.ndarray) -> str:
-    """Return the command that runs an optimizer on a problem at these rates."""
-    first = own.iloc[0]
-    new = {
-        "loss": first["loss"],
-        "optimizer": ",".join(own["method" if "method" in own else "optimizer"].unique()),
-        "optimizer.learning_rate": ",".join(f"{rate:.4g}" for rate in rates),
-    }
-    kept = [word for word in shlex.split(runs.words) if word.partition("=")[0] not in new]
-    return shlex.join(["python", "-m", "runner", "-m", *kept, *(f"{key}={value}" for key, value in new.items())])
+    """Return the command that runs a method on a problem at these rates, with all else that its runs were given."""
+    typed = runs.words or own["words"].iloc[0]
+    said = {word.partition("=")[0]: word for word in words(typed)}
+    own_keys = (*OF_PROBLEM, *OF_METHOD, "loss/", "optimizer/")
+    run = [{word.partition("=")[0]: word.partition("=")[2] for word in words(each)} for each in own["words"].unique()]
+    found = []
+    for key in dict.fromkeys([*said, *(key for each in run for key in each)]):
+        values = list(dict.fromkeys(each[key] for each in run if key in each))
+        # The sweep's own words name all problems and methods, and its jobs' this one's.
+        this = bool(values) and (not runs.words or key in CHOICES or key.lstrip("+~").startswith(own_keys))
+        if key.lstrip("+") == RATE or (key not in said and not this):
+            continue
+        several = len(values) > VALUES
+        found.append(said[key] if key in said and (several or not this) else f"{key}={','.join(values[:VALUES])}")
+    for group in ("loss", "optimizer"):
+        column = "choice" if group == "optimizer" else "loss"
+        if not any(word.startswith((f"{group}=", "experiment=")) for word in found):
+            found.append(f"{group}={','.join(own[column].unique())}")
+    found.append(f"{RATE}={','.join(f'{rate:.4g}' for rate in rates)}")
+    options = words(runs.options or own["options"].iloc[0])
+    return shlex.join(["python", "-m", "runner", "-m", *options, *found])
