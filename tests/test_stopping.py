@@ -84,6 +84,8 @@ def stopped(rules: Rules, rows: Trace, chunk: int) -> int | None:
 class Played:
     """An execution that plays given rows."""
 
+    stalled = None
+
     def __init__(self, rows: Trace, chunk: int) -> None:
         self.rows, self.chunk, self.taken = rows, chunk, 0
 
