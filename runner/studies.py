@@ -88,7 +88,8 @@ def search(make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], key
                     made.say(f"that is one round of {limit} trials; what comes after depends on it")
                     break
         finally:
-            trials.report(made.say, Path(made.task.folder).parent)
+            # Of SWEEP/outcomes/ID.
+            trials.report(made.say, Path(made.task.folder).parents[1])
     return made.outcomes
 
 
