@@ -44,7 +44,8 @@ class Budget:
             return
         if level > LEVELS:
             raise Exceeded(f"a configuration must be nested {LEVELS} levels or less, with every interpolation written out")
-        for key in [*node.keys()] if OmegaConf.is_dict(node) else range(len(node)):
+        keys: Any = node.keys() if OmegaConf.is_dict(node) else range(len(node._content or []))  # type: ignore[arg-type]
+        for key in [*keys]:
             child: Any = node._get_node(key)
             self.walk(child._maybe_dereference_node() if child is not None else None, level + 1)
 

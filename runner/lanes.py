@@ -78,7 +78,7 @@ def by_lane(cfg: Any, loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
     gradient.
     """
     losses: list[tf.Tensor] = []
-    seeds = getattr(optimizer, "seed_column", None)
+    seeds: Any = getattr(optimizer, "seed_column", None)
 
     def each_by_itself(point: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Return the loss of each lane, with what its own seed draws at this step."""

@@ -90,8 +90,8 @@ def misplaced(node: Any, place: str) -> Iterator[str]:
 def logs(path: str, logging: Any, place: str | None) -> Iterator[str]:
     """Yield the files of logs that lie elsewhere than in a folder, or would not be added to, by a file's word."""
     # A node that cannot be resolved yet is told elsewhere.
-    handlers = logging.get("handlers") if hasattr(logging, "get") else None
-    for name, handler in (handlers if hasattr(handlers, "items") else {}).items():
+    handlers: Any = logging.get("handlers") if hasattr(logging, "get") else None
+    for name, handler in handlers.items() if hasattr(handlers, "items") else ():
         key = f"{path}.handlers.{name}.filename"
         file = handler.get("filename") if hasattr(handler, "get") else None
         if file is None or named.given(key):

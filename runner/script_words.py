@@ -23,8 +23,10 @@ SUBMITIT |= {"name": TEXT, "comment": TEXT, "mail_user": WORD, "submitit_folder"
 JOBLIB = dict.fromkeys(("n_jobs", "verbose", "timeout"), NUMBER)
 JOBLIB |= {"batch_size": rf"{NUMBER}|auto", "pre_dispatch": r"all|(\d+ ?\* ?)?(n_jobs|\d+)", "backend": "loky"}
 JOBLIB |= {"prefer": "processes", "require": "", "mmap_mode": "r"}  # the last is the published schema's own
-RAY_INIT = dict.fromkeys(("object_store_memory", "include_dashboard", "log_to_driver", "num_cpus", "num_gpus"), NUMBER)
-RAY_REMOTE = dict.fromkeys(("num_cpus", "num_gpus", "memory", "max_retries", "max_calls", "resources"), NUMBER)
+RAY_INIT: dict[str, str] = dict.fromkeys(
+    ("object_store_memory", "include_dashboard", "log_to_driver", "num_cpus", "num_gpus"), NUMBER
+)
+RAY_REMOTE: dict[str, str] = dict.fromkeys(("num_cpus", "num_gpus", "memory", "max_retries", "max_calls", "resources"), NUMBER)
 
 
 def check(settings: Mapping[str, Any], known: Mapping[str, str], path: str = PATH) -> None:

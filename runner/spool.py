@@ -297,8 +297,8 @@ def away(folder: Path) -> bool:
 
 def run_key(folder: Path) -> str | None:
     """Return the key of the run whose spool is in a folder; None where there is no spool, or no run can be read of it."""
-    said = first(folder / FILE)
-    return said and said.get("run_key")
+    message = first(folder / FILE)
+    return message.get("run_key") if message else None
 
 
 def set_aside(folder: Path, pending: Path) -> None:
