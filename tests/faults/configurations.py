@@ -57,7 +57,7 @@ NODE_PLACES: dict[str, str] = {
     "optimizer.momentum": "",
     "optimizer.name": "",
     "guess": "",
-    "guess.x": "guess=point",
+    "guess.low": "guess=uniform",
     "strategy": "",
     "strategy.persistent": "",
     "execution": "",
