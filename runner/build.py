@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from omegaconf import DictConfig, OmegaConf
 
-from runner import allow, forks, measures, optimizers, strategies
+from runner import allow, forks, optimizers, strategies
 from runner.errors import UserError, first_line, nearest
-from runner.loop import Rules
+from runner.loop import FULL, Rules
 from runner.losses import Loss
 
 # The groups that make the loss, from the inside out.
@@ -192,7 +192,7 @@ def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
 
 def full_loss(loss: Loss) -> Callable[[np.ndarray], float] | None:
     """Return a random loss without what is random, as a function of one x to a number; None where it has no such measure."""
-    measure = loss.measures.get(measures.FULL)
+    measure = loss.measures.get(FULL)
     return None if measure is None else lambda x: float(measure(tf.constant(x)))
 
 

@@ -18,7 +18,8 @@ Rule = Callable[[Trace, int], int | None]
 SHORT, LONG = 0.1, 1.0
 # What a strategy records that evaluates otherwise than once a row: how often so far, by what is evaluated.
 EVALUATIONS = "evaluations/"
-LOSS = "loss"
+# The loss of a row, and of a random loss that of all data, or without the noise.
+LOSS, FULL = "loss", "full_loss"
 
 
 class Ending(StrEnum):

@@ -11,12 +11,10 @@ from dataclasses import replace
 import numpy as np
 import tensorflow as tf
 
-from runner.loop import LOSS
+from runner.loop import FULL, LOSS
 from runner.losses import Loss
 from runner.trace import Trace
 
-# The loss of all data, or without the noise.
-FULL = "full_loss"
 # Steps between two measured rows of a run that is not recorded, which has no tracking.full_loss_every.
 EVERY = 100
 

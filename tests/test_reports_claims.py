@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -396,3 +398,10 @@ def test_a_report_of_many_runs_takes_little_memory():
     finally:
         tracemalloc.stop()
     assert len(tables["ranking"]) == 4 and peak < 500e6, f"{peak / 1e6:.0f} MB"
+
+
+def test_rows_are_read_without_tensorflow():
+    """A report of others' losses needs none, which takes seconds and half a gigabyte, and prints what it likes."""
+    code = "import sys, runner.reports.reading, runner.reports.page, runner.report; print('tensorflow' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n" and ended.stderr == ""

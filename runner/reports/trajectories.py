@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runner.loop import EVALUATIONS
-from runner.measures import FULL
+from runner.loop import EVALUATIONS, FULL
 from runner.reports.facts import Fact
 from runner.trace import norm
 
