@@ -37,8 +37,10 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
 }
-# Of a PostgreSQL store: the connection that is kept, and those that are let go at once.
+# Of a PostgreSQL store: the connection that is kept, and those that are let go at once. MLflow opens a session within another.
 CONNECTIONS = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "1", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "1"}
+# The environment has them while one thread opens such a store.
+OPENING = threading.Lock()
 # MLflow's stores whose sessions are made for one thread at a time.
 ALONE: WeakSet[Any] = WeakSet()
 # Empty stores that wait for a run, by the file that they will be.
@@ -79,15 +81,29 @@ def client_of(uri: str) -> Any:
         utils._make_parent_dirs_if_sqlite = lambda uri: None
     if not uri.startswith("postgresql"):
         return mlflow.MlflowClient(tracking_uri=absolute(uri))
-    # Of the connections that a server has, a run holds two: MLflow opens a session within another.
-    for name, value in CONNECTIONS.items():
-        os.environ.setdefault(name, value)
-    client = mlflow.MlflowClient(tracking_uri=uri)
-    store = client._tracking_client.store
+    with few_connections():
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        store = client._tracking_client.store
     if store not in ALONE:
         store.ManagedSessionMaker = one_thread(store.ManagedSessionMaker)
         ALONE.add(store)
     return client
+
+
+@contextmanager
+def few_connections() -> Iterator[None]:
+    """Let a store that MLflow opens in this block hold two connections, unless the user says otherwise.
+
+    Other stores of this process, and servers that it starts, are not meant.
+    """
+    with OPENING:
+        ours = {name: value for name, value in CONNECTIONS.items() if name not in os.environ}
+        os.environ.update(ours)
+        try:
+            yield
+        finally:
+            for name in ours:
+                del os.environ[name]
 
 
 def one_thread(made: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -70,6 +71,13 @@ def taken(uri: str, count: int) -> ExitStack:
 def statuses(uri: str) -> list[str]:
     with psycopg.connect(uri.replace("+psycopg", "")) as connection:
         return sorted(status for (status,) in connection.execute("SELECT status FROM runs"))
+
+
+def test_other_stores_of_the_process_and_its_servers_have_their_connections(database, migrated):
+    store.get_ready(database)
+    assert not {*store.CONNECTIONS} & {*os.environ}
+    sizes = [store.client_of(uri)._tracking_client.store.engine.pool.size() for uri in (database, f"sqlite:///{migrated}")]
+    assert sizes[0] == 1 < sizes[1]
 
 
 def test_a_run_and_a_sweep_hold_two_connections_at_most_and_wait_for_them(cli, database):
