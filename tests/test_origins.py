@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import environment
 
-from runner import allow, named, script_words, spool, sync
+from runner import allow, named, script_words, spool, started, sync
 from runner.errors import UserError
 
 
@@ -327,7 +327,9 @@ def test_a_job_knows_the_users_words_wherever_it_arrives(tmp_path, monkeypatch):
     monkeypatch.setattr("runner.config.register", lambda: None)
     mask = os.umask(0o077)
     try:
-        pickle.loads(pickle.dumps(task))
+        # Where it arrives it takes that folder for the command's, which this process goes on without.
+        with started.here():
+            pickle.loads(pickle.dumps(task))
         assert named.given("tracking.uri") and not named.given("tracking.pending")
     finally:
         named.arrive(None)
