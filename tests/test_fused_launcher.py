@@ -60,7 +60,7 @@ def test_a_fused_job_leaves_what_it_leaves_alone(cli, runs, tmp_path):
     for key, one in fused.items():
         other = alone[key]
         assert one.info.status == other.info.status and one.info.experiment_id == other.info.experiment_id
-        assert one.data.params | {"sweep.reuse": "False"} == other.data.params
+        assert one.data.params == other.data.params
         assert one.data.tags.keys() | ALIVE == other.data.tags.keys()
         same = one.data.tags.keys() - OWN
         assert {tag: one.data.tags[tag] for tag in same} == {tag: other.data.tags[tag] for tag in same}

@@ -279,17 +279,23 @@ def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(drawn,
 
 
 def test_a_damaged_folder_does_not_keep_the_others_from_being_sent(cli, runs, tmp_path, capfd):
-    for seed in (1, 2, 3):
+    for seed in (1, 2, 3, 4):
         assert cli("max_iterations=5", "tracking.offline=true", "report=none", f"seed={seed}").code == 0
-    cut, damaged, whole = sorted(tmp_path.glob("outputs/runs/*/*/spool"))
-    cut.write_bytes(cut.read_bytes()[:-3])
+    cut, damaged, whole, done = sorted(tmp_path.glob("outputs/runs/*/*/spool"))
+    with cut.open("rb") as file:
+        finish, end = [frame for frame in spool.frames(file)][-2:]
+    assert (finish.message.word, end.message.word) == ("finish", "end")
+    # Without what the run came to, and without the word alone that nothing follows.
+    for path, size in ((cut, finish.end), (done, done.stat().st_size)):
+        path.write_bytes(path.read_bytes()[: size - 3])
     damaged.write_bytes(b"\0" + damaged.read_bytes()[1:])
-    assert sync.main([str(each.parent) for each in (whole, damaged, cut)]) == 1
-    first, second = capfd.readouterr().err.splitlines()
-    assert first.startswith(f"error: {damaged.parent}: ") and "cannot be read" in first
-    assert str(cut) in second and "what follows is dropped" in second
-    # The last message says that the run has ended.
-    assert sorted((run.data.params["seed"], run.info.status) for run in runs()) == [("1", "KILLED"), ("3", "FINISHED")]
+    assert sync.main([str(each.parent) for each in (whole, damaged, cut, done)]) == 1
+    first, *others = capfd.readouterr().err.splitlines()
+    assert first.startswith(f"error: {damaged.parent}: ") and "cannot be read" in first and len(others) == 2
+    for path, line in zip((cut, done), others, strict=True):
+        assert str(path) in line and "what follows is dropped" in line
+    ended = sorted((run.data.params["seed"], run.info.status) for run in runs())
+    assert ended == [("1", "KILLED"), ("3", "FINISHED"), ("4", "FINISHED")]
 
 
 def test_what_dead_processes_have_left_of_some_jobs_is_sent(cli, runs, tmp_path, monkeypatch):
