@@ -157,15 +157,19 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
         private.learn({group: value})
         faults += allow.faults(str(group), value)
     faults += [*bounds.faults(plain, cfg.dtype.name), *bounds.names(plain.get("tracking", {}))]
-    unlike = list(contradictions(given, choices))
+    unlike = list(contradictions(given, choices, sources))
     if faults or unlike:
         # Choices that are each right make an empty cell of a sweep, and not a failed job.
         raise (UserError if faults else Misfit)("; ".join([*faults, *unlike]))
 
 
-def contradictions(given: Mapping[Any, Any], choices: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the choices of a group that a plain value has replaced, as a number does a schedule."""
-    several = [(f"stopping/{name}", name) for name in str(choices.get("stopping", "limit")).split(",") if name != "limit"]
+def contradictions(given: Mapping[Any, Any], choices: Mapping[str, Any], sources: tuple[Path, ...]) -> Iterator[str]:
+    """Yield the choices of a group that a plain value has replaced, as a number does a schedule.
+
+    A stopping rule whose file gives a plain value itself, as the time limit's does, may have another.
+    """
+    rules = [name for name in str(choices.get("stopping", "limit")).split(",") if name != "limit"]
+    several = [(f"stopping/{name}", name) for name in rules if isinstance(declared(sources, "stopping", name).get(name), dict)]
     for group, name in [
         *((group, name) for group, name in choices.items() if group not in ("stopping", "experiment")),
         *several,
@@ -175,7 +179,8 @@ def contradictions(given: Mapping[Any, Any], choices: Mapping[str, Any]) -> Iter
             value = value.get(key, {}) if isinstance(value, dict) else {}
         if not isinstance(value, dict):
             chosen = f"{group}={name}" if group != f"stopping/{name}" else f"stopping={name}"
-            remedy = f"leave one of them out, or set {group}=null" if "/" in group else "leave one of them out"
+            nested = "/" in group and group != f"stopping/{name}"
+            remedy = f"leave one of them out, or set {group}=null" if nested else "leave one of them out"
             yield f"{chosen} and {group.replace('/', '.')}={value!r} contradict each other; {remedy}"
 
 
