@@ -71,7 +71,7 @@ def mlflow(
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        for _ in range(120):
+        for _ in range(400):  # a busy machine takes minutes to fill an empty database
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                 break

@@ -57,7 +57,7 @@ def swept(address: str, folder: Path) -> str:
 def told(folder: Path, *words: str) -> str:
     """Run a module of the runner's and return what it prints."""
     line = [sys.executable, "-m", *words]
-    ended = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    ended = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0 and ended.stderr == "", ended
     return ended.stdout
 

@@ -38,7 +38,7 @@ def reached(cluster, monkeypatch) -> None:
 def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess:
     """Run a sweep in a folder with a store."""
     line, how = command(folder, f"sqlite:///{folder}/outputs/mlflow.db", *WORDS, *words)
-    return subprocess.run(line, **how, capture_output=True, timeout=240, check=False)
+    return subprocess.run(line, **how, capture_output=True, timeout=600, check=False)
 
 
 def said(*command: str) -> str:
