@@ -61,8 +61,10 @@ def test_a_fused_job_leaves_what_it_leaves_alone(cli, runs, tmp_path):
         other = alone[key]
         assert one.info.status == other.info.status and one.info.experiment_id == other.info.experiment_id
         assert one.data.params == other.data.params
-        assert one.data.tags.keys() | ALIVE == other.data.tags.keys()
-        same = one.data.tags.keys() - OWN
+        # Each says by which launcher it was run, unless that is the usual one.
+        assert one.data.tags["options"] == "hydra/launcher=fused" and "options" not in other.data.tags
+        assert one.data.tags.keys() | ALIVE == other.data.tags.keys() | {"options"}
+        same = one.data.tags.keys() - OWN - {"options"}
         assert {tag: one.data.tags[tag] for tag in same} == {tag: other.data.tags[tag] for tag in same}
         assert one.data.metrics.keys() == other.data.metrics.keys()
         assert one.data.metrics["system/iterations"] == other.data.metrics["system/iterations"]
