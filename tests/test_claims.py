@@ -49,12 +49,14 @@ def test_the_claims_of_a_sweep_that_was_killed_are_none(tmp_path):
 
 
 def test_what_a_job_has_forked_holds_nothing(tmp_path):
-    claims, wait = Claims(tmp_path, "store"), os.pipe()
+    claims, ready, wait = Claims(tmp_path, "store"), os.pipe(), os.pipe()
     claims.take({"a"})
     child = os.fork()
     if not child:
+        os.write(ready[1], b"1")
         os.read(wait[0], 1)
         os._exit(0)
+    os.read(ready[0], 1)
     # As if this process had died.
     os.close(claims.file)
     assert Claims(tmp_path, "store").take({"a"}) == (set(), True)

@@ -268,7 +268,7 @@ WRONG = {
     "loss=ridge loss.batch_size=355": ("loss.batch_size", "1 … 354", "got 355"),
     "loss=ridge loss.batch_size=1.5": ("loss.batch_size", "whole number", "got 1.5"),
     "loss=ridge loss/data=mnist": ("loss/data", "'mnist'", "digits"),
-    "loss=ridge loss.data=diabetes": ("loss.data must be data", "loss/data=diabetes"),
+    "loss=ridge loss.data=diabetes": ("loss.data='diabetes' contradict each other", "loss/data=diabetes"),
     "loss=ridge loss.data.held_out=1": ("loss.data.held_out", "0 … 0.9", "got 1"),
     "loss=ridge loss.data.split_seed=-1": ("loss.data.split_seed", "got -1"),
     "loss=ridge +loss.data.shuffle=true": ("loss.data.shuffle", "held_out"),

@@ -153,7 +153,7 @@ def test_grids_of_numbers(cli, runs):
     np.testing.assert_allclose(rates, np.logspace(-3, -1, 5), rtol=1e-15)
     assert grammar.linspace(0, 1, 3).list == np.linspace(0, 1, 3).tolist()
     ended = cli("-m", "optimizer.learning_rate=logspace(-3,-1,0)")
-    assert ended.code == 1 and "1 or more" in ended.err and ended.err.count("\n") == 1
+    assert ended.code == 1 and "1 to 100000, got 0" in ended.err and ended.err.count("\n") == 1
 
 
 def test_a_key_may_be_deleted_in_a_grid(cli, runs):
