@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import Container, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from runner import private
 from runner.errors import UserError
@@ -95,8 +96,8 @@ def composing(load: Callable[..., Any]) -> Callable[..., Any]:
             cfg = load(*args, **keys)
         expandable(cfg)
         private.learn(OmegaConf.to_container(cfg))
-        with read_write(cfg.hydra.job):
-            # A folder may be named by it.
+        # A folder may be named by it; an override that cannot be resolved is told by its own key later, where it is read.
+        with suppress(OmegaConfBaseException), read_write(cfg.hydra.job):
             cfg.hydra.job.override_dirname = private.masked(cfg.hydra.job.override_dirname).replace(private.MASK, "hidden")
         return cfg
 

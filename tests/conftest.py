@@ -14,7 +14,7 @@ import pytest
 from absl import logging as absl_logging
 from omegaconf import OmegaConf
 
-from runner import config
+from runner import config, started
 from runner.sweeps import Sweep
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -85,6 +85,8 @@ def cli(prepared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(config, "draws", lambda cfg, marks: False)
     monkeypatch.setattr(Sweep, "report", lambda sweep: None)
+    # Where a test before took another folder for that of the command.
+    monkeypatch.setattr(started, "_folder", None)
 
     def run(*words: str) -> Ended:
         from runner import __main__
