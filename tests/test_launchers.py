@@ -48,7 +48,7 @@ def guess(loss, dtype, seed, *, x):
 GROUPS = {"joblib": "joblib", "ray": "ray", "submitit_local": "slurm", "submitit_slurm": "slurm", "slurm": "slurm"}
 # Forty jobs of two programs, and what differs between a job in a pack and the same one in another sweep.
 GRID = ["optimizer=sgd,adam", "optimizer.learning_rate=logspace(-3,-1,5)", "guess.x=0,1,2,3", "max_iterations=30"]
-OWN = {"mlflow.parentRunId", "overrides", "run_key", "folder", "pid", "heartbeat"}
+OWN = {"mlflow.parentRunId", "options", "overrides", "run_key", "folder", "pid", "heartbeat"}
 LONG = ["execution=eager", "max_iterations=1000000", "tracking.every=100"]
 
 
@@ -170,7 +170,7 @@ def packs_leave_what_one_program_leaves(folder: Path, address: str, launcher: li
     client, (parents, children) = MlflowClient(tracking_uri=address), recorded(folder, address)
     halves: list[dict[str, Any]] = [{}, {}]
     for run in children:
-        halves["sweep.reuse=false" in run.data.tags["overrides"]][run.data.tags["job"]] = run
+        halves["sweep.reuse=False" in run.data.tags["overrides"]][run.data.tags["job"]] = run
     assert [*map(len, halves)] == [40, 40] and {run.info.status for run in [*parents, *children]} == {"FINISHED"}
     for job, one in halves[0].items():
         other = halves[1][job]
