@@ -41,12 +41,12 @@ FORMS = [
 
 @pytest.fixture
 def keyed(tmp_path, monkeypatch):
-    (tmp_path / "keyed.py").write_text(KEYED)
+    (tmp_path / "holds_key.py").write_text(KEYED)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv(allow.VARIABLE, "keyed")
+    monkeypatch.setenv(allow.VARIABLE, "holds_key")
     monkeypatch.setattr(private.Known, "values", set())
     monkeypatch.setattr(private.Known, "pattern", None)
-    return ["loss._target_=keyed.loss", *GUESS, "max_iterations=1"]
+    return ["loss._target_=holds_key.loss", *GUESS, "max_iterations=1"]
 
 
 def test_no_form_of_a_secret_is_seen(cli, runs, keyed, tmp_path):
