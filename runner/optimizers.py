@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,6 +20,9 @@ from runner.errors import Misfit, UserError
 # optimizer of the user's declares it by an attribute `uses`.
 USES = {"Adafactor": ("norm", "matrix"), "Lamb": ("norm",), "LAMB": ("norm",), "Muon": ("matrix",)}
 KERAS = ("keras.", "tf_keras.")
+# NumPy's numbers leave arithmetic with a variable of Keras to the variable, as they do with TensorFlow's: where a program is
+# traced, the variable has no value that NumPy could compute with.
+keras.Variable.__array_priority__ = 100
 
 
 class NoOptimizer:
@@ -67,6 +71,10 @@ def exact(of: Any) -> None:
     for name, value in list(getattr(of, "__dict__", {}).items()):
         if type(value) is float:
             setattr(of, name, np.float64(value))
+    if isinstance(of, keras.optimizers.schedules.CosineDecayRestarts):
+        # It counts restarts by a quotient of logarithms, which at a restart may be rounded to below a whole number: the rate
+        # would be that of the end of the cycle, 0. Cycles that are shorter by so little are over in time.
+        of.first_decay_steps = np.float64(of.first_decay_steps) * (1 - 2**-45)
 
 
 def uses(optimizer: Any) -> frozenset[str]:

@@ -61,11 +61,21 @@ def slow(name: str) -> Any:
     return changed(name, learning_rate=0.0005)
 
 
+def in_double_precision(cls: Any, arguments: dict[str, Any]) -> Any:
+    """Return an optimizer whose numbers are NumPy's, in double precision: Keras takes Python's for single precision."""
+    defaults = {key: each.default for key, each in inspect.signature(cls).parameters.items()}
+    numbers = {key: np.float64(value) for key, value in (defaults | arguments).items() if type(value) is float}
+    return cls(**arguments | numbers)
+
+
 @cache
 def plain(name: str, loss: str, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return x, loss and gradient of each of n steps of a plain eager loop with the optimizer's own constructor."""
     arguments = {key: value for key, value in OmegaConf.to_container(slow(name)).items() if key != "_target_"}
-    optimizer, x = resolve_name(NODES[name]._target_)(**arguments), tf.Variable(tf.constant(STARTS[loss], tf.float64))
+    optimizer, x = (
+        in_double_precision(resolve_name(NODES[name]._target_), arguments),
+        tf.Variable(tf.constant(STARTS[loss], tf.float64)),
+    )
     found = []
     for k in range(n + 1):
         with tf.GradientTape() as tape:
@@ -213,7 +223,7 @@ def test_an_optimizers_own_minimize_is_called_and_agrees_bit_for_bit(target, arg
     assert len(calls) == 50
     monkeypatch.undo()
 
-    x, optimizer = tf.Variable(tf.constant(STARTS["rosenbrock"], tf.float64)), cls(**arguments)
+    x, optimizer = tf.Variable(tf.constant(STARTS["rosenbrock"], tf.float64)), in_double_precision(cls, arguments)
     path = [x.numpy()]
     for _ in range(50):
         optimizer.minimize(lambda: losses.rosenbrock(x), var_list=[x])

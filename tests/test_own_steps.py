@@ -270,7 +270,8 @@ def by_scipy_alone(method: str) -> tuple[np.ndarray, Any, int]:
         asked.add(x.tobytes())
         return optimize.rosen(x), optimize.rosen_der(x)
 
-    keys = {"jac": True, "callback": lambda xk: found.append(xk.copy()), **second}
+    tolerances = OWN["scipy"].tolerances.float64.get(method, {})
+    keys = {"jac": True, "callback": lambda xk: found.append(xk.copy()), "options": dict(tolerances), **second}
     result = optimize.minimize(both, ROSENBROCK.start, method=method, **keys)
     assert result.nfev - 1 <= len(asked) <= result.nfev
     return np.array(found), result, len(asked)
