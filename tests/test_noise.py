@@ -164,7 +164,7 @@ def test_jobs_of_other_noise_are_no_lanes_of_one_program() -> None:
 RANDOM = {
     "noise": ["noise=gaussian", "noise.loss=0.3", "noise.gradient=0.2"],
     "heavy noise of a scalar": ["loss=quadratic", "noise=student_t"],
-    "mini-batches": ["loss=logistic_regression", "loss/data=iris", "+loss.batch_size=7"],
+    "mini-batches": ["loss=logistic_regression", "loss/data=breast_cancer", "loss.batch_size=7"],
     "mini-batches and noise": ["loss=ridge", "loss/data=diabetes", "loss.batch_size=32", "noise=gaussian", "dtype=float64"],
     "mini-batches of a network": ["loss=mlp", "loss.batch_size=16", "optimizer=adam"],
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,16 @@ EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execut
 
 
 @pytest.fixture(scope="module")
-def composed() -> Iterator[Callable[..., Any]]:
+def composed() -> Callable[..., Any]:
     """Give a function that composes a configuration from overrides."""
     config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda *words: compose("config", ["tracking=none", *words])
+
+    def composing(*words: str) -> Any:
+        # Hydra is left to commands, which this file's other tests run in this process, as soon as it has composed.
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", ["tracking=none", *words])
+
+    return composing
 
 
 @pytest.mark.parametrize("execution", ["eager", "graph", "xla"])
