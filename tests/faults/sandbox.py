@@ -31,7 +31,7 @@ PROCESSOR, WALL = 60, 240
 MEMORY = 3_000_000  # KiB
 EVIL = TOUCH + "def touch(*args, **keys):\n    return 0.1\nx = 1\n"
 # What a command may write by itself, below the sandbox: its outputs, and what libraries cache.
-ALLOWED = ("work/outputs", "tmp", "home/.cache", "home/.config", "out", "err", "watched.log")
+ALLOWED = ("work/outputs", "tmp", "home/.cache", "home/.config", "home/.keras", "out", "err", "watched.log")
 PICKLE = b"cposix\nsystem\n(S'touch %s/canary'\ntR."
 # The program of a cluster: it runs a script as a node would, but for the task's own step, which srun starts; then it fails.
 SBATCH = """#!/bin/sh
@@ -181,7 +181,8 @@ class Sandbox:
         if secret.stat().st_atime > 1:
             found.append("read secret.txt")
         told = (box / "out").read_text(errors="replace") + (box / "err").read_text(errors="replace")
-        assert "usage:" not in told, f"{case}: {told}"
+        # A command that printed nothing has read nothing.
+        assert told and "usage:" not in told, f"{case}: {told}"
         found += [f"printed {each!r}" for each in ("Traceback", "\x1b[2J", SECRET) if each in told]
         found += [f"wrote the secret to {name}" for name, content in after.items() if SECRET.encode() in content]
         return sorted({*found})
@@ -260,7 +261,7 @@ def become(module: str, words: list[str], box: Path, variables: dict[str, str]) 
     os.chdir(box / "work")
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(box / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     # As `python -m` has it: what lies beside the command is found.
     sys.path.insert(0, str(box / "work"))
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR, PROCESSOR + 5))

@@ -19,7 +19,7 @@ from sandbox import Sandbox
 FIRST, SECONDS = int(os.environ.get("FUZZ_FIRST", 0)), float(os.environ.get("FUZZ_SECONDS", 0))
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [30, pytest.param(10_000, marks=pytest.mark.long)])
 def test_no_configuration_does_what_is_not_on_the_list(tmp_path, count):
     sandbox, harms, end = Sandbox(tmp_path), dict[str, list[str]](), time.monotonic() + SECONDS
     numbers = itertools.count(FIRST) if SECONDS else range(FIRST, FIRST + count)
@@ -49,7 +49,7 @@ def loss(x): return (x - 4) ** 2
         "secret.txt",
         "changed work/keys/id_rsa",
         "started ['touch'",
-        "os.system",
+        "started ['true'",
         "left work/new",
     ):
         assert each in found, found
