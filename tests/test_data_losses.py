@@ -284,7 +284,6 @@ WRONG = {
     "loss=keras_model loss.model.layers=[{_target_:keras.layers.BatchNormalization}]": ("moving_mean", "BatchNormalization"),
     "loss=keras_model loss.model.layers=[{_target_:keras.layers.Flatten}]": ("loss.model must have weights",),
     "loss=keras_model loss.model.layers=[{_target_:keras.layers.Dense,units:3,width:3}]": ("loss.model", "width"),
-    "loss=ridge loss.batch_size=8 stopping=target stopping.target.tolerance=0.1": ("stopping.target.loss", "random"),
 }
 
 

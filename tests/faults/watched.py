@@ -15,7 +15,7 @@ STARTS = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Pope
 CHANGES = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1, "os.chmod": 1, "os.chown": 1}
 CHANGES |= {"os.rename": 2, "os.link": 2, "os.symlink": 2, "shutil.rmtree": 1, "shutil.move": 2, "shutil.copyfile": 2}
 OPENED_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Programs that a process of ours may start: git for the commit, Slurm's, and those by which libraries ask for fonts and processors.
+# Programs that a process of ours may start: git for the commit, Slurm's, and those by which libraries ask for fonts and cores.
 PROGRAMS = {
     "git",
     "fc-list",
