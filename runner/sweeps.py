@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner import allow, compose, config, private, quick, quiet, store
 from runner.claims import Claims
@@ -33,7 +33,9 @@ class Sweep:
         self.sources = loader.get_search_path().get_path()
         self.composed = task.composed = compose.Composer(loader, master)
         self.settings, self.overrides = master.sweep, tuple(overrides)
-        self.options = [*given(self.sources), *(each for each in master.hydra.overrides.hydra if each.startswith(LAUNCHER))]
+        # Unresolved: an override of a job's folder has parts that no sweep has.
+        words: Any = OmegaConf.to_container(master.hydra.overrides.hydra)
+        self.options = [*given(self.sources), *(each for each in words if each.startswith(LAUNCHER))]
         self.recorder: Any = None
         self.reports = False
         # Of the parent run, besides those that every one has.

@@ -16,7 +16,7 @@ from runner import artifacts, diff, experiment, landscape, portrait, recorded, v
 from runner.experiment import Built
 from runner.loop import Rules
 from runner.losses import Loss
-from runner.reports import reading
+from runner.reports import reading, trajectories
 from runner.reports.facts import UNKNOWN
 from runner.trace import Trace
 
@@ -38,7 +38,7 @@ def test_rows_come_back_from_either_layout(tmp_path: Path, d: int) -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(trace, name).reshape(5, -1))
     seen = reading.follow(tmp_path / "trajectory.parquet", 0.0, UNKNOWN, np.arange(5))
     assert seen.dimension == max(d, 1) and seen.rows == 5 and seen.last_loss == 1
-    np.testing.assert_allclose(seen.x0, trace.x.reshape(5, -1)[0, : reading.COORDINATES])
+    np.testing.assert_allclose(seen.x0, trace.x.reshape(5, -1)[0, : trajectories.COORDINATES])
     columns = pq.ParquetFile(tmp_path / "trajectory.parquet").schema_arrow.names
     assert len(columns) == (5 if d > artifacts.COLUMNS else 3 + 2 * max(d, 1))
 
