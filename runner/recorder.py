@@ -119,11 +119,11 @@ class Session:
             return first_free(unsent.interrupted(self.pointer.path.parent, self.about.tags["identity"]))
         return first_free(self.process.ask("find", self.said)["runs"], self.is_silent)
 
-    def is_silent(self, run: Mapping[str, Any], lock: spool.Lock) -> bool:
-        """Tell whether a run whose lock is held here is dead, wherever it was."""
+    def is_silent(self, run: Mapping[str, Any], holder: Mapping[str, Any]) -> bool:
+        """Tell whether a run whose lock is held here is dead, wherever it was; `holder` had the lock before."""
         watch, log = run["silent"], logging.getLogger(__name__)
         # Locks hold among the containers of one machine, whatever they are called; not always from one machine to another.
-        if watch is None or processes.same_machine(lock.before):
+        if watch is None or processes.same_machine(holder):
             return True
         assert self.process is not None
         wait = alive.patience(watch["every"])
@@ -283,7 +283,7 @@ def own_lock(folder: Path) -> spool.Lock:
 
 
 def first_free(
-    runs: list[dict[str, Any]], dead: Callable[[dict[str, Any], spool.Lock], bool] = lambda run, lock: True
+    runs: list[dict[str, Any]], dead: Callable[[dict[str, Any], Mapping[str, Any]], bool] = lambda run, holder: True
 ) -> tuple[dict[str, Any], spool.Lock] | None:
     """Return the first of these interrupted runs that nobody is at, and that is dead, with its lock.
 
@@ -294,8 +294,14 @@ def first_free(
         # A store may name any folder: it is that of this run where its spool says so.
         if (spool.first(folder / spool.FILE) or {}).get("run_key") != run["run_key"]:
             continue
+
+        def gone(holder: Mapping[str, Any], run: dict[str, Any] = run, file: Path = folder / spool.FILE) -> bool:
+            return not file.exists() or dead(run, holder)
+
         try:
-            lock = spool.Lock(folder, "continued", patience=spool.PATIENCE)
+            lock = spool.Lock(folder, "continued", spool.PATIENCE, gone)
+        except spool.Elsewhere:
+            continue
         except spool.Held as held:
             if held.holder.get("role") == "continued":
                 holder = f"process {held.holder['pid']} on {held.holder['host']}"
@@ -303,10 +309,7 @@ def first_free(
                 raise UserError(f"run {which} is being continued by {holder}; wait for it, or set resume=false") from held
             continue
         if (folder / spool.FILE).exists():
-            if dead(run, lock):
-                return run, lock
-            lock.release()
-            continue
+            return run, lock
         # Another has continued it meanwhile, to its end.
         lock.release(remove=True)
     return None

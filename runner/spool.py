@@ -16,7 +16,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -183,11 +183,20 @@ class Held(Exception):
         self.holder = holder
 
 
+class Elsewhere(Held):
+    """A lock that is free here, and whose last holder goes on on another machine."""
+
+
 class Lock:
     """A folder's lock, held until this process releases it or ends."""
 
-    def __init__(self, folder: Path, role: str, patience: float = 0) -> None:
-        """Take the lock to be a `run`, a `continued` one, or one `sending`, which is waited for so long; raises Held."""
+    def __init__(
+        self, folder: Path, role: str, patience: float = 0, gone: Callable[[Mapping[str, Any]], bool] = lambda holder: True
+    ) -> None:
+        """Take the lock to be a `run`, a `continued` one, or one `sending`, which is waited for so long; raises Held.
+
+        A lock that is free here may be held on a machine that shares none: `gone` tells of its last holder whether it is not.
+        """
         self.path, began = folder / LOCK, time.monotonic()
         while (holder := self.taken()) is not None:
             os.close(self.file)
@@ -197,9 +206,14 @@ class Lock:
             if time.monotonic() - began > wait:
                 raise Held(holder)
             time.sleep(0.05)
-        # What the last holder has said of itself.
-        self.before = said(self.file)
-        self.become(role)
+        try:
+            # Until it is known to be gone, the file names the last holder.
+            if not gone(last := said(self.file)):
+                raise Elsewhere(last)
+            self.become(role)
+        except BaseException:
+            os.close(self.file)
+            raise
 
     def become(self, role: str) -> None:
         """Hold it in this role."""

@@ -6,12 +6,27 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from runner import folders, named, playing, private, processes, spool, started, store, streams, sweep_store, unsent
+from runner import (
+    alive,
+    begun,
+    folders,
+    named,
+    playing,
+    private,
+    processes,
+    spool,
+    started,
+    store,
+    streams,
+    sweep_store,
+    unsent,
+)
 from runner.errors import first_line
 from runner.retry import Policy
 
@@ -45,6 +60,30 @@ def send(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None
     return Sent(player.run and player.run.run_id, left)
 
 
+def gone(folder: Path, watch: bool, holder: Mapping[str, Any]) -> bool:
+    """Tell whether the run of a spool whose lock is free here has ended or is dead; not every machine shares its locks.
+
+    Of one that was on another machine its heartbeat in the store tells, which is watched, or is for `alive.reap` to judge. One
+    that is not in the store has none, and is left for the user to send.
+    """
+    with (folder / spool.FILE).open("rb") as file:
+        if processes.same_machine(holder) or unsent.came_to(spool.frames(file))["status"] != "RUNNING":
+            return True
+    said = begun.Begin.of(spool.first(folder / spool.FILE) or {})
+    client, experiment_id = said.opened()
+    if (run_id := begun.found(client, experiment_id, said.run_key)) is None:
+        return watch
+    run = client.get_run(run_id)
+    beat, every = run.data.tags.get(alive.BEAT), float(run.data.tags.get(alive.EVERY, 0))
+    if run.info.status != "RUNNING" or beat is None:
+        return True
+    if watch:
+        private.tell(
+            f"run {run_id} may be going on on host {holder.get('host')}: it is watched for {alive.patience(every):g} s"
+        )
+    return watch and alive.still(client, run_id, beat, every)
+
+
 def learned(frames: Iterator[spool.Frame]) -> Iterator[spool.Frame]:
     """Yield frames, and have the password of the store that they are for shown by no message."""
     for frame in frames:
@@ -53,8 +92,18 @@ def learned(frames: Iterator[spool.Frame]) -> Iterator[spool.Frame]:
         yield frame
 
 
-def one(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None], stores: Collection[str] = ()) -> Sent:
-    """Send a folder's spool; raises Held where a process is at it. Passwords go to `stores` alone, which the user named."""
+def one(
+    folder: Path,
+    pending: Path,
+    timeout: float,
+    warn: Callable[[str], None],
+    stores: Collection[str] = (),
+    watch: bool = False,
+) -> Sent:
+    """Send a folder's spool; raises Held where a process is at it. Passwords go to `stores` alone, which the user named.
+
+    One that may be at it on another machine is watched, or else taken at its word.
+    """
     if spool.away(folder):
         return Sent(None, f"the folder is away, and so is its run; mount it, or move it back, and send it then{FORGET}")
     if not (folder / spool.FILE).exists():
@@ -64,7 +113,12 @@ def one(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None]
     keys = (spool.first(folder / spool.FILE) or {}).get("keys", {})
     if (untold := named.spooled(str(keys.get("uri", "sqlite:")), stores)) is not None:
         return Sent(None, untold)
-    lock = spool.Lock(folder, "sending")
+    try:
+        lock = spool.Lock(folder, "sending", gone=partial(gone, folder, watch))
+    except spool.Held:
+        raise
+    except Exception as error:
+        return Sent(None, first_line(error))
     try:
         return send(folder, pending, timeout, warn)
     except Exception as error:
@@ -103,6 +157,8 @@ def left_by(identities: Set[str], pending: Path, timeout: float, uri: str = "") 
     for folder in [run.folder for run in unsent.of(pending, identities)]:
         try:
             one(folder, pending, timeout, logging.getLogger(__name__).info, [uri])
+        except spool.Elsewhere:
+            continue
         except spool.Held as held:
             # A run of another command may have the same identity, and go on.
             busy |= held.holder.get("role") == "sending" or not processes.there(held.holder)
@@ -133,7 +189,7 @@ def sent(given: argparse.Namespace) -> int:
     folders = [started.absolute(folder) for folder in given.folders] or list(pointed(given.pending))
     for folder in folders:
         try:
-            sent = one(folder, given.pending, given.timeout, complain, stores)
+            sent = one(folder, given.pending, given.timeout, complain, stores, watch=True)
         except spool.Held:
             private.tell(f"{folder}: its run is still going on")
             continue

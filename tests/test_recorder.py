@@ -224,9 +224,9 @@ def test_one_that_goes_on_on_another_machine_is_left_alone(prepared):
         ended = Command(prepared, *SILENT).ended()
     assert ended.code == 0 and ended.err.endswith("is going on: this is another run of the same configuration\n")
     statuses = {run.info.run_id: run.info.status for run in client.search_runs(["1"])}
-    # Its spool is sent as that of a dead run, for the lock of its folder is free.
-    del statuses[before.info.run_id]
-    assert [*statuses.values()] == ["FINISHED"]
+    # Nor is its spool sent as that of a dead run, though the lock of its folder is free.
+    assert statuses.pop(before.info.run_id) == "RUNNING" and [*statuses.values()] == ["FINISHED"]
+    assert json.loads(lock.read_text())["host"] == "another"
 
 
 def test_a_recorder_that_was_stopped_is_waited_for_no_longer_than_a_store(prepared):

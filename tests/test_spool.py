@@ -322,6 +322,36 @@ def test_what_dead_processes_have_left_of_some_jobs_is_sent(cli, runs, tmp_path,
     assert [(run.data.params["seed"], run.info.status) for run in runs()] == [("1", "FINISHED")]
 
 
+def test_a_run_of_a_machine_that_shares_no_locks_is_sent_when_its_heart_has_stopped(cli, runs, tmp_path, capfd):
+    assert cli("max_iterations=5", "tracking.offline=true", "report=none").code == 0
+    (path,) = tmp_path.glob("outputs/runs/*/*/spool")
+    with path.open("rb") as file:
+        said, *_, end = spool.frames(file)
+    with path.open("ab") as file:
+        file.truncate(end.end - 40)
+    assert sync.main([]) == 0 and capfd.readouterr().err.count("what follows is dropped") == 1
+    (run,) = runs()
+    client, run_id, pending = store(tmp_path), run.info.run_id, tmp_path / "outputs/pending"
+    assert run.info.status == "KILLED" and path.exists()
+    spool.Pointer(pending, said.message.fields["run_key"]).write(path.parent)
+    holder = {"host": "another", "pid": 1, "start": "1", "machine": "another/pid", "role": "run"}
+    (path.parent / "lock").write_text(json.dumps(holder))
+    client.update_run(run_id, "RUNNING")
+    client.set_tag(run_id, alive.EVERY, "0.5")
+    with alive.Heart(client, run_id, 0.1):
+        assert processes.wait(lambda: client.get_run(run_id).data.tags[alive.BEAT] != run.data.tags[alive.BEAT], 20)
+        sync.quietly(pending, tmp_path)
+        assert not sync.left_by({run.data.tags["identity"]}, pending, 0)
+        assert sync.main([]) == 0 and "its run is still going on" in capfd.readouterr().out
+        assert client.get_run(run_id).info.status == "RUNNING"
+    assert json.loads((path.parent / "lock").read_text()) == holder
+    # That it is silent is for others to find out: a run that starts has no time to.
+    sync.quietly(pending, tmp_path)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert sync.main([]) == 0 and "it is watched for 2 s" in capfd.readouterr().out
+    assert client.get_run(run_id).info.status == "KILLED" and not pending.exists()
+
+
 def test_the_next_run_sends_what_is_pending(cli, runs, tmp_path):
     assert cli("max_iterations=5", "tracking.offline=true", "report=none", "seed=1").code == 0
     assert cli("max_iterations=5", "report=none").code == 0
