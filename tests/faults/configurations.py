@@ -142,9 +142,9 @@ PATH_PLACES += (
     "hydra.runtime.output_dir",
 )
 VARIABLES = {
-    "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": "@S@/work/evil.so",
-    "LD_PRELOAD": "@S@/work/evil.so",
-    "OMP_TOOL_LIBRARIES": "@S@/work/evil.so",
+    "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": "@S@/work/library.so",
+    "LD_PRELOAD": "@S@/work/library.so",
+    "OMP_TOOL_LIBRARIES": "@S@/work/library.so",
     "PYTHONPATH": "@S@/work",
     "PATH": "@S@/work/bin",
     "RUNNER_ALLOW_TARGETS": "evil",

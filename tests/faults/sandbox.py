@@ -54,7 +54,7 @@ PLANTED = {
     "work/keys/id_rsa": "-----BEGIN KEY-----\nmine\n",
     "work/keys/0123456789abcdef0123456789abcdef": "mine\n",
     "work/evil.py": EVIL,
-    "work/evil.so": "not a library\n",
+    "work/library.so": "not a library\n",
     "work/beside/loss/quadratic.yaml": "_target_: evil.touch\n",
     "work/beside/__init__.py": TOUCH,
     "work/bin/sbatch": SBATCH,
