@@ -38,7 +38,9 @@ open(os.environ["WATCHED"] + "/secret.txt").read()
 os.remove("keys/id_rsa")
 subprocess.run(["touch", "new"])
 os.system("true")
+import importlib
 import this
+importlib.import_module("turtledemo")
 tf.compat.v1.train.Server({"local": ["localhost:0"]}, start=True)
 def loss(x): return (x - 4) ** 2
 """
@@ -53,7 +55,7 @@ def loss(x): return (x - 4) ** 2
         "left work/new",
     ):
         assert each in found, found
-    assert "imported this" in found and "listens on" in found
+    assert "imported this" in found and "turtledemo" in found and "listens on" in found
 
 
 def show(numbers: range, folder: Path) -> None:

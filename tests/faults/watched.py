@@ -56,8 +56,10 @@ def watch(sandbox: str, allowed: list[str], log: int) -> None:
             fine = program in PROGRAMS or os.path.realpath(program) == os.path.realpath(sys.executable)
             return None if fine and "canary" not in str(words) else f"started {words}"
         if event == "exec":
-            code = args[0]
-            return f"ran {code.co_filename}" if within(code.co_filename) else None
+            # A module that `importlib` imports has no other event.
+            file = args[0].co_filename
+            probe = PROBES & {*os.path.splitext(file)[0].split(os.sep)[-2:]}
+            return f"ran {file}" if probe or within(file) else None
         if event == "compile" and isinstance(args[0], str | bytes) and "canary" in str(args[0])[:2000]:
             return "compiled text of the configuration" if args[1] in ("<string>", None) else None
         if event == "import":
