@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import reach
+from runner import reach, sqlite_uri, started
 from runner.errors import UserError
 
 # The folder below which the defaults of all keys lie.
@@ -116,12 +116,30 @@ def store(key: str, uri: Any, environment: str | None = None) -> None:
         raise UserError(f"{said}; if you trust it, name it yourself: {ways}")
 
 
-def spooled(uri: str, names: Collection[str]) -> str | None:
-    """Return in a line why a run is not sent to the store that its spool names: the user's words or environment do not."""
-    if uri.startswith("sqlite:") or uri in {*names, os.environ.get("MLFLOW_TRACKING_URI")} or not (what := sent(uri)):
+def spooled(uri: str, names: Collection[str], place: Path) -> str | None:
+    """Return in a line why a run is not sent to the store that its spool names: the user's words or environment do not.
+
+    `place` is the folder of the spool, or whatever else says where the store is.
+    """
+    given = {*map(sqlite_uri.absolute, filter(None, (*names, os.environ.get("MLFLOW_TRACKING_URI"))))}
+    if sqlite_uri.absolute(uri) in given:
         return None
-    said = f"its store {reach.hidden(uri)} would be sent {what}; if you trust it, name it yourself"
+    what = None if uri.startswith("sqlite:") else sent(uri)
+    if (why := f"would be sent {what}" if what else stray(uri, place)) is None:
+        return None
+    said = f"its store {reach.hidden(uri)} {why}; if you trust it, name it yourself"
     return f"{said}: python -m runner.sync --tracking-uri URI"
+
+
+def stray(uri: str, place: Path) -> str | None:
+    """Return why a store is not made for a folder: an SQLite file below no `outputs`, this command's or the folder's."""
+    file = sqlite_uri.file_of(uri)
+    if file is None or (file.is_file() and file.stat().st_size):
+        return None
+    around = next((each for each in started.absolute(place).parents if each.name == ROOT), started.absolute(ROOT))
+    if any(file.resolve().is_relative_to(root.resolve()) for root in (around, started.absolute(ROOT))):
+        return None
+    return f"is not there, and is made below {ROOT} alone"
 
 
 def sent(uri: str) -> str | None:

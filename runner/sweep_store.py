@@ -179,7 +179,7 @@ def end_pending(pending: Path, timeout: float, stores: Collection[str] = ()) -> 
             said = json.loads(file.read_text(encoding="utf-8"))
             if said["run_id"] != file.stem:
                 raise ValueError(f"{file} is not a sweep's, and is left as it is")
-            if (untold := named.spooled(str(said["keys"]["uri"]), stores)) is not None:
+            if (untold := named.spooled(str(said["keys"]["uri"]), stores, pending)) is not None:
                 raise ValueError(untold)
             keys = {**said["keys"], "flush_timeout": timeout, "pending": str(pending)}
             left = end(**{**said, "keys": keys})["left"]

@@ -111,7 +111,7 @@ def one(
     if spool.foreign(folder / spool.FILE):
         return Sent(None, f"{folder / spool.FILE} cannot be read from its beginning on, and is left as it is")
     keys = (spool.first(folder / spool.FILE) or {}).get("keys", {})
-    if (untold := named.spooled(str(keys.get("uri", "sqlite:")), stores)) is not None:
+    if (untold := named.spooled(str(keys.get("uri", "sqlite:")), stores, folder)) is not None:
         return Sent(None, untold)
     try:
         lock = spool.Lock(folder, "sending", gone=partial(gone, folder, watch))
@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m runner.sync", description=__doc__)
     made.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a run's folder; default: all that are pending")
     made.add_argument("--pending", type=Path, default=PENDING, help="where those are listed (tracking.pending)")
-    trusted = "a store that your password is sent to, where a spool names it; MLFLOW_TRACKING_URI is one"
+    trusted = "a store that gets your password, or is made outside outputs, where a spool names it; MLFLOW_TRACKING_URI is one"
     made.add_argument("--tracking-uri", metavar="URI", help=trusted)
     made.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds that a store has to take something")
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -141,6 +142,40 @@ def test_a_password_goes_to_no_store_that_a_spool_names(cli, tmp_path, monkeypat
         assert sync.main([*named_so, "--timeout", "0"]) == 1 and "would be sent" not in capfd.readouterr().err
         monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     assert len(list(spool.pointers(tmp_path / "outputs/pending"))) == 1
+
+
+NEW = ["sqlite:///{victim}/new/x.db", "sqlite:///{victim}/empty", "sqlite:///outputs/../x.db", "sqlite:///outputs/link/x.db"]
+
+
+@pytest.mark.parametrize("uri", NEW)
+def test_a_spool_has_no_database_made_where_the_user_names_none(cli, runs, tmp_path, victim, capfd, uri):
+    (victim.parent / "empty").touch()
+    (tmp_path / "outputs/link").symlink_to(victim.parent)
+    uri = uri.format(victim=victim.parent)
+    before = tree(tmp_path, victim.parent)
+    assert cli("max_iterations=2", "report=none", "tracking.offline=true", f"tracking.uri={uri}").code == 0
+    (path,) = tmp_path.glob("outputs/runs/*/*/spool")
+    said = {"keys": spool.first(path)["keys"], "run_id": "0" * 32, "status": "FINISHED", "tags": {}, "metrics": {}, "table": {}}
+    ends = tmp_path / "outputs/pending/sweeps" / f"{'0' * 32}.json"
+    ends.parent.mkdir()
+    ends.write_text(json.dumps(said))
+    capfd.readouterr()
+    assert sync.main([]) == 1 and capfd.readouterr().err.count("is not there, and is made below outputs alone; if you") == 2
+    # The run that comes next, in another store, sends nothing to it either.
+    sync.quietly(tmp_path / "outputs/pending", tmp_path, "sqlite:///outputs/mlflow.db")
+    assert tree(tmp_path, victim.parent) == before and path.exists() and runs() == []
+    ends.unlink()
+    assert sync.main(["--tracking-uri", uri]) == 0 and not path.exists()
+
+
+def test_a_spool_has_its_database_made_beside_its_run_wherever_it_is_sent_from(cli, tmp_path, monkeypatch):
+    assert cli("max_iterations=2", "report=none", "tracking.offline=true").code == 0
+    (path,) = tmp_path.glob("outputs/runs/*/*/spool")
+    (tmp_path / "outputs/mlflow.db").unlink()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setattr(started, "_folder", None)
+    assert sync.main([str(path.parent)]) == 0 and (tmp_path / "outputs/mlflow.db").exists()
 
 
 LINES = [
