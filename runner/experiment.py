@@ -119,7 +119,13 @@ def large(ready: Built, tracking: Any) -> Iterator[str]:
     x0, count = ready.x0, ready.rules.max_iterations + 1
     # x, gradient and loss: once in the spool, once in the trajectory.
     own = 2 * count * (2 * x0.nbytes + x0.itemsize)
-    if own > LARGE:
+    bound, spooled = (tracking.get("max_unsent") or 1) * 2**30, own / 2
+    if tracking.get("offline") and spooled > bound:
+        yield (
+            f"the spool of this run takes up to {spooled / 2**30:.3g} GiB, and nothing is sent with tracking.offline=true: "
+            f"it is interrupted at {bound / 2**30:.3g} GiB, or set tracking.max_unsent={2 * spooled / 2**30:.3g}"
+        )
+    elif own > LARGE:
         yield (
             f"the rows of this run take up to {own / 1e9:.1f} GB on the disk ({count:,} of {x0.size:,} numbers); "
             f"set max_iterations={max(int(count * LARGE / own) - 1, 1)}, or tracking=none, which records none"

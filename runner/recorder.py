@@ -7,6 +7,7 @@ next are computed. The run never waits for it between its first step and its las
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -25,8 +26,15 @@ from runner.sweep_recorder import SweepRecorder
 from runner.trace import Trace
 from runner.tracking import About, Recorder
 
-# Bytes of a spool that may be unsent while the run goes on.
-UNSENT = 2**30
+# What is said of more unsent rows than `tracking.max_unsent` lets a spool hold, where a store takes them, and where none does.
+SLOWLY = (
+    "the tracking store takes rows more slowly than they are made: the run waits whenever %.3g GiB of them are unsent; "
+    "record fewer metrics with tracking.every=100"
+)
+FULL = (
+    "%.3g GiB of rows are spooled in %s, and none are being sent: the run is interrupted, and loses none of them; "
+    "the same command goes on with it, with more room by tracking.max_unsent=%.3g"
+)
 
 
 @wraps(tracking.mlflow)
@@ -34,6 +42,9 @@ UNSENT = 2**30
 def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
     """Record as `tracking.mlflow` does, by way of a spool; with `offline`, into that alone."""
     tracking.check(keys["every"], keys["full_loss_every"])
+    if not keys["max_unsent"] > 0:
+        came = f"got {keys['max_unsent']}; set it with tracking.max_unsent=1"
+        raise UserError(f"tracking.max_unsent must be a positive number of GiB, {came}")
     session = Session(about, tracking.named(keys))
     session.begin()
     try:
@@ -52,8 +63,8 @@ def prepare(*, uri: str, draws: bool) -> None:
     Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": str(started.folder())})
 
 
-def sweep(*, offline: bool, pending: str, **keys: Any) -> Any:
-    """Return what records a sweep as a whole; the keys are those of the tracking group."""
+def sweep(*, offline: bool, pending: str, max_unsent: float, **keys: Any) -> Any:
+    """Return what records a sweep as a whole; the keys are those of the tracking group, `max_unsent` that of its runs alone."""
     trusted(pending, keys["uri"])
     where, keys = str(started.absolute(pending)), dict(tracking.named(keys))
     if not offline:
@@ -87,6 +98,7 @@ class Session:
         self.ids: dict[str, Any] = {"run_id": None, "experiment_id": None}
         self.process: Process | None = None
         self.full = self.waited = self.finished = False
+        self.most = keys["max_unsent"] * 2**30
 
     def begin(self) -> None:
         """Begin the run, or go on with an interrupted one; raises UserError where the store cannot be used."""
@@ -190,17 +202,33 @@ class Session:
             self.wait()
 
     def wait(self) -> None:
-        """Wait while more lies unsent than a disk should hold, unless the recorder stands still, or a signal has come."""
-        while (process := self.process) is not None and self.spool.end - process.pulse.taken() > UNSENT:
-            if signals.came() or time.monotonic() - process.pulse.moved() > STILL:
+        """Wait while more lies unsent than a disk should hold, unless a signal has come; where nothing is sent, end the run.
+
+        Raises UserError where a run cannot be ended as by a signal.
+        """
+        while self.spool.end - self.taken() > self.most and not signals.came():
+            if not self.taking():
+                bound = self.most / 2**30
+                text = FULL % (bound, self.folder, 4 * bound)
+                if not signals.interrupt():
+                    raise UserError(text)
+                logging.getLogger(__name__).warning(text)
                 return
             if not self.waited:
                 self.waited = True
-                text = "the tracking store takes rows more slowly than they are made: the run waits whenever %.3g GiB of them "
-                text += "are unsent; record fewer metrics with tracking.every=100"
-                logging.getLogger(__name__).warning(text, UNSENT / 2**30)
+                logging.getLogger(__name__).warning(SLOWLY, self.most / 2**30)
             time.sleep(0.05)
             self.ring()
+
+    def taken(self) -> float:
+        """Return how many bytes of the spool are in the store, or will never be in this run's time, as the recorder says."""
+        taken = 0.0 if self.process is None else self.process.pulse.taken()
+        return taken if taken < math.inf else 0.0
+
+    def taking(self) -> bool:
+        """Tell whether a recorder takes rows: one is there, it moves, and it has not given the run up."""
+        process = self.process
+        return process is not None and time.monotonic() - process.pulse.moved() <= STILL and process.pulse.taken() < math.inf
 
     def say(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> None:
         """Spool a message; raises UserError where there is no room for it, which is then all that is said of it."""

@@ -117,6 +117,14 @@ def came() -> bool:
     return any(name() for name in _names)
 
 
+def interrupt() -> bool:
+    """End the run under way as SIGTERM does, and tell whether it can be ended so."""
+    if not _names or threading.current_thread() is not threading.main_thread():
+        return False
+    signal.raise_signal(signal.SIGTERM)
+    return True
+
+
 def watched(pipe: int) -> None:
     """End the process where one signal follows another, or is not heard of in time; return when none can come."""
     first, heard = None, False

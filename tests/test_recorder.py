@@ -19,7 +19,7 @@ from commands import Command, Ended
 from conftest import own_loss, store
 from mlflow.artifacts import download_artifacts
 
-from runner import alive, recorder_process, wire
+from runner import alive, recorder_process, spool, sync, wire
 from runner import recorder as recorder_module
 from runner.errors import UserError
 
@@ -252,10 +252,6 @@ def test_an_answer_of_a_recorder_that_stands_still_is_not_waited_for(prepared, m
 
 
 AHEAD = """
-from runner import recorder
-
-recorder.UNSENT = 20_000
-
 def loss(x, *, way):
     return x * x
 """
@@ -263,7 +259,15 @@ def loss(x, *, way):
 
 def test_a_run_waits_where_more_lies_unsent_than_a_disk_should_hold_and_heeds_signals(prepared):
     own_loss(prepared, "mine", AHEAD)
-    words = ("--config-dir", "conf", "loss=mine", "guess=point", "guess.x=1", "tracking.flush_timeout=2")
+    words = (
+        "--config-dir",
+        "conf",
+        "loss=mine",
+        "guess=point",
+        "guess.x=1",
+        "tracking.flush_timeout=2",
+        "tracking.max_unsent=2e-5",
+    )
     command = Command(prepared, *words, *LONG, paths=[prepared])
     command.reach(201)
     (recorder,) = children(command.process.pid)
@@ -292,10 +296,44 @@ def test_a_store_that_is_slower_than_the_run_sets_its_pace(cli, runs, monkeypatc
         record(session, rows)
         unsent.append(session.spool.end - session.process.pulse.taken())
 
-    monkeypatch.setattr(recorder_module, "UNSENT", 100_000)
     monkeypatch.setattr(recorder_module.Session, "record", watched)
-    ended = cli("max_iterations=200000", "report=none", "optimizer.learning_rate=1e-6")
+    ended = cli("max_iterations=200000", "report=none", "optimizer.learning_rate=1e-6", "tracking.max_unsent=1e-4")
     assert ended.code == 0 and "the run waits whenever" in ended.err
-    assert max(unsent) <= 100_000
+    assert max(unsent) <= 1e-4 * 2**30
     (run,) = runs()
     assert run.info.status == "FINISHED"
+
+
+FEW = "tracking.max_unsent=2e-5"
+TOO_MANY = "2e-05 GiB of rows are spooled in "
+
+
+def test_an_offline_run_says_first_that_it_fills_its_spool_and_is_interrupted_there_and_goes_on(prepared):
+    words = (*LONG[:1], "max_iterations=3000", "report=none", "tracking.offline=true")
+    code, err = Command(prepared, *words, FEW).ended()
+    (spooled,) = prepared.glob("outputs/runs/*/*/spool")
+    first, last = err.splitlines()
+    assert code == 143 and "is interrupted at 2e-05 GiB, or set tracking.max_unsent=" in first
+    assert TOO_MANY in last and last.endswith("the same command goes on with it, with more room by tracking.max_unsent=8e-05")
+    assert spooled.stat().st_size < 2e-5 * 2**30 + 60_000
+    steps = spool.recorded(spooled.parent)
+    assert 0 < steps < 3001
+    assert Command(prepared, *words).ended() == Ended(0, "") and sync.main([str(spooled.parent)]) == 0
+    assert only_run(prepared).info.status == "FINISHED" and steps_of(prepared) == list(range(3001))
+
+
+def test_a_run_whose_recorder_has_died_is_interrupted_where_its_spool_is_full_and_is_sent(prepared):
+    with started(prepared, *LONG, FEW) as (command, recorder):
+        os.kill(recorder, signal.SIGKILL)
+        code, err = command.ended(240)
+    assert code == 143 and TOO_MANY in err
+    run = only_run(prepared)
+    assert run.info.status == "KILLED" and run.data.tags["ending"] == "interrupted"
+    steps = steps_of(prepared)
+    assert steps == list(range(len(steps)))
+
+
+@pytest.mark.parametrize("most", ["0", "-1", "nan"])
+def test_a_bound_of_no_size_is_told(cli, runs, most):
+    ended = cli("max_iterations=2", f"tracking.max_unsent={most}")
+    assert ended.code == 1 and "tracking.max_unsent must be a positive number of GiB" in ended.err and runs() == []
