@@ -85,6 +85,7 @@ def client_of(uri: str) -> Any:
         client = mlflow.MlflowClient(tracking_uri=uri)
         store = client._tracking_client.store
     if store not in ALONE:
+        heed(store.engine)
         store.ManagedSessionMaker = one_thread(store.ManagedSessionMaker)
         ALONE.add(store)
     return client
@@ -173,6 +174,7 @@ def alone(uri: str) -> Iterator[None]:
 
     try:
         engine = create_engine(uri, poolclass=NullPool, connect_args=dict(reach.connect_args(uri)))
+        heed(engine)
         while (connection := room(partial(locked, engine))) is None:
             time.sleep(random.uniform(0.1, 0.5))
     except (SQLAlchemyError, ImportError, ValueError) as error:
@@ -183,6 +185,15 @@ def alone(uri: str) -> Iterator[None]:
             revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
             reach.schema(uri, tables, list(revisions))
         yield
+
+
+def heed(engine: Any) -> None:
+    """Have a PostgreSQL server that falls silent in the midst of a statement be waited for no longer than for a while."""
+    # Not everyone has its driver.
+    if engine.dialect.driver == "psycopg":
+        from runner import silent
+
+        silent.heed(engine)
 
 
 def locked(engine: Any) -> Any:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import processes
 import psycopg
 import pytest
 import servers
+from commands import Command
+from sqlalchemy.exc import OperationalError
 
-from runner import reach, retry, store
+from runner import reach, retry, silent, store, sync
 
 QUICK = ("max_iterations=50", "report=none", "optimizer.learning_rate=0.01")
 MOST = 6
@@ -100,3 +105,59 @@ def test_a_run_and_a_sweep_hold_two_connections_at_most_and_wait_for_them(cli, d
     assert cli(where, *QUICK, "seed=3")[::2] == (0, "")
     timer.join()
     assert statuses(database) == ["FINISHED"] * 5
+
+
+@contextmanager
+def stopped(folder: Path) -> Iterator[None]:
+    """Stop a PostgreSQL server and all of its processes in this block, as a machine does that hangs."""
+    first = int((folder / "data/postmaster.pid").read_text().splitlines()[0])
+    pids = [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_a_database_that_falls_silent_in_a_statement_is_waited_for_no_longer_than_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(silent, "STATEMENT", 1.0)
+    monkeypatch.setattr(silent, "CONNECTION", 2)
+    with servers.postgresql(tmp_path / "server") as uri:
+        engine = store.opened(uri, "runner")[0]._tracking_client.store.engine
+        with engine.connect() as connection:
+            # Of one that works there is something to be heard, or it takes less than that.
+            assert connection.exec_driver_sql("SELECT pg_sleep(0.5)").rowcount == 1
+            with stopped(tmp_path / "server"):
+                began = time.monotonic()
+                with pytest.raises(OperationalError, match="no answer of the server within 1 s") as failed:
+                    connection.exec_driver_sql("SELECT 1")
+                assert failed.value.connection_invalidated and retry.passes(failed.value)
+                with pytest.raises(OperationalError, match="timeout"), engine.connect():
+                    pass
+                assert time.monotonic() - began < 20
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+        engine.dispose()
+
+
+@pytest.mark.long
+def test_a_run_whose_database_is_stopped_ends_and_is_sent_later_with_each_row_once(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    with servers.postgresql(tmp_path / "server") as uri:
+        words = ("execution=eager", "max_iterations=400", f"tracking.uri={uri}", "tracking.flush_timeout=1", "report=none")
+        command = Command(folder, *words)
+        command.reach(51)
+        with stopped(tmp_path / "server"):
+            code, err = command.ended(150)
+        (path,) = folder.glob("outputs/runs/*/*/spool")
+        assert code == 0 and err.count("could not be sent as a whole") == 1 and "Traceback" not in err, err
+        assert err.endswith(f"send it with: python -m runner.sync {path.parent}\n") and len(command.rows()) == 401
+        assert sync.main([str(path.parent)]) == 0 and not path.exists()
+        assert statuses(uri) == ["FINISHED"]
+        with psycopg.connect(uri.replace("+psycopg", "")) as connection:
+            counts = connection.execute("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'loss'").fetchone()
+        assert counts == (401, 401)
