@@ -51,6 +51,7 @@ NODE_PLACES: dict[str, str] = {
     "loss.model.layers[]": "loss=keras_model",
     "loss.loss": "loss=keras_model",
     "loss.data": "loss=mlp",
+    "loss.data.held_out": "loss=mlp",
     "loss.dimension": "loss=sphere",
     "optimizer": "optimizer=custom",
     "optimizer.learning_rate": "",
@@ -231,12 +232,6 @@ def target(node: Any) -> str:
     return node.get("_target_", "evil.touch") if isinstance(node, dict) else str(node)
 
 
-def above(place: str) -> list[str]:
-    """Return the places that hold this one, the outermost first."""
-    parts = place.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts))]
-
-
 def parent(place: str) -> str:
     """Return the place that holds this one."""
     return place.rpartition(".")[0] or "loss"
@@ -265,9 +260,9 @@ TRICKS: dict[str, Trick] = {
     "named in two roots": lambda place, node: renamed(
         place,
         node,
-        "${tracking.experiment}",
-        {"tracking": {"experiment": "keras.layers.Flatten"}},
-        *(nested(f"{each}.tracking.experiment", target(node)) for each in above(place)),
+        "${optimizer.name}",
+        {"optimizer": {"name": "keras.layers.Flatten"}},
+        nested(f"{parent(place)}.optimizer.name", target(node)),
     ),
     "pieced together": lambda place, node: renamed(
         place,
@@ -345,7 +340,7 @@ RECORDED = ("runner.verify", "runner.report", "runner.diff")
 def sent(name: str, data: dict[str, Any] | str, command: str, chosen: str = "", untracked: bool = True, **more: Any) -> Case:
     """Return the case of a file that is sent as an experiment."""
     module, mode = COMMANDS[command]
-    text = data if isinstance(data, str) else yaml.safe_dump(data, sort_keys=False, width=10_000)
+    text = data if isinstance(data, str) else yaml.safe_dump(data, sort_keys=False, width=10_000) if data else ""
     defaults = "".join(f"  - override /{key}: {value}\n" for key, value in overridden(chosen))
     head = "# @package _global_\n" + (f"defaults:\n{defaults}" if defaults else "")
     words = (*SENT, *mode, *BASE, *(("tracking=none",) if untracked else ()), "experiment=sent")
