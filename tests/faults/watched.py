@@ -71,7 +71,11 @@ def watch(sandbox: str, allowed: list[str], log: int) -> None:
                 return f"read {path!r}"
             return f"wrote {full}" if writes and (full := within(path)) else None
         if event in CHANGES:
-            return next((f"{event} {full}" for each in args[: CHANGES[event]] if (full := within(each))), None)
+            # A path may be relative to an open folder, as in `shutil.rmtree`.
+            paths = args[: CHANGES[event]]
+            if event in ("os.remove", "os.rmdir") and args[1] != -1:
+                paths = (f"/proc/self/fd/{args[1]}/{os.fsdecode(args[0])}",)
+            return next((f"{event} {full}" for path in paths if (full := within(path))), None)
         if event == "os.putenv":
             return f"set {args[0]!r}" if os.fsdecode(args[0]) == os.environ.get("WATCHED_VARIABLES") else None
         if event == "ctypes.dlopen":
