@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def tensorflow() -> Iterator[None]:
-    """Send file descriptor 2 elsewhere while TensorFlow is imported and finds its devices; an error shows all that was sent.
+    """Send file descriptor 2 elsewhere while TensorFlow is imported and finds its devices.
+
+    An error shows all that was sent; Ctrl-C does not.
 
     Its C++ logger writes there before it reads TF_CPP_MIN_LOG_LEVEL, so the variable alone does not do.
     """
@@ -30,6 +32,8 @@ def tensorflow() -> Iterator[None]:
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
             # It tells how long saving variables took.
             logging.getLogger("absl").setLevel(logging.WARNING)
+        except KeyboardInterrupt:
+            raise
         except BaseException:
             file.seek(0)
             os.write(screen, file.read())

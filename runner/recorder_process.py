@@ -22,10 +22,12 @@ from runner.pulse import Pulse
 
 # Seconds that the process may stand still while it is waited for, and before it has begun.
 STILL, BEGINNING = 60.0, 300.0
+# Messages that have no answer.
+UNANSWERED = ("prepare", "more")
 
 
 class Process:
-    """The recorder process: it answers all but `prepare` and `more`, and speaks unasked where something goes wrong."""
+    """The recorder process: it answers all but UNANSWERED, and speaks unasked where something goes wrong."""
 
     current: Process | None = None
 
@@ -42,6 +44,8 @@ class Process:
         file, path = tempfile.mkstemp()
         os.unlink(path)
         self.pulse, self.stuck = Pulse(file), False
+        # Answers that are yet to be read. Ctrl-C may leave some.
+        self.due = 0
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])]))
         # In a session of its own: Ctrl-C ends the run, and the recorder hears of it from there.
         with signals.blocked():
@@ -60,14 +64,18 @@ class Process:
     def say(self, word: str, fields: Mapping[str, Any] | None = None, arrays: Mapping[str, Any] | None = None) -> None:
         """Send a message."""
         try:
-            with self.watched(STILL) if arrays else nullcontext():
+            # Half a message would leave neither side able to read the next one.
+            with self.watched(STILL) if arrays else nullcontext(), signals.put_off():
                 wire.send(self.connection, word, fields or {}, arrays or {})
+                self.due += word not in UNANSWERED
         except OSError:
             # It has gone, and said why.
             self.answer()
 
     def ask(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send a message and return its answer."""
+        """Send a message and return its answer, after those that are due."""
+        while self.due:
+            self.answer()
         self.say(word, {**fields, "cwd": str(started.folder())}, arrays)
         return self.answer()
 
@@ -100,7 +108,11 @@ class Process:
     def hear(self) -> dict[str, Any] | None:
         """Take the next message: an answer, an error, which is raised, or a line for the log, which is None."""
         try:
-            word, fields, _ = wire.receive(self.connection)
+            # To wait for it may be interrupted, to read it may not.
+            self.connection.poll(None)
+            with signals.put_off():
+                word, fields, _ = wire.receive(self.connection)
+                self.due -= word == "answer"
         except (EOFError, OSError):
             code = self.stop()
             how = "stood still and was ended" if self.stuck else f"ended by itself, with exit code {code}"

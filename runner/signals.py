@@ -19,6 +19,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long a chunk may go on after a signal: seconds. What follows it has one more.
 GRACE = 4.0
 HEARD = b"\0"
+# What raises KeyboardInterrupt.
+RAISES = signal.default_int_handler
 # What returns the name of the signal that came in the block of `caught` that this process is in.
 _names: list[Callable[[], str | None]] = []
 # The signal by which this process was asked to make room, if it was.
@@ -56,6 +58,22 @@ def blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Let Ctrl-C, where it raises KeyboardInterrupt, do so after this block, which is short; nothing else in it is put off."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not RAISES:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, RAISES)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -221,19 +221,22 @@ class Sweep:
         runs = sum(each.ending is not None and not each.interrupted for each in self.outcomes)
         if runs < 2:
             return
-        from runner import report
-
-        uri = str(self.recorder.uri)
-        again = report.command(uri, self.recorder.run_id)
         try:
-            if runs > MANY or uri.startswith("http"):
-                self.say(f"{runs:,} runs are being reported; Ctrl-C leaves that to {again}")
+            if runs > MANY or str(self.recorder.uri).startswith("http"):
+                self.say(f"{runs:,} runs are being reported; Ctrl-C leaves that to {self.reporting()}")
             for line in self.recorder.report():
                 self.say(line)
         except KeyboardInterrupt:
-            self.say(f"no report; it is made by {again}")
+            self.say(f"no report; it is made by {self.reporting()}")
+            raise
         except Exception as error:
-            self.say(f"the report cannot be made: {first_line(error)}; again: {again}")
+            self.say(f"the report cannot be made: {first_line(error)}; again: {self.reporting()}")
+
+    def reporting(self) -> str:
+        """Return the command that reports this sweep."""
+        from runner import report
+
+        return report.command(str(self.recorder.uri), self.recorder.run_id)
 
     def summary(self) -> str:
         """Say in a sentence what the jobs came to."""

@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_the_report_and_the_sweep_as_it_ended(address, folder):
     out, err = child.communicate(timeout=20)
     client, run_id = sweep_of(address, "left")
     again = f"python -m runner.report {run_id} --tracking-uri {address}"
-    assert (child.returncode, out, err) == (0, f"no report; it is made by {again}\n", "")
+    assert (child.returncode, out, err) == (130, f"no report; it is made by {again}\n", "")
     assert wait(lambda: not left(others), 10), left(others)
     assert client.get_run(run_id).info.status == "FINISHED" and [each.path for each in client.list_artifacts(run_id)] == [
         "jobs.json"

@@ -90,3 +90,15 @@ def test_another_thread_sets_no_handlers():
     thread.start()
     thread.join()
     assert names == [None]
+
+
+def test_ctrl_c_waits_for_the_end_of_half_a_message():
+    before, done = signal.signal(signal.SIGINT, signal.default_int_handler), []
+    try:
+        with pytest.raises(KeyboardInterrupt), signals.put_off():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            done.append(True)
+        assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
