@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
+from runner import named
 from runner.errors import UserError, first_line
 from runner.trace import Trace, split
 
 # The file of a run's rows.
 TRAJECTORY = "trajectory.parquet"
+# Schemes of URIs that name a folder of this machine, or may do so when the server is asked again.
+HERE = ("", "file", "runs", "models")
 
 
 def local(uri: str) -> Path | None:
@@ -25,6 +29,34 @@ def local(uri: str) -> Path | None:
     return Path(local_file_uri_to_path(uri)) if uri.startswith("file:") else None
 
 
+def repository(client: Any, run_id: str) -> tuple[str, Any]:
+    """Return where a run's artifacts lie, and what puts files there.
+
+    Raises UserError where a server, which may be anybody's, names a folder of this machine that the user does not. What was
+    looked at is what is used: the server is not asked again.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    uri = client.get_run(run_id).info.artifact_uri
+    if not hasattr(client._tracking_client.store, "engine") and urlsplit(uri).scheme.lower() in HERE:
+        named.artifacts(uri, local(uri))
+    return uri, get_artifact_repository(uri, tracking_uri=client.tracking_uri)
+
+
+def log(client: Any, run_id: str, path: Path, below: str | None = None) -> None:
+    """Log a file as an artifact."""
+    repository(client, run_id)[1].log_artifact(str(path), below)
+
+
+def log_text(client: Any, run_id: str, text: str, name: str) -> None:
+    """Log a text as an artifact of this name."""
+    kept = repository(client, run_id)[1]
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, name)
+        path.write_text(text, encoding="utf-8")
+        kept.log_artifact(str(path))
+
+
 def log_file(client: Any, run_id: str, path: Path) -> None:
     """Log a file as an artifact: by a link where artifacts lie in the same file system, for a trajectory may be large.
 
@@ -32,7 +64,8 @@ def log_file(client: Any, run_id: str, path: Path) -> None:
     """
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path} is no file, and is not logged; remove it")
-    folder = local(client.get_run(run_id).info.artifact_uri)
+    uri, kept = repository(client, run_id)
+    folder = local(uri)
     try:
         if folder is None:
             raise OSError
@@ -44,7 +77,7 @@ def log_file(client: Any, run_id: str, path: Path) -> None:
         # Renaming does nothing between links of one file.
         new.unlink(missing_ok=True)
     except OSError:
-        client.log_artifact(run_id, str(path))
+        kept.log_artifact(str(path))
 
 
 @contextmanager

@@ -142,6 +142,15 @@ def stray(uri: str, place: Path) -> str | None:
     return f"is not there, and is made below {ROOT} alone"
 
 
+def artifacts(uri: str, place: Path | None) -> None:
+    """Raise UserError for a folder of this machine in which a server has files kept, and which the user does not name."""
+    user = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "").removeprefix("file://")
+    roots = [started.absolute(each).resolve() for each in (ROOT, "mlruns", user) if each]
+    if place is None or not any(place.resolve().is_relative_to(root) for root in roots):
+        said = f"its server has them kept in {uri} of this machine"
+        raise UserError(f"{said}; if you trust it, name that folder yourself: MLFLOW_DEFAULT_ARTIFACT_ROOT=FOLDER")
+
+
 def sent(uri: str) -> str | None:
     """Return what of the user's a store of this URI would be sent, or None."""
     scheme = uri.partition(":")[0].partition("+")[0].lower()

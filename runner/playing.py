@@ -72,7 +72,7 @@ class Run:
         """Say what is said of a run once."""
         self.about, self.settings = about, settings
         self.retry(partial(tracking.log_params, self.client, self.run_id, about.params))
-        config = partial(self.client.log_text, self.run_id, about.config, "config.yaml")
+        config = partial(artifacts.log_text, self.client, self.run_id, about.config, "config.yaml")
         try:
             config()
         except Exception:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import folders, private, recorded, streams
+from runner import artifacts, folders, private, recorded, streams
 from runner.errors import UserError, first_line, nearest
 from runner.recorded import SAME, Parser
 
@@ -85,7 +85,7 @@ def made(
     if log:
         for path in paths:
             below = path.parent.relative_to(folder).as_posix()
-            client.log_artifact(selected.parent, str(path), None if below == "." else below)
+            artifacts.log(client, selected.parent, path, None if below == "." else below)
     took = f"made in {time.monotonic() - began:.1f} s"
     return [*text.splitlines(), f"report: {folder / PAGE} (tables in {folder / 'tables'}; {took})"]
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runner import alive, named, store, tracking
+from runner import alive, artifacts, named, store, tracking
 from runner.errors import first_line
 from runner.retry import GaveUp, Policy
 
@@ -148,7 +148,7 @@ def end(
         client = store.client_of(keys["uri"])
         # As MLflow's log_table, which would leave ten decimals of each number.
         rows = [list(row) for row in zip(*table.values(), strict=True)]
-        client.log_text(run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
+        artifacts.log_text(client, run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
         client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
 
     retry = Policy(keys["flush_timeout"], lambda: began)

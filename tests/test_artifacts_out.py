@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import servers
+from mlflow import MlflowClient
 
-from runner import artifacts, sync
+from runner import artifacts, named, sync
+from runner.errors import UserError
 
 QUICK = ("max_iterations=3",)
 FILES = {"config.yaml", "trajectory.parquet"}
@@ -76,3 +81,42 @@ def test_a_file_that_cannot_be_written_keeps_no_row_out(cli, runs, tmp_path, mon
     whole(tmp_path, *runs(), set())
     assert sync.main([]) == 0
     whole(tmp_path, *runs(), FILES)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, migrated: Path) -> Iterator[tuple[str, Path]]:
+    """Give the address of a server that has artifacts kept in a folder of its clients' machine, and the folder."""
+    folder, place = tmp_path.parent / f"{tmp_path.name}-home" / ".ssh", tmp_path / "server"
+    folder.mkdir(parents=True)
+    place.mkdir()
+    uri = f"sqlite:///{shutil.copy(migrated, place)}"
+    MlflowClient(tracking_uri=uri).create_experiment("theirs", artifact_location=folder.as_uri())
+    with servers.mlflow(uri, place) as address:
+        yield address, folder
+
+
+def test_a_server_has_no_file_kept_in_a_folder_of_this_machine_that_the_user_does_not_name(
+    cli, tmp_path, elsewhere, monkeypatch, capfd
+):
+    uri, folder = elsewhere
+    to = (f"tracking.uri={uri}", "tracking.experiment=theirs", "report=none")
+    ended = cli(*QUICK, *to)
+    (path,) = tmp_path.glob("outputs/runs/*/*/spool")
+    assert ended.code == 0 and ended.err.count("\n") == 1 and [*folder.iterdir()] == []
+    assert f"its files could not be stored: its server has them kept in {folder.as_uri()}/" in ended.err
+    assert "name that folder yourself: MLFLOW_DEFAULT_ARTIFACT_ROOT=FOLDER" in ended.err
+    assert (path.parent / "trajectory.parquet").is_file()
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("theirs").experiment_id])
+    assert run.info.status == "FINISHED" and run.data.tags["recording"] == "incomplete"
+    swept = cli("-m", *QUICK, *to, "seed=1,2")
+    assert swept.code == 0 and "its table could not be stored" in swept.err and [*folder.iterdir()] == []
+    with pytest.raises(UserError, match="MLFLOW_DEFAULT_ARTIFACT_ROOT=FOLDER"):
+        artifacts.log(client, run.info.run_id, path)
+    capfd.readouterr()
+    assert sync.main([str(path.parent)]) == 1 and [*folder.iterdir()] == []
+    for user in (folder.parent, folder.as_uri()):
+        monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(user))
+        named.artifacts("", folder / "1")
+    assert sync.main([str(path.parent)]) == 0 and not path.exists()
+    assert {each.name for each in folder.rglob("*") if each.is_file()} == FILES
