@@ -82,9 +82,7 @@ def jacobian(t: tf.GradientTape, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 @own_steps
-def newton(
-    loss: Loss, optimizer: Any, x: tf.Variable, *, sufficient_decrease: float, max_halvings: int, shift: float | None = None
-) -> Step:
+def newton(loss: Loss, optimizer: Any, x: tf.Variable, *, sufficient_decrease: float, max_halvings: int) -> Step:
     """Step by x ← x + t p with p = -D |D H D|⁻¹ D gradient: Newton's step wherever the Hessian H is positive definite.
 
     D is diagonal, 1 / √(the largest absolute value in each row of H), so that p hardly depends on the units of x; |A| has A's
@@ -94,8 +92,7 @@ def newton(
     `max_halvings` x stays where it is. x stays too at the second step in a row whose decrease no rounding of the loss would
     show. A run ends where x stays. Where H is not finite, p is -gradient.
 
-    Python drives: in graph and xla the evaluations are compiled; p is computed in double precision. `shift`, which an earlier
-    version took, has no effect.
+    Python drives: in graph and xla the evaluations are compiled; p is computed in double precision.
     """
     of = loss.function
     evaluate_at = {"gradient": partial(value_and_gradient, of), "hessian": partial(hessian, of), "loss": of}
