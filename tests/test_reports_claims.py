@@ -358,6 +358,37 @@ def test_the_command_that_goes_on_is_all_that_the_sweep_was(reported, runs, tmp_
     assert {each.tags["options"] for each in found} == {" ".join(options)}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["loss._target_=mine.loss", "+loss.way=3", "+loss.dimension=0", "guess=point", "guess.x=1"],
+        ["optimizer._target_=mine.Descent"],
+        ["optimizer=custom", "optimizer._target_=tf_keras.optimizers.SGD", "strategy=minimize"],
+        ["strategy=minimize", "strategy._target_=mine.strategy"],
+    ],
+)
+def test_the_command_that_goes_on_is_one_that_runs(reported, runs, tmp_path, monkeypatch, words):
+    """What is named by its target is labelled by that, and is no file of a group."""
+    code = "import keras\nimport tensorflow as tf\nfrom runner import strategies\n\n\n"
+    code += "class Descent(keras.optimizers.SGD):\n    pass\n\n\n"
+    code += "def loss(x, *, way):\n    return tf.square(x - way)\n\n\n"
+    code += "def strategy(loss, optimizer, x):\n    return strategies.minimize(loss, optimizer, x)\n"
+    own_loss(tmp_path, "mine", code)
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = reported("-m", *words, "optimizer.learning_rate=0.01,0.02", "max_iterations=20", "execution=graph")
+    assert ended.code == 0, ended.out
+    (command,) = [line for line in ended.out.splitlines() if "go on with" in line]
+    given = shlex.split(command.partition("go on with: ")[2])
+    assert {each.lstrip("+") for each in words} <= {each.lstrip("+") for each in given}
+    again: Ended = reported(*given[3:])
+    assert again.code == 0, again.err
+    assert len({each.data.params["optimizer.learning_rate"] for each in runs()}) == 5
+    # What the answer calls the best can be typed, too.
+    best = next(line for line in ended.out.splitlines() if " of optimizer" in line or ": optimizer" in line)
+    typed = [word for word in best.split() if word.startswith(("optimizer", "strategy")) and "=" in word]
+    assert reported(*words, *(word.rstrip(",") for word in typed), "tracking=none").code == 0
+
+
 def test_the_claims_of_a_real_sweep_hold_in_its_rows(reported, tmp_path):
     """Adam and gradient descent on Rosenbrock's function, job by job: steps and gaps by the rows' x and SciPy's formula."""
     words = ["-m", "loss=rosenbrock", "guess=uniform", "seed=range(7)", "optimizer=sgd,adam", "max_iterations=150"]

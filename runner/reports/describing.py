@@ -184,6 +184,11 @@ def spelt(unique: pd.DataFrame, params: pd.DataFrame) -> list[str]:
     return names.tolist()
 
 
+def picking(group: str, name: str) -> str:
+    """Return the override that picks this of a group: a file, or, where the name has a dot, a target."""
+    return f"{group}.{TARGET}={name}" if "." in name else f"{group}={name}"
+
+
 def configurations(frame: pd.DataFrame, varied: pd.DataFrame, rate: pd.Series | None, schedules: pd.Series) -> list[str]:
     """Return the overrides of each run's method: its learning rate, and what differs among the runs of its optimizer."""
     rates = {} if rate is None else {RATE: rate}
@@ -199,9 +204,9 @@ def configurations(frame: pd.DataFrame, varied: pd.DataFrame, rate: pd.Series | 
     found = []
     for i, (name, row) in enumerate(zip(labels, varied.to_dict("records"), strict=True)):
         choice, strategy = frame["choice"].iloc[i], frame["strategy"].iloc[i]
-        made = [] if choice == "none" else [f"optimizer={choice}"]
-        made += [f"strategy={strategy}"] if strategies or choice == "none" else []
-        made += [f"{group}={frame[group].iloc[i]}" for group in groups]
+        made = [] if choice == "none" else [picking("optimizer", choice)]
+        made += [picking("strategy", strategy)] if strategies or choice == "none" else []
+        made += [picking(group, frame[group].iloc[i]) for group in groups]
         made += [f"{SCHEDULE}={schedules.iloc[i]}"] if schedules.iloc[i] != "none" else []
         none: Mapping[str, str] = {RATE: "None"} if choice == "none" else {}
         made += [f"{key}={row[key]}" for key in several[name] if isinstance(row[key], str) and row[key] != none.get(key)]

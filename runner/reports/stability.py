@@ -103,8 +103,10 @@ def following(runs: Runs, own: pd.DataFrame, rates: np.ndarray) -> str:
         found.append(said[key] if key in said and (several or not this) else f"{key}={','.join(values[:VALUES])}")
     for group in ("loss", "optimizer"):
         column = "choice" if group == "optimizer" else "loss"
-        if not any(word.startswith((f"{group}=", "experiment=")) for word in found):
-            found.append(f"{group}={','.join(own[column].unique())}")
+        names = own[column].unique()
+        # What is called by its target is no file: the words above name the target, or the user's own configuration does.
+        if not any("." in name for name in names) and not any(word.startswith((f"{group}=", "experiment=")) for word in found):
+            found.append(f"{group}={','.join(names)}")
     found.append(f"{RATE}={','.join(f'{rate:.4g}' for rate in rates)}")
     options = words(runs.options or own["options"].iloc[0])
     return shlex.join(["python", "-m", "runner", "-m", *options, *found])
