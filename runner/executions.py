@@ -37,7 +37,11 @@ class Kept(NamedTuple):
 
 
 def eager(step: Step, *, chunk: int) -> Execution:
-    """Run each step by itself, in plain Python: `print` and a debugger work inside the loss."""
+    """Run each step by itself, in plain Python: `print` and a debugger work inside the loss.
+
+    Each row calls the loss once. A run calls it once more, at its first point, before it is created: what is wrong with the
+    loss is told then, and a strategy can take a step only as a whole.
+    """
     taken = 0
 
     def advance(n: int) -> Trace:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import Command, Ended
-from conftest import CONF, environment, history, store, strategies
+from conftest import CONF, environment, history, own_loss, store, strategies
 from mlflow.artifacts import download_artifacts
 
 from runner import bulk
@@ -207,6 +207,16 @@ def test_an_exception_in_a_loss_fails_the_run(cli, runs, tmp_path, monkeypatch):
     assert run.info.status == "FAILED" and "at the sixth call" in run.data.tags["error"]
     # The rows that were taken are there.
     assert list(history(tmp_path, run.info.run_id, "x")) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("strategy", ["tape", "minimize"])
+def test_an_eager_run_calls_the_loss_once_a_row_and_once_before_it_begins(cli, tmp_path, monkeypatch, strategy):
+    own_loss(tmp_path, "mine", "calls = []\n\ndef loss(x, *, way):\n    calls.append(float(x))\n    return (x - 4) ** 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["loss=mine", "+loss.dimension=0", "guess=point", "guess.x=1", "max_iterations=5", f"strategy={strategy}"]
+    assert cli("--config-dir", "conf", *words, "execution=eager", "tracking=none").code == 0
+    calls = sys.modules["mine"].calls
+    assert len(calls) == 7 and calls[0] == calls[1] == 1 and len(set(calls)) == 6
 
 
 @pytest.mark.parametrize(("words", "folders"), [((), "runs"), (("-m", "seed=1,2"), "sweeps")])
