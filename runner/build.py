@@ -103,6 +103,7 @@ def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] =
     if faults := list(unfit("optimizer", plain)):
         raise UserError("; ".join(faults))
     try:
+        optimizers.set_floatx(x.dtype.name)
         new = made("optimizer", plain)
         prepare(new)
         return optimizers.ready(new, x)

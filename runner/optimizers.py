@@ -6,6 +6,7 @@ Keras 3's optimizers and those of `tf_keras` have all three as they are; TensorF
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -46,6 +47,12 @@ class NoOptimizer:
         raise Misfit("optimizer=none takes no steps; set optimizer=sgd")
 
 
+def set_floatx(dtype: str) -> None:
+    """Let tf_keras, where it is imported, make its variables of this dtype, a constant learning rate's among them."""
+    if tf_keras := sys.modules.get("tf_keras"):
+        tf_keras.backend.set_floatx(dtype)
+
+
 def ready(optimizer: Any, x: tf.Variable) -> Any:
     """Return the optimizer built for x, which is the only variable that it will ever step.
 
@@ -56,6 +63,9 @@ def ready(optimizer: Any, x: tf.Variable) -> Any:
     if x.dtype == tf.float64:
         exact(optimizer)
         exact(getattr(optimizer, "_learning_rate", None))
+        # In which tf_keras keeps what a schedule has given last.
+        if (kept := getattr(optimizer, "_current_learning_rate", None)) is not None:
+            optimizer._current_learning_rate = tf.Variable(tf.cast(kept, x.dtype), trainable=False)
     if isinstance(optimizer, tf.compat.v1.train.Optimizer):
         counted(optimizer)
     else:

@@ -176,6 +176,24 @@ def test_adam_in_double_precision_is_its_formula_in_double_precision(composed, e
     np.testing.assert_allclose(join(found).x, wanted, rtol=1e-13)
 
 
+@pytest.mark.parametrize("execution", ["eager", "xla"])
+@pytest.mark.parametrize("schedule", [False, True])
+def test_tf_keras_in_double_precision_steps_by_a_rate_of_double_precision(composed, execution, schedule):
+    words = ["loss=quadratic", "optimizer=custom", "optimizer._target_=tf_keras.optimizers.SGD", "dtype=float64"]
+    rates, keys = [0.1] * 20, ["optimizer.learning_rate=0.1"]
+    if schedule:
+        rates = [0.1 * 0.5 * (1 + math.cos(math.pi * t / 20)) for t in range(20)]
+        keys = ["optimizer/learning_rate=cosine_decay", "optimizer.learning_rate.initial_learning_rate=0.1"]
+        keys += ["optimizer.learning_rate.decay_steps=20", "optimizer.learning_rate.alpha=0.0"]
+        keys += ["optimizer.learning_rate._target_=tf_keras.optimizers.schedules.CosineDecay"]
+    x, wanted = 0.0, [0.0]
+    for rate in rates:
+        wanted.append(x := x - rate * 2 * (x - 4))
+    ready, found = experiment.built(composed(*words, *keys, "max_iterations=20", f"execution={execution}")), []
+    experiment.steps(ready, [found.append])
+    np.testing.assert_allclose(join(found).x, wanted, rtol=1e-14)
+
+
 @pytest.mark.parametrize("execution", ["graph", "xla"])
 def test_a_schedule_in_double_precision_is_its_formula_in_double_precision(composed, execution):
     words = ["loss=quadratic", "optimizer=sgd", "optimizer/learning_rate=cosine_decay", "dtype=float64", "max_iterations=20"]
