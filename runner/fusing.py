@@ -66,7 +66,9 @@ def outcomes(
     for mine, kept in interrupted(batch, rest):
         rest = sorted({*rest} - {*mine})
         yield mine, continued(batch, mine, kept)
-    for group in fused.groups(batch.cfgs(rest)):
+    with signals.after():
+        found = fused.groups(batch.cfgs(rest))
+    for group in found:
         mine = [rest[each] for each in group.indices]
         if group.alone is not None:
             private.tell(f"{len(mine)} jobs one by one: {group.alone}")

@@ -130,6 +130,24 @@ def caught() -> Iterator[Callable[[], str | None]]:
         os.close(ours)
 
 
+@contextmanager
+def after() -> Iterator[None]:
+    """Let a signal do after this block what it does before it: TensorFlow loses a KeyboardInterrupt that comes while it traces.
+
+    The process ends by itself where the block goes on for too long.
+    """
+    name: str | None = None
+    try:
+        with caught() as heard:
+            try:
+                yield
+            finally:
+                name = heard()
+    finally:
+        if name in {each.name for each in SIGNALS}:
+            signal.raise_signal(signal.Signals[name])
+
+
 def came() -> bool:
     """Tell whether a signal asks the run under way to end; it is then heard of."""
     return any(name() for name in _names)

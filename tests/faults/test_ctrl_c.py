@@ -44,7 +44,7 @@ if wanted := os.environ.pop("INTERRUPT_IN", None):
 PHASES = {
     "composing": "runner.sweeps.launch runner.compose.compose",
     "importing": "tensorflow.__init__.<module> keras.__init__.<module>",
-    "grouping": "runner.groups.settled",
+    "grouping": "runner.groups.fault polymorphic_function.tracing_compilation.trace_function",
     "running": "runner.fused.run",
     "recording": "runner.sweep_recorder.record runner.recorder_process.answer",
     "reporting": "runner.sweeps.report",
