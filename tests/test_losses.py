@@ -250,3 +250,15 @@ def test_a_plain_function_serves(dimension: int | None, shape: tuple[int, ...] |
     assert loss.shape == shape
     assert (loss.domain, loss.start, loss.minimisers, loss.minimum) == (None,) * 4
     assert float(loss(tf.constant(3.0))) == 162.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["matyas", "styblinski_tang", "six_hump_camel", "three_hump_camel"])
+def test_a_loss_that_overflows_is_infinite_and_no_nan(name, dtype):
+    for size in (1e-30, 1e-10, 1e-3, 1e3, 1e10, 1e30, *([1e300] if dtype == "float64" else [])):
+        for signs in ([1, 1], [-1, -1], [1, -1], [1, 0], [0, 1]):
+            x = tf.constant(np.array(signs) * size, dtype)
+            with tf.GradientTape() as t:
+                t.watch(x)
+                y = getattr(runner.losses, name)(x)
+            assert not np.isnan(y) and not np.isnan(t.gradient(y, x)).any(), x
