@@ -85,11 +85,11 @@ def sets(name: str, value: Any, key: str) -> bool:
 
 
 def below(path: str | Path, folder: str | Path) -> bool:
-    """Tell whether a path, relative to where the command was given, lies below a folder, and says so without '..'."""
+    """Tell whether a path, relative to where the command was given, lies below a folder, by its text and where its links lead."""
     start = COMMAND.folder if COMMAND else os.getcwd()
     if ".." in Path(path).parts:
         return False
-    return Path(start, path).is_relative_to(Path(os.path.normpath(Path(start, folder))))
+    return Path(start, path).resolve().is_relative_to(Path(start, folder).resolve())
 
 
 def folder(key: str, path: str | Path) -> None:

@@ -74,6 +74,14 @@ def test_a_file_has_nothing_written_outside_the_folders_of_runs(sent, runs, tmp_
     assert victim.read_text() == "mine" and not (victim.parent / "new").exists() and runs() == []
 
 
+@pytest.mark.parametrize(("key", "words"), [("hydra.run.dir", ()), ("tracking.pending", ("-m", "seed=1,2"))])
+def test_a_file_has_nothing_written_where_a_link_leads(sent, runs, tmp_path, victim, key, words):
+    (tmp_path / "outputs").mkdir(exist_ok=True)
+    (tmp_path / "outputs/link").symlink_to(victim.parent)
+    ended = sent(below(key, "outputs/link"), *words)
+    assert ended.code == 1 and key in ended.err and [*victim.parent.iterdir()] == [victim] and runs() == []
+
+
 def test_logs_of_hydra_are_in_no_file_that_a_file_names(sent, runs, victim):
     handler = {"class": "logging.FileHandler", "filename": str(victim), "mode": "w"}
     ended = sent({"hydra": {"hydra_logging": {"handlers": {"console": handler}}}})

@@ -181,8 +181,8 @@ class Sandbox:
         if secret.stat().st_atime > 1:
             found.append("read secret.txt")
         told = (box / "out").read_text(errors="replace") + (box / "err").read_text(errors="replace")
-        # A command that printed nothing has read nothing.
-        assert told and "usage:" not in told, f"{case}: {told}"
+        # A command that printed nothing has read nothing, unless it was ended.
+        assert found or (told and "usage:" not in told), f"{case}: {told}"
         found += [f"printed {each!r}" for each in ("Traceback", "\x1b[2J", SECRET) if each in told]
         found += [f"wrote the secret to {name}" for name, content in after.items() if SECRET.encode() in content]
         return sorted({*found})
