@@ -68,7 +68,8 @@ def built(cfg: Any) -> Built:
 
     began = time.perf_counter()
     program = PROGRAMS.get((build.depends_on(cfg, loss), x0.shape), x, optimizer, make)
-    rules.stop(program.execution.last(), 0)
+    with signals.after():
+        rules.stop(program.execution.last(), 0)
     return Built(loss, x0, rules, program, time.perf_counter() - began)
 
 

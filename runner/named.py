@@ -85,7 +85,7 @@ def sets(name: str, value: Any, key: str) -> bool:
 
 
 def below(path: str | Path, folder: str | Path) -> bool:
-    """Tell whether a path, relative to where the command was given, lies below a folder, by its text and where its links lead."""
+    """Tell whether a path, relative to where the command was given, lies below a folder, its links followed."""
     start = COMMAND.folder if COMMAND else os.getcwd()
     if ".." in Path(path).parts:
         return False
