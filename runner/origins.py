@@ -96,6 +96,7 @@ def logs(path: str, logging: Any, place: str | None) -> Iterator[str]:
         file = handler.get("filename") if hasattr(handler, "get") else None
         if file is None or named.given(key):
             continue
-        within = place is not None and named.below(file, place) and Path(file).suffix == ".log"
+        # A link in the place of the file is replaced.
+        within = place is not None and named.below(Path(file).parent, place) and Path(file).suffix == ".log"
         if not within or handler.get("mode", "a") != "a":
             yield f"{key} must be a .log of the job's folder, which is added to, got {str(file)!r}; name it yourself: {key}=…"
