@@ -352,7 +352,7 @@ def test_logging_imports_nothing_that_a_configuration_names(cli, runs, tmp_path,
     sent(tmp_path, {f"hydra.{place}": value, "tracking.experiment": "ext://evil.touch"})
     ended = cli("--config-dir", "conf", "experiment=sent", "max_iterations=1")
     assert ended.code == 1 and ended.err.count("\n") == 1 and runs() == []
-    assert "allow" in ended.err or "interpolation" in ended.err
+    assert any(word in ended.err for word in ("allow", "interpolation", "name it yourself"))
 
 
 def test_of_a_sweep_only_the_job_that_names_one_fails(cli, runs, tmp_path, nothing_of_ours):
