@@ -24,7 +24,7 @@ from conftest import environment
 LONG = ("loss=rosenbrock", "optimizer=adam", "execution=eager", "report=none")
 STEPS = 400
 # Runs at once, and the memory that one takes with its recorder, in MB.
-CROWD, MEMORY = 200, 150
+CROWD, MEMORY = 200, 400
 LOGIN = "somebody:S3CRETPW"
 
 
