@@ -5,6 +5,7 @@ x may have any shape; where linear algebra takes over, it is flat: n numbers, wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -82,7 +83,9 @@ def jacobian(t: tf.GradientTape, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 @own_steps
-def newton(loss: Loss, optimizer: Any, x: tf.Variable, *, sufficient_decrease: float, max_halvings: int) -> Step:
+def newton(
+    loss: Loss, optimizer: Any, x: tf.Variable, *, sufficient_decrease: float, max_halvings: int, shift: float | None = None
+) -> Step:
     """Step by x ← x + t p with p = -D |D H D|⁻¹ D gradient: Newton's step wherever the Hessian H is positive definite.
 
     D is diagonal, 1 / √(the largest absolute value in each row of H), so that p hardly depends on the units of x; |A| has A's
@@ -92,8 +95,11 @@ def newton(loss: Loss, optimizer: Any, x: tf.Variable, *, sufficient_decrease: f
     `max_halvings` x stays where it is. x stays too at the second step in a row whose decrease no rounding of the loss would
     show. A run ends where x stays. Where H is not finite, p is -gradient.
 
-    Python drives: in graph and xla the evaluations are compiled; p is computed in double precision.
+    Python drives: in graph and xla the evaluations are compiled; p is computed in double precision. `shift`, which an earlier
+    version took, has no effect, and a warning says so.
     """
+    if shift is not None:
+        logging.getLogger(__name__).warning("strategy.shift has no effect any more; leave it out")
     of = loss.function
     evaluate_at = {"gradient": partial(value_and_gradient, of), "hessian": partial(hessian, of), "loss": of}
     tried = tf.Variable(tf.ones((), tf.int64), trainable=False)

@@ -180,17 +180,6 @@ def lying(x):
     return tf.reduce_sum(x * x), lambda upstream: -2 * upstream * x
 
 
-@pytest.mark.parametrize("given", ["file", "word", "new"])
-def test_newton_refuses_the_shift_of_old_in_one_line(cli, prepared, given):
-    (prepared / "conf/strategy").mkdir(parents=True)
-    (prepared / "conf/strategy/shifted.yaml").write_text("defaults: [newton, _self_]\nshift: 0.001\n")
-    words = {"file": ["strategy=shifted"], "word": ["strategy=newton", "strategy.shift=0.1"]}
-    words["new"] = ["strategy=newton", "+strategy.shift=0.1"]
-    ended = cli("--config-dir", "conf", *words[given])
-    assert ended.code == 1 and ended.err.count("\n") == 1 and ended.err.startswith("error: ")
-    assert "strategy.shift" in ended.err
-
-
 def test_newton_stays_where_nothing_is_lower_than_here():
     trace = rows(running("newton", Loss(lying, (2,)), x0=[1.0, 2.0], max_halvings=5)[0], 2)
     np.testing.assert_array_equal(trace.x, [[1.0, 2.0]] * 3)
