@@ -39,13 +39,14 @@ FULL = (
 
 @wraps(tracking.mlflow)
 @contextmanager
-def mlflow(about: About, **keys: Any) -> Iterator[Recorder]:
+def mlflow(about: About, *, max_unsent: float = 1, **keys: Any) -> Iterator[Recorder]:
     """Record as `tracking.mlflow` does, by way of a spool; with `offline`, into that alone."""
     tracking.check(keys["every"], keys["full_loss_every"])
-    if not keys["max_unsent"] > 0:
-        came = f"got {keys['max_unsent']}; set it with tracking.max_unsent=1"
-        raise UserError(f"tracking.max_unsent must be a positive number of GiB, {came}")
-    session = Session(about, tracking.named(keys))
+    if not max_unsent > 0:
+        raise UserError(
+            f"tracking.max_unsent must be a positive number of GiB, got {max_unsent}; set it with tracking.max_unsent=1"
+        )
+    session = Session(about, tracking.named(keys), max_unsent)
     session.begin()
     try:
         yield session.recorder()
@@ -63,7 +64,7 @@ def prepare(*, uri: str, draws: bool) -> None:
     Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": str(started.folder())})
 
 
-def sweep(*, offline: bool, pending: str, max_unsent: float, **keys: Any) -> Any:
+def sweep(*, offline: bool, pending: str, max_unsent: float = 1, **keys: Any) -> Any:
     """Return what records a sweep as a whole; the keys are those of the tracking group, `max_unsent` that of its runs alone."""
     trusted(pending, keys["uri"])
     where, keys = str(started.absolute(pending)), dict(tracking.named(keys))
@@ -87,7 +88,8 @@ setattr(mlflow, "sweep", sweep)
 class Session:
     """One run of this process: its spool, and the recorder process that plays it."""
 
-    def __init__(self, about: About, keys: Mapping[str, Any]) -> None:
+    def __init__(self, about: About, keys: Mapping[str, Any], max_unsent: float) -> None:
+        """Prepare a run; with more than `max_unsent` GiB in its spool alone it waits."""
         trusted(keys["pending"], keys["uri"])
         self.about = replace(about, folder=started.absolute(about.folder))
         self.uri, self.offline, self.timeout = keys["uri"], keys["offline"], keys["flush_timeout"]
@@ -98,7 +100,7 @@ class Session:
         self.ids: dict[str, Any] = {"run_id": None, "experiment_id": None}
         self.process: Process | None = None
         self.full = self.waited = self.finished = False
-        self.most = keys["max_unsent"] * 2**30
+        self.most = max_unsent * 2**30
 
     def begin(self) -> None:
         """Begin the run, or go on with an interrupted one; raises UserError where the store cannot be used."""

@@ -111,8 +111,8 @@ def mlflow(
 ) -> Iterator[Recorder]:
     """Record every row in MLflow: one run, its rows as metrics, and all of them in `trajectory.parquet`.
 
-    What a loss measures comes with the rows, those of every `full_loss_every`-th step, and is not thinned again. The last five
-    keys are those of the recorder that has a spool.
+    What a loss measures comes with the rows, those of every `full_loss_every`-th step, and is not thinned again. The keys
+    from `offline` on are those of the recorder that has a spool.
 
     Raises UserError where the tracking store cannot be used. An exception within ends the run as FAILED.
     """

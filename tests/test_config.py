@@ -137,6 +137,26 @@ def test_a_users_own_files_are_choices_beside_ours(cli, runs, tmp_path, monkeypa
     assert ended.code == 1 and "guess=point" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("file", "new"), [("tracking/mlflow", "max_unsent"), ("strategy/scipy", "tolerances"), ("stopping/target", "every")]
+)
+def test_a_users_copy_of_a_file_goes_on_working_when_the_group_gets_a_key(cli, runs, tmp_path, file, new):
+    plain = yaml.safe_load((CONF / f"{file}.yaml").read_text())
+    node = plain.get("target", plain)
+    del node[new]
+    (tmp_path / "conf" / file).parent.mkdir(parents=True)
+    (tmp_path / "conf" / file).with_name("mine.yaml").write_text(yaml.safe_dump(plain))
+    group = file.partition("/")[0]
+    for words in ((), ("-m", "seed=1,2", "hydra/launcher=fused")):
+        assert cli("--config-dir", "conf", *words, f"{group}=mine", "max_iterations=2", "report=none").code == 0
+    assert len(runs()) == 3
+
+
+def test_a_users_copy_of_newtons_file_may_name_the_shift_of_before(cli, runs):
+    ended = cli("strategy=newton", "+strategy.shift=1e-3", "max_iterations=2", "report=none")
+    assert ended.code == 0 and ended.err == "WARNING: strategy.shift has no effect any more; leave it out\n" and len(runs()) == 1
+
+
 def test_every_choice_says_what_it_is():
     for path in sorted(CONF.glob("*/**/*.yaml")):
         lines = path.read_text().splitlines()

@@ -92,22 +92,11 @@ def test_another_thread_sets_no_handlers():
     assert names == [None]
 
 
-def test_ctrl_c_waits_for_the_end_of_half_a_message():
+@pytest.mark.parametrize("block", [signals.put_off, signals.after])
+def test_ctrl_c_waits_for_the_end_of_a_block_that_it_would_break(block):
     before, done = signal.signal(signal.SIGINT, signal.default_int_handler), []
     try:
-        with pytest.raises(KeyboardInterrupt), signals.put_off():
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
-            done.append(True)
-        assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_a_signal_that_tracing_would_lose_comes_after_it():
-    before, done = signal.signal(signal.SIGINT, signal.default_int_handler), []
-    try:
-        with pytest.raises(KeyboardInterrupt), signals.after():
+        with pytest.raises(KeyboardInterrupt), block():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
             done.append(True)
