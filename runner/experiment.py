@@ -191,8 +191,11 @@ def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
     rate = cfg.optimizer.get("learning_rate")
     with_rate = f" with learning rate {rate:g}" if isinstance(rate, int | float) else ""
     noise = "" if chosen.get("noise", "none") == "none" else f" with noise {chosen['noise']}"
-    way = f"{chosen['strategy']}, {chosen['execution']}, {cfg.dtype.name}"
-    return make(f"{chosen['loss']}{noise} by {chosen['optimizer']}{with_rate} ({way})")
+    way = f"{chosen['execution']}, {cfg.dtype.name}"
+    # What takes its own steps is called by the strategy.
+    if chosen["optimizer"] == "none":
+        return make(f"{chosen['loss']}{noise} by {chosen['strategy']} ({way})")
+    return make(f"{chosen['loss']}{noise} by {chosen['optimizer']}{with_rate} ({chosen['strategy']}, {way})")
 
 
 def steps(

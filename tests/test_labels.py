@@ -97,6 +97,12 @@ def test_what_is_named_by_its_target_is_called_so_everywhere(drawn, runs, mine):
     assert "mine.f by sgd" in text and "quadratic by" not in text
 
 
+def test_a_run_that_takes_its_own_steps_is_drawn_under_the_name_of_its_strategy(drawn, tmp_path):
+    assert drawn("loss=rosenbrock", "strategy=newton", "max_iterations=3").code == 0
+    (page,) = tmp_path.glob("outputs/runs/*/*/report.html")
+    assert "rosenbrock by newton (xla, float32)" in page.read_text()
+
+
 def test_a_file_of_ones_own_is_called_by_its_name(cli, runs, mine):
     (mine / "conf/loss").mkdir(parents=True)
     (mine / "conf/loss/bowl.yaml").write_text("_target_: mine.f\n")
