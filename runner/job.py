@@ -214,9 +214,14 @@ class Task:
             time.sleep(orphans.INTERVAL / 2)
         return False
 
+    @property
+    def logs(self) -> str:
+        """The folder of the sweep, in which the log of a job is that could not say where."""
+        return str(self.folder.parents[1])
+
     def died(self, overrides: Sequence[str], error: BaseException) -> Outcome:
         """Return the outcome of a job whose process is gone."""
-        return Outcome(tuple(overrides), error=f"its process died ({first_line(error)[:200]})", log=str(self.folder.parents[1]))
+        return Outcome(tuple(overrides), error=f"its process died ({first_line(error)[:200]})", log=self.logs)
 
     def judge(self, outcomes: Sequence[Outcome]) -> None:
         """Raise Ended where one of these outcomes is to end the sweep."""

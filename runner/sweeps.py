@@ -189,7 +189,7 @@ class Sweep:
         runs = {} if self.recorder is None else self.recorder.settled(asked, self.known)
         for i, job in lost.items():
             if (run := runs.get(job.identity, {})).get("ending"):
-                found[i] = Outcome(job.overrides, job.identity, **read(run))
+                found[i] = Outcome(job.overrides, job.identity, log=self.task.logs, **read(run))
         return found
 
     def close(self, ended: BaseException | None) -> None:

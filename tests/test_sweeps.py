@@ -315,6 +315,16 @@ def test_eight_processes_may_open_a_new_store_at_once(tmp_path, kind, time):
             assert start_eight(tmp_path, address) == expected
 
 
+def test_a_job_whose_worker_died_after_its_run_had_ended_has_its_result_and_a_log(tmp_path):
+    run = {"run_id": "1", "ending": "iteration_limit", "iterations": "5"}
+    task = SimpleNamespace(logs=str(tmp_path))
+    recorder = SimpleNamespace(settled=lambda asked, known: dict.fromkeys(asked, run))
+    job = SimpleNamespace(overrides=("seed=1",), identity="a")
+    sweep = SimpleNamespace(task=task, recorder=recorder, known={}, composed=lambda _: job)
+    found = sweeps.Sweep.recorded(sweep, [["seed=1"], ["seed=2"]], [True, False])  # pyright: ignore[reportArgumentType]
+    assert found == [Outcome(("seed=1",), "a", "1", "iteration_limit", iterations=5, log=str(tmp_path)), False]
+
+
 def test_what_an_earlier_sweep_left_in_the_same_folder_is_none_of_this_ones(cli, tmp_path, monkeypatch):
     words = ["-m", "hydra.sweep.dir=fixed", "max_iterations=5"]
     assert cli(*words, "optimizer.learning_rate=0.1,0.2").code == 0
