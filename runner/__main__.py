@@ -18,8 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 
-from runner import __version__, allow, config, named, private, started, streams
+from runner import __version__
+from runner.config import schema
 from runner.errors import UserError, first_line
+from runner.security import secrets, streams, targets, trust
+from runner.system import started
 
 # In a wheel the configuration lies inside the package, in a checkout beside it.
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
@@ -42,7 +45,7 @@ def run(cfg: DictConfig) -> int:
     from rich.console import Console
 
     # NumPy comes with it, which --cfg job has no use for.
-    from runner import job
+    from runner.cli import job
 
     return job.SIGNALS.get(job.run(cfg, Console()).stopped_by or "", 0)
 
@@ -61,7 +64,7 @@ def answer(work: Callable[[DictConfig], int], cfg: DictConfig) -> None:
 
 def complain(error: BaseException) -> None:
     """Print an error as the one line that a user sees."""
-    private.tell(f"error: {first_line(error)}", sys.stderr)
+    secrets.tell(f"error: {first_line(error)}", sys.stderr)
 
 
 def main(task: Callable[[], None] = task) -> int:
@@ -69,24 +72,24 @@ def main(task: Callable[[], None] = task) -> int:
     global exit_code
     exit_code = 0
     if "--version" in sys.argv[1:]:
-        private.tell(versions())
+        secrets.tell(versions())
         return 0
-    config.register()
-    private.learn_words(sys.argv[1:])
+    schema.register()
+    secrets.learn_words(sys.argv[1:])
     if PLUGINS.is_dir() and str(PLUGINS) not in sys.path:
         sys.path.append(str(PLUGINS))
     # Hydra then raises what it would else print over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mask = os.umask(0o077)
     try:
-        with started.here(), allow.named(sys.argv), named.command(sys.argv[1:]), asked(sys.argv):
+        with started.here(), targets.named(sys.argv), trust.command(sys.argv[1:]), asked(sys.argv):
             task()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
         if full_error:
             raise
-        complain(UserError(config.explain(error)))
+        complain(UserError(schema.explain(error)))
         return 1
     finally:
         os.umask(mask)
@@ -116,7 +119,7 @@ def asked(words: list[str]) -> Iterator[None]:
         with redirect_stdout(printed):
             yield
     finally:
-        sys.stdout.write(private.escaped(printed.getvalue()))
+        sys.stdout.write(secrets.escaped(printed.getvalue()))
 
 
 def is_sweep(word: str) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner import compare, config, private, recorded, streams
-from runner.compare import QUANTITIES, Comparison
+from runner import records
+from runner.config import schema
 from runner.errors import UserError
-from runner.recorded import DIFFERENT, SAME, Parser, Recorded
+from runner.records import DIFFERENT, SAME, Parser, Recorded, compare
+from runner.records.compare import QUANTITIES, Comparison
+from runner.security import secrets, streams
+from runner.security.names import present
 
 # Characters of a value that a line has room for.
 WIDTH = 60
@@ -31,24 +34,24 @@ def parser() -> Parser:
 def report(words: Sequence[str] | None = None) -> int:
     """Print in what two runs differ and where they part; returns the exit code."""
     chosen = parser().parse_args(words)
-    client = recorded.client(chosen.tracking_uri)
-    a, b = (recorded.read(client, each) for each in chosen.runs)
+    client = records.client(chosen.tracking_uri)
+    a, b = (records.read(client, each) for each in chosen.runs)
     for letter, run in (("A", a), ("B", b)):
-        private.tell(f"{letter}  {run.run_id}  {run.name}")
-    private.tell_lines(f"\n{differences(a, b)}")
+        secrets.tell(f"{letter}  {run.run_id}  {run.name}")
+    secrets.tell_lines(f"\n{differences(a, b)}")
     found = compared(a, b, chosen.tolerance)
-    private.tell_lines(told(found))
+    secrets.tell_lines(told(found))
     draw(chosen.picture, found, a, b)
     return SAME if found.equal else DIFFERENT
 
 
 def draw(path: Path | None, found: Comparison, a: Recorded, b: Recorded) -> None:
     """Draw two runs' losses and how far apart they come, and say where the picture is."""
-    from runner import pictures
+    from runner.pictures import png
 
     path = path or FOLDER / f"{a.run_id[:8]}-{b.run_id[:8]}.png"
-    pictures.parting(path, found, (a, b))
-    private.tell(f"picture: {path}")
+    png.parting(path, found, (a, b))
+    secrets.tell(f"picture: {path}")
 
 
 def compared(a: Recorded, b: Recorded, tolerance: float | None) -> Comparison:
@@ -67,7 +70,7 @@ def differences(a: Recorded, b: Recorded) -> str:
 
     ended = ("ending", "stopped_by")
     said = [
-        {key: value for key, value in run.params.items() if config.is_param(key)}
+        {key: value for key, value in present(run.params).items() if schema.is_param(key)}
         | run.versions
         | {key: run.tags[key] for key in ended if key in run.tags}
         for run in (a, b)
@@ -120,7 +123,7 @@ def sentence(found: Comparison) -> str:
 
 def main() -> int:
     """Return the exit code: 0 where two runs are the same, 1 where they differ, 2 where it cannot be told."""
-    return recorded.answered(report)
+    return records.answered(report)
 
 
 if __name__ == "__main__":

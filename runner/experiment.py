@@ -16,16 +16,21 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from runner import build, config, console, landscape, loop, measures, optimizers, private, signals
+from runner import loop, optimizers
 from runner.checkpoints import Checkpoints
-from runner.drawing import Drawing
+from runner.cli import console
+from runner.config import build, schema
 from runner.errors import first_line
+from runner.executions.cache import Program, Programs
 from runner.loop import Ending, Result, Rules, State
-from runner.losses import Loss
-from runner.portrait import Report
-from runner.programs import Program, Programs
+from runner.losses import Loss, measures
+from runner.pictures import landscape
+from runner.pictures.data import Drawing
+from runner.pictures.thinning import Report
+from runner.security import secrets
+from runner.system import signals
 from runner.trace import Execution, Trace, norm
-from runner.tracking import About, Recorder
+from runner.tracking.contract import About, Recorder
 
 LOG = logging.getLogger(__name__)
 # Bytes that a run does not write without a word; and those of a metric's row in SQLite, with its indexes.
@@ -186,7 +191,7 @@ def keep_nothing(state: State, now: bool) -> None:
 def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
     """Return what makes a run's pictures, or None where it gets none."""
     make = build.function("report", cfg.report, "title")
-    if chosen["tracking"] == "none" or not config.draws(cfg, about.tags):
+    if chosen["tracking"] == "none" or not schema.draws(cfg, about.tags):
         return None
     rate = cfg.optimizer.get("learning_rate")
     with_rate = f" with learning rate {rate:g}" if isinstance(rate, int | float) else ""
@@ -278,4 +283,4 @@ def where(recorder: Recorder) -> str:
         f"{recorder.uri if remote else 'http://127.0.0.1:5000'}/#/experiments/{recorder.experiment_id}/runs/{recorder.run_id}"
     )
     command = "" if remote else f"see it with:  mlflow ui --backend-store-uri {recorder.uri}\n"
-    return private.masked(f"run {recorder.run_id}\n{command}its charts:   {page}/model-metrics?workflowType=machine_learning")
+    return secrets.masked(f"run {recorder.run_id}\n{command}its charts:   {page}/model-metrics?workflowType=machine_learning")

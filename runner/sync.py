@@ -12,23 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import (
-    alive,
-    begun,
-    folders,
-    named,
-    playing,
-    private,
-    processes,
-    spool,
-    started,
-    store,
-    streams,
-    sweep_store,
-    unsent,
-)
 from runner.errors import first_line
-from runner.retry import Policy
+from runner.security import secrets, streams, trust
+from runner.system import folders, processes, started
+from runner.tracking import journal, replay, store
+from runner.tracking.journal import outbox
+from runner.tracking.store import heartbeat, parent_runs, runs
+from runner.tracking.store.retry import Policy
 
 PENDING = Path("outputs/pending")
 TIMEOUT = 20.0
@@ -47,16 +37,16 @@ def send(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None
 
     Where it was listed among `pending`, it is no longer when all is sent.
     """
-    path = folder / spool.FILE
-    whole, size = spool.tail(path)
+    path = folder / journal.FILE
+    whole, size = journal.tail(path)
     if whole == 0:
         return Sent(None, f"{path} cannot be read from its beginning on")
     if whole < size:
         warn(f"{path} is cut or damaged after {whole} of {size} bytes; what follows is dropped")
     began = time.monotonic()
-    player = playing.Player(folder, pending, Policy(timeout, lambda: began))
+    player = replay.Player(folder, pending, Policy(timeout, lambda: began))
     with path.open("rb") as file:
-        left = playing.play(player, learned(spool.frames(file)))
+        left = replay.play(player, learned(journal.frames(file)))
     return Sent(player.run and player.run.run_id, left)
 
 
@@ -66,29 +56,29 @@ def gone(folder: Path, watch: bool, holder: Mapping[str, Any]) -> bool:
     Of one that was on another machine its heartbeat in the store tells, which is watched, or is for `alive.reap` to judge. One
     that is not in the store has none, and is left for the user to send.
     """
-    with (folder / spool.FILE).open("rb") as file:
-        if processes.same_machine(holder) or unsent.came_to(spool.frames(file))["status"] != "RUNNING":
+    with (folder / journal.FILE).open("rb") as file:
+        if processes.same_machine(holder) or outbox.came_to(journal.frames(file))["status"] != "RUNNING":
             return True
-    said = begun.Begin.of(spool.first(folder / spool.FILE) or {})
+    said = runs.Begin.of(journal.first(folder / journal.FILE) or {})
     client, experiment_id = said.opened()
-    if (run_id := begun.found(client, experiment_id, said.run_key)) is None:
+    if (run_id := runs.found(client, experiment_id, said.run_key)) is None:
         return watch
     run = client.get_run(run_id)
-    beat, every = run.data.tags.get(alive.BEAT), float(run.data.tags.get(alive.EVERY, 0))
+    beat, every = run.data.tags.get(heartbeat.BEAT), float(run.data.tags.get(heartbeat.EVERY, 0))
     if run.info.status != "RUNNING" or beat is None:
         return True
     if watch:
-        private.tell(
-            f"run {run_id} may be going on on host {holder.get('host')}: it is watched for {alive.patience(every):g} s"
+        secrets.tell(
+            f"run {run_id} may be going on on host {holder.get('host')}: it is watched for {heartbeat.patience(every):g} s"
         )
-    return watch and alive.still(client, run_id, beat, every)
+    return watch and heartbeat.still(client, run_id, beat, every)
 
 
-def learned(frames: Iterator[spool.Frame]) -> Iterator[spool.Frame]:
+def learned(frames: Iterator[journal.Frame]) -> Iterator[journal.Frame]:
     """Yield frames, and have the password of the store that they are for shown by no message."""
     for frame in frames:
         if frame.message.word == "begin":
-            private.learn(frame.message.fields.get("keys"))
+            secrets.learn(frame.message.fields.get("keys"))
         yield frame
 
 
@@ -104,18 +94,18 @@ def one(
 
     One that may be at it on another machine is watched, or else taken at its word.
     """
-    if spool.away(folder):
+    if journal.away(folder):
         return Sent(None, f"the folder is away, and so is its run; mount it, or move it back, and send it then{FORGET}")
-    if not (folder / spool.FILE).exists():
-        return Sent(None, f"{folder / spool.FILE} is not there: all was sent, or nothing was recorded here")
-    if spool.foreign(folder / spool.FILE):
-        return Sent(None, f"{folder / spool.FILE} cannot be read from its beginning on, and is left as it is")
-    keys = (spool.first(folder / spool.FILE) or {}).get("keys", {})
-    if (untold := named.spooled(str(keys.get("uri", "sqlite:")), stores, folder)) is not None:
+    if not (folder / journal.FILE).exists():
+        return Sent(None, f"{folder / journal.FILE} is not there: all was sent, or nothing was recorded here")
+    if journal.foreign(folder / journal.FILE):
+        return Sent(None, f"{folder / journal.FILE} cannot be read from its beginning on, and is left as it is")
+    keys = (journal.first(folder / journal.FILE) or {}).get("keys", {})
+    if (untold := trust.spooled(str(keys.get("uri", "sqlite:")), stores, folder)) is not None:
         return Sent(None, untold)
     try:
-        lock = spool.Lock(folder, "sending", gone=partial(gone, folder, watch))
-    except spool.Held:
+        lock = journal.Lock(folder, "sending", gone=partial(gone, folder, watch))
+    except journal.Held:
         raise
     except Exception as error:
         return Sent(None, first_line(error))
@@ -124,16 +114,16 @@ def one(
     except Exception as error:
         return Sent(None, first_line(error))
     finally:
-        lock.release(remove=not (folder / spool.FILE).exists())
+        lock.release(remove=not (folder / journal.FILE).exists())
 
 
 def pointed(pending: Path) -> Iterator[Path]:
     """Yield the folders that have something to be sent, those that are away included; of one that is sent nothing is kept."""
-    for key, folder in spool.pointers(pending):
-        if spool.away(folder) or (folder / spool.FILE).exists():
+    for key, folder in journal.pointers(pending):
+        if journal.away(folder) or (folder / journal.FILE).exists():
             yield folder
         else:
-            spool.Pointer(pending, key).remove(folder)
+            journal.Pointer(pending, key).remove(folder)
 
 
 def quietly(pending: Path, own: Path, uri: str = "") -> None:
@@ -141,11 +131,11 @@ def quietly(pending: Path, own: Path, uri: str = "") -> None:
     log = logging.getLogger(__name__)
     try:
         for folder in pointed(pending):
-            with suppress(spool.Held):
+            with suppress(journal.Held):
                 sent = one(folder, pending, 0, log.info, [uri]) if folder != own else None
                 if sent and sent.left is None:
                     log.info("sent run %s, which was pending in %s", sent.run_id, folder)
-        for run_id, left in sweep_store.end_pending(pending, 0, [uri]):
+        for run_id, left in parent_runs.end_pending(pending, 0, [uri]):
             log.info("the sweep's run %s %s", run_id, "has been ended" if left is None else f"is not ended: {left}")
     except Exception as error:
         log.info("what is pending is not sent: %s", first_line(error))
@@ -154,12 +144,12 @@ def quietly(pending: Path, own: Path, uri: str = "") -> None:
 def left_by(identities: Set[str], pending: Path, timeout: float, uri: str = "") -> bool:
     """Send what dead processes have left of runs of these identities; tells whether the recorder of one is still at it."""
     busy = False
-    for folder in [run.folder for run in unsent.of(pending, identities)]:
+    for folder in [run.folder for run in outbox.of(pending, identities)]:
         try:
             one(folder, pending, timeout, logging.getLogger(__name__).info, [uri])
-        except spool.Elsewhere:
+        except journal.Elsewhere:
             continue
-        except spool.Held as held:
+        except journal.Held as held:
             # A run of another command may have the same identity, and go on.
             busy |= held.holder.get("role") == "sending" or not processes.there(held.holder)
     return busy
@@ -190,29 +180,29 @@ def sent(given: argparse.Namespace) -> int:
     for folder in folders:
         try:
             sent = one(folder, given.pending, given.timeout, complain, stores, watch=True)
-        except spool.Held:
-            private.tell(f"{folder}: its run is still going on")
+        except journal.Held:
+            secrets.tell(f"{folder}: its run is still going on")
             continue
         if sent.left is None:
-            private.tell(f"{folder}: sent as run {sent.run_id}")
+            secrets.tell(f"{folder}: sent as run {sent.run_id}")
         else:
             complain(f"{folder}: {sent.left}")
             code = 1
-    ended = [] if given.folders else list(sweep_store.end_pending(given.pending, given.timeout, stores))
+    ended = [] if given.folders else list(parent_runs.end_pending(given.pending, given.timeout, stores))
     for run_id, left in ended:
         if left is None:
-            private.tell(f"the sweep's run {run_id} has been ended")
+            secrets.tell(f"the sweep's run {run_id} has been ended")
         else:
             complain(f"the sweep's run {run_id}: {left}")
             code = 1
     if not folders and not ended:
-        private.tell("nothing is pending")
+        secrets.tell("nothing is pending")
     return code
 
 
 def complain(text: str) -> None:
     """Print a line to the errors."""
-    private.tell(f"error: {text}", sys.stderr)
+    secrets.tell(f"error: {text}", sys.stderr)
 
 
 if __name__ == "__main__":

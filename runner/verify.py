@@ -11,10 +11,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from runner import __main__ as runner
-from runner import allow, config, diff, private, quick, quiet, recorded
+from runner import diff, records
+from runner.config import schema
 from runner.errors import UserError
 from runner.loop import Ending
-from runner.recorded import DIFFERENT, SAME, Parser, Recorded
+from runner.records import DIFFERENT, SAME, Parser, Recorded
+from runner.security import secrets, targets
+from runner.system import quiet, startup
 from runner.trace import Trace, join
 
 # Endings that come from outside: what runs again is to take as many steps.
@@ -37,14 +40,14 @@ def parser() -> Parser:
 def report(words: Sequence[str] | None = None) -> int:
     """Print whether a run comes out again as it was recorded; returns the exit code."""
     chosen = parser().parse_args(words)
-    run = recorded.read(recorded.client(chosen.tracking_uri), chosen.run)
+    run = records.read(records.client(chosen.tracking_uri), chosen.run)
     cfg = configuration(run)
-    again = Recorded("again", "from its record", run.params, config.provenance(), run.config, rows(cfg)[: len(run.rows)])
-    private.tell(f"A  {run.run_id}  {run.name}, as it was recorded")
-    private.tell_lines("B  run again from its record\n")
-    private.tell_lines(versions(run, again))
+    again = Recorded("again", "from its record", run.params, schema.provenance(), run.config, rows(cfg)[: len(run.rows)])
+    secrets.tell(f"A  {run.run_id}  {run.name}, as it was recorded")
+    secrets.tell_lines("B  run again from its record\n")
+    secrets.tell_lines(versions(run, again))
     found = diff.compared(run, again, chosen.tolerance or 0.0)
-    private.tell_lines(diff.told(found), end="")
+    secrets.tell_lines(diff.told(found), end="")
     if chosen.picture or not found.equal:
         diff.draw(chosen.picture, found, run, again)
     return SAME if found.equal else DIFFERENT
@@ -58,26 +61,26 @@ def configuration(run: Recorded) -> DictConfig:
     if "ending" not in run.tags:
         raise UserError(f"run {run.run_id} came to no end that could come out again: {run.tags.get('error', 'it is running')}")
     plain = yaml.safe_load(run.config)
-    said = {key: value[: len(run.params.get(key, ""))] for key, value in config.flat(plain).items()}
-    keys = {key for key in said.keys() | run.params.keys() if config.is_param(key) or key in run.params}
+    said = {key: value[: len(run.params.get(key, ""))] for key, value in schema.flat(plain).items()}
+    keys = {key for key in said.keys() | run.params.keys() if schema.is_param(key) or key in run.params}
     if unlike := sorted(key for key in keys if said.get(key) != run.params.get(key)):
         raise UserError(f"run {run.run_id}: config.yaml and the run's parameters differ in {', '.join(unlike)}")
-    if faults := [fault for group, each in plain.items() for fault in allow.faults(str(group), each)]:
+    if faults := [fault for group, each in plain.items() for fault in targets.faults(str(group), each)]:
         raise UserError(f"run {run.run_id}: config.yaml: {'; '.join(faults)}")
-    cfg = OmegaConf.merge(OmegaConf.structured(config.Config), OmegaConf.create(run.config))
+    cfg = OmegaConf.merge(OmegaConf.structured(schema.Config), OmegaConf.create(run.config))
     assert isinstance(cfg, DictConfig)
     cfg.tracking = {"_target_": "runner.tracking.none"}
     if run.tags["ending"] in FROM_OUTSIDE:
         # The last row of an interrupted run is that of a step, not of an end.
         ends = len(run.rows) - (run.tags["ending"] != Ending.INTERRUPTED)
         cfg.stopping.time_limit, cfg.max_iterations = None, max(ends, 1)
-    config.check(cfg, {}, ())
+    schema.check(cfg, {}, ())
     return cfg
 
 
 def rows(cfg: Any) -> Trace:
     """Return the rows of a configuration's run."""
-    with quiet.tensorflow(), quick.without_optional_imports():
+    with quiet.tensorflow(), startup.without_optional_imports():
         from runner import experiment
 
     ready = experiment.built(cfg)
@@ -98,15 +101,15 @@ def versions(run: Recorded, again: Recorded) -> str:
 
 def main() -> int:
     """Return the exit code: 0 where a run comes out again, 1 where it does not, 2 where it cannot be told."""
-    config.register()
+    schema.register()
     if str(runner.PLUGINS) not in sys.path and runner.PLUGINS.is_dir():
         sys.path.append(str(runner.PLUGINS))
     try:
-        with allow.named(sys.argv):
-            return recorded.answered(report)
+        with targets.named(sys.argv):
+            return records.answered(report)
     except UserError as error:
         runner.complain(error)
-        return recorded.TROUBLE
+        return records.TROUBLE
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 import pytest
 import servers
 
-from runner import alive, processes, store
+from runner.system import processes
+from runner.tracking import store
+from runner.tracking.store import heartbeat
 
 
 @pytest.fixture(scope="module", params=["sqlite", "http"])
@@ -63,7 +65,7 @@ def test_only_the_dead_are_ended_and_each_once(client):
     finished = started(client)
     client.set_terminated(finished, "FINISHED")
     found: list[str] = []
-    reapers = [threading.Thread(target=lambda: found.extend(alive.reap(client))) for _ in range(2)]
+    reapers = [threading.Thread(target=lambda: found.extend(heartbeat.reap(client))) for _ in range(2)]
     for each in reapers:
         each.start()
     for each in reapers:
@@ -76,16 +78,16 @@ def test_only_the_dead_are_ended_and_each_once(client):
         assert run.info.status == "KILLED" and run.info.end_time == int(float(run.data.tags["heartbeat"]) * 1000)
         assert [run.data.tags[key] for key in ("ending", "stopped_by", "end_reason")] == ["interrupted", "stale", "stale"]
     assert {status(client, run_id) for run_id in live} == {"RUNNING"} and status(client, finished) == "FINISHED"
-    assert alive.reap(client) == [] and alive.reap(client, "0") == []
+    assert heartbeat.reap(client) == [] and heartbeat.reap(client, "0") == []
 
 
 def test_a_heart_beats_until_its_block_ends(client):
-    run_id = client.create_run("0", tags=alive.first_tags(0.2, os.getpid())).info.run_id
+    run_id = client.create_run("0", tags=heartbeat.first_tags(0.2, os.getpid())).info.run_id
 
     def beat() -> float:
         return float(client.get_run(run_id).data.tags["heartbeat"])
 
-    with alive.Heart(client, run_id, 0.2):
+    with heartbeat.Heart(client, run_id, 0.2):
         first, began = beat(), time.time()
         while beat() == first:
             assert time.time() - began < 10
@@ -107,7 +109,7 @@ def test_a_store_that_is_gone_does_not_stop_a_heart(tmp_path):
             raise ConnectionError("gone")
 
     gone = Gone()
-    with alive.Heart(gone, "run", 0.01) as heart:
+    with heartbeat.Heart(gone, "run", 0.01) as heart:
         while gone.calls < 3:
             assert heart.thread.is_alive()
             time.sleep(0.01)
@@ -121,13 +123,13 @@ def test_a_run_of_another_machine_is_ended_when_its_silence_was_seen_whatever_it
         # A moment ago, by a clock that goes so far behind this one.
         return repr(time.time() - ahead)
 
-    monkeypatch.setattr(alive.time, "time", lambda: now() + later)
+    monkeypatch.setattr(heartbeat.time, "time", lambda: now() + later)
     keys = {"machine": "elsewhere", "heartbeat_every": "10.0"}
     live, dead = (started(client, heartbeat=beat(), **keys) for _ in range(2))
     found = []
     for later in range(0, 80, 10):
         client.set_tag(live, "heartbeat", beat())
-        found += alive.reap(client)
+        found += heartbeat.reap(client)
         # The first look takes note at most.
         assert later or not found
     assert found == [dead] and status(client, live) == "RUNNING"
@@ -137,22 +139,22 @@ def test_a_run_of_another_machine_is_ended_when_its_silence_was_seen_whatever_it
 def test_a_run_that_is_watched_is_silent_or_is_not(client):
     dead, live = (started(client) for _ in range(2))
     beat = client.get_run(live).data.tags["heartbeat"]
-    with alive.Heart(client, live, 0.1):
-        assert not alive.still(client, live, beat, 1)
-    assert alive.still(client, dead, client.get_run(dead).data.tags["heartbeat"], 0.1)
+    with heartbeat.Heart(client, live, 0.1):
+        assert not heartbeat.still(client, live, beat, 1)
+    assert heartbeat.still(client, dead, client.get_run(dead).data.tags["heartbeat"], 0.1)
     client.set_terminated(dead)
     client.set_terminated(live)
 
 
 def test_a_run_that_was_ended_for_a_silence_takes_that_back(client):
-    run_id = client.create_run("0", tags=alive.first_tags(0.2, os.getpid())).info.run_id
-    end = alive.end_by_sql if hasattr(client._tracking_client.store, "engine") else alive.end_by_call
-    heart = alive.Heart(client, run_id, 0.1)
+    run_id = client.create_run("0", tags=heartbeat.first_tags(0.2, os.getpid())).info.run_id
+    end = heartbeat.end_by_sql if hasattr(client._tracking_client.store, "engine") else heartbeat.end_by_call
+    heart = heartbeat.Heart(client, run_id, 0.1)
     waits = iter([lambda: end(client, run_id, client.get_run(run_id).data.tags["heartbeat"]) and time.sleep(1), lambda: None])
     heart.over.wait = lambda _: (next(waits, heart.over.set)(), heart.over.is_set())[1]
     heart.go_on()
     run = client.get_run(run_id)
-    assert run.info.status == "RUNNING" and not {*alive.STALE} & {*run.data.tags}
+    assert run.info.status == "RUNNING" and not {*heartbeat.STALE} & {*run.data.tags}
     # Not of one that has ended since.
     end(client, run_id, run.data.tags["heartbeat"])
     heart.come_back()
@@ -173,7 +175,7 @@ def test_a_store_of_ten_thousand_finished_runs_is_looked_through_at_once(tmp_pat
     times = []
     for expected in ([run_id], [], [], []):
         began = time.perf_counter()
-        assert alive.reap(client) == expected
+        assert heartbeat.reap(client) == expected
         times.append(time.perf_counter() - began)
     # A query for each of them would take seconds.
     assert min(times) < 1

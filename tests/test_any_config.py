@@ -66,8 +66,8 @@ def test_whatever_is_typed_ends_or_is_told_in_one_line(cli, runs, examples):
 
 @pytest.mark.parametrize("examples", [25, pytest.param(2000, marks=pytest.mark.long)])
 def test_whatever_is_written_in_a_file_is_counted_or_refused(examples):
-    from runner import sizes
     from runner.errors import UserError
+    from runner.security import yaml_limits
 
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
     @given(st.text("ab:[]{}&*-, \n\t'\"!?|>#%é\x00", max_size=200) | st.binary(max_size=60))
@@ -76,7 +76,7 @@ def test_whatever_is_written_in_a_file_is_counted_or_refused(examples):
             path = Path(folder, "any.yaml")
             path.write_bytes(os.fsencode(content) if isinstance(content, str) else content)
             try:
-                sizes.checked(path)
+                yaml_limits.checked(path)
             except UserError as error:
                 assert str(path) in str(error) and "\n" not in str(error)
 

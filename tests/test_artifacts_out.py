@@ -11,8 +11,10 @@ import pytest
 import servers
 from mlflow import MlflowClient
 
-from runner import artifacts, named, sync
+from runner import sync
 from runner.errors import UserError
+from runner.security import trust
+from runner.tracking.store import artifacts
 
 QUICK = ("max_iterations=3",)
 FILES = {"config.yaml", "trajectory.parquet"}
@@ -117,6 +119,6 @@ def test_a_server_has_no_file_kept_in_a_folder_of_this_machine_that_the_user_doe
     assert sync.main([str(path.parent)]) == 1 and [*folder.iterdir()] == []
     for user in (folder.parent, folder.as_uri()):
         monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(user))
-        named.artifacts("", folder / "1")
+        trust.artifacts("", folder / "1")
     assert sync.main([str(path.parent)]) == 0 and not path.exists()
     assert {each.name for each in folder.rglob("*") if each.is_file()} == FILES

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import CONF, store
 
-from runner import bounds
+from runner.config import bounds
 
 # By what is wrong: the key, its value, what else has to be chosen, and what the line must name.
 TABLE = {

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner import config, grammar
+from runner.config import grammar, schema
 
 ALIASES = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
@@ -170,6 +170,6 @@ def test_every_guard_holds_in_a_process_where_nothing_was_loaded_before(tmp_path
 
 
 def test_no_guard_goes_without():
-    body = ast.parse(inspect.getsource(config.register)).body[0]
+    body = ast.parse(inspect.getsource(schema.register)).body[0]
     calls = {ast.unparse(node.func) for node in ast.walk(body) if isinstance(node, ast.Call) and not node.args}
     assert calls - {"ConfigStore.instance", "ConfigStore.instance().store"} == {*GUARDED}

@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from runner import bulk, tracking
+from runner.tracking import contract
+from runner.tracking.store import database
 
 STEPS = np.arange(2500)
 COLUMNS = {
@@ -47,10 +48,10 @@ def run(client: MlflowClient) -> str:
 
 
 def writer(client: MlflowClient, run_id: str):
-    return partial(bulk.write, client._tracking_client.store, bulk.inserter(client), run_id, at=tracking.clock())
+    return partial(database.write, client._tracking_client.store, database.inserter(client), run_id, at=contract.clock())
 
 
-def log_batch(client: MlflowClient, run_id: str, columns: bulk.Columns) -> None:
+def log_batch(client: MlflowClient, run_id: str, columns: database.Columns) -> None:
     metrics = [
         Metric(key, float(value), 1_700_000_000_000, int(step))
         for key, (steps, values) in columns.items()
@@ -60,7 +61,7 @@ def log_batch(client: MlflowClient, run_id: str, columns: bulk.Columns) -> None:
         client.log_batch(run_id, metrics=metrics[i : i + 1000])
 
 
-def left(client: MlflowClient, run_id: str, columns: bulk.Columns = COLUMNS):
+def left(client: MlflowClient, run_id: str, columns: database.Columns = COLUMNS):
     """Return all that MLflow reads back of a run's metrics."""
     histories = {
         key: sorted((each.step, each.timestamp, each.value) for each in client.get_metric_history(run_id, key))
@@ -123,10 +124,10 @@ def test_a_batch_that_fails_leaves_nothing(client, monkeypatch):
 
 
 def test_a_schema_that_is_not_covered_is_refused(client, monkeypatch):
-    monkeypatch.setattr(bulk, "REVISIONS", ("another",))
-    with pytest.raises(bulk.UnknownSchema, match="another"):
+    monkeypatch.setattr(database, "REVISIONS", ("another",))
+    with pytest.raises(database.UnknownSchema, match="another"):
         writer(client, run(client))
 
 
 def test_a_server_is_no_database():
-    assert bulk.inserter(MlflowClient(tracking_uri="http://127.0.0.1:9")) is None
+    assert database.inserter(MlflowClient(tracking_uri="http://127.0.0.1:9")) is None

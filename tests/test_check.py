@@ -14,9 +14,10 @@ from conftest import CONF
 from hydra import compose, initialize_config_dir
 from test_fused import afresh, plugins  # noqa: F401 (fixtures)
 
-from runner import config, derivatives
-from runner.checks import CHECKS
-from runner.findings import FAILED, OK, SKIPPED, Finding, findings
+from runner.check import differences
+from runner.check.checks import CHECKS
+from runner.check.findings import FAILED, OK, SKIPPED, Finding, findings
+from runner.config import schema
 from runner.losses import Loss, known
 
 ALL = {check.__name__ for check in CHECKS}
@@ -24,7 +25,7 @@ ALL = {check.__name__ for check in CHECKS}
 
 def of(*words: str) -> dict[str, Finding]:
     """Return what each check comes to."""
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("config", overrides=[*words])
     return {finding.check: finding for finding in findings(cfg, CHECKS)}
@@ -178,16 +179,16 @@ def test_differences_tell_a_gradient_that_is_right_from_one_that_is_nearly() -> 
     x = np.array([0.7, -1.3])
     for scale in (1e-6, 1.0, 1e9):
         right = Loss(lambda x, scale=scale: scale * tf.reduce_sum(tf.exp(3 * x) - x**5), (2,))
-        assert derivatives.fault(right, x) is None
+        assert differences.fault(right, x) is None
 
         @tf.custom_gradient
         def nearly(x, right=right):
-            return right(x), lambda dy: dy * derivatives.tensors(right, x)[1] * (1 + 1e-3)
+            return right(x), lambda dy: dy * differences.tensors(right, x)[1] * (1 + 1e-3)
 
-        assert "by differences" in str(derivatives.fault(nearly, x))
+        assert "by differences" in str(differences.fault(nearly, x))
     # Where the loss bends, differences say nothing of the derivative on one side.
-    assert derivatives.fault(lambda x: tf.reduce_sum(tf.abs(x)), np.zeros(2)) is None
-    assert derivatives.fault(lambda x: tf.reduce_sum(tf.math.log(x)), np.full(2, -1.0)) is False
+    assert differences.fault(lambda x: tf.reduce_sum(tf.abs(x)), np.zeros(2)) is None
+    assert differences.fault(lambda x: tf.reduce_sum(tf.math.log(x)), np.full(2, -1.0)) is False
 
 
 @pytest.fixture
@@ -195,10 +196,10 @@ def check(cli, monkeypatch, capfd):
     """Run `python -m runner.check` with these words in this process, in the folder of `cli`."""
 
     def run(*words: str) -> tuple[int, list[str], str]:
-        from runner import check
+        from runner.check import command
 
         monkeypatch.setattr(sys, "argv", ["runner.check", *words])
-        code = check.main()
+        code = command.main()
         out, err = capfd.readouterr()
         return code, out.splitlines(), err
 

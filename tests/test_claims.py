@@ -12,8 +12,8 @@ import pytest
 from conftest import environment, store
 from test_sweeps import children
 
-from runner import store as stores
-from runner.claims import Claims
+from runner.sweeps.claims import Claims
+from runner.tracking import store as stores
 
 
 def test_a_job_is_claimed_by_one_sweep_at_a_time(tmp_path):

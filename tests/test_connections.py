@@ -17,7 +17,9 @@ import servers
 from commands import Command
 from sqlalchemy.exc import OperationalError
 
-from runner import reach, retry, silent, store, sync
+from runner import sync
+from runner.tracking import store
+from runner.tracking.store import preflight, retry, silent
 
 QUICK = ("max_iterations=50", "report=none", "optimizer.learning_rate=0.01")
 MOST = 6
@@ -98,7 +100,7 @@ def test_a_run_and_a_sweep_hold_two_connections_at_most_and_wait_for_them(cli, d
     with pytest.raises(psycopg.OperationalError) as full:
         psycopg.connect(database.replace("+psycopg", ""))
     assert retry.crowded(full.value)
-    assert "raise its max_connections: a run holds two" in str(reach.postgresql(database, full.value))
+    assert "raise its max_connections: a run holds two" in str(preflight.postgresql(database, full.value))
     # Longer than a store has at a run's beginning that does not answer.
     timer = threading.Timer(7, held.close)
     timer.start()

@@ -11,7 +11,8 @@ from importlib.metadata import version
 import pytest
 from conftest import environment, store, with_store
 
-from runner import __version__, private, streams
+from runner import __version__
+from runner.security import secrets, streams
 
 RUNNER = f"{sys.executable} -m runner"
 
@@ -100,8 +101,8 @@ def test_names_of_files_and_overrides_move_no_cursor(cli, tmp_path):
 
 
 def test_lines_are_escaped_and_masked_one_by_one(capsys):
-    private.tell("one\ntwo\x1b password=abc")
-    private.tell_lines("one\ntwo\r password=abc")
+    secrets.tell("one\ntwo\x1b password=abc")
+    secrets.tell_lines("one\ntwo\r password=abc")
     assert capsys.readouterr().out == "one\\ntwo\\x1b password='***'\none\ntwo\\r password='***'\n"
 
 

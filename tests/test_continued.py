@@ -17,8 +17,9 @@ from conftest import history, store, with_store
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
-from runner import signals, sync, unsent
-from runner.spool import frames
+from runner import sync
+from runner.system import signals
+from runner.tracking.journal import frames, outbox
 
 # Slow enough to be interrupted, and of numbers that differ in each step.
 COMMAND = ("loss=rosenbrock", "optimizer=adam", "execution=eager", "max_iterations=400", "tracking.every=1")
@@ -130,7 +131,7 @@ def test_a_run_that_is_only_spooled_goes_on_and_is_sent_as_one(tmp_path, undistu
     assert list(tmp_path.glob("outputs/runs/*/*/spool")) == [spool]
     with (spool.parent / "spool").open("rb") as file:
         identity = next(frames(file)).message.fields["about"]["tags"]["identity"]
-    assert unsent.interrupted(tmp_path / "outputs/pending", identity) == [], "it has ended and would be continued"
+    assert outbox.interrupted(tmp_path / "outputs/pending", identity) == [], "it has ended and would be continued"
     assert not (tmp_path / "outputs/mlflow.db").exists()
     assert sync.main([str(spool.parent)]) == 0
     assert only_run(tmp_path).data.tags["resumed"] == "2"

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from scipy import optimize
 
 import runner.losses
-from runner import build, config
+from runner.config import build, schema
 from runner.losses import Loss, terms
 from runner.losses import data as sets
 
@@ -42,7 +42,7 @@ def floatx():
 
 
 def composed(*overrides: str) -> Any:
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         return compose("config", overrides=list(overrides))
 

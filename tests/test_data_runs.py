@@ -10,7 +10,7 @@ from conftest import history, store
 from mlflow.artifacts import download_artifacts
 from test_data_losses import NAMES, composed, made
 
-from runner import build
+from runner.config import build
 
 KNOWN = [name for name in NAMES if made(name).minimum is not None]
 

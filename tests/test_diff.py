@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Ended, store
 
-from runner import compare, diff, recorded, verify
+from runner import diff, records, verify
+from runner.records import compare
 from runner.trace import Trace
 
 
@@ -194,4 +195,4 @@ def test_a_run_without_an_end_is_not_run_again(command, made, tmp_path):
     store(tmp_path).delete_tag(run_id, "ending")
     ended = command(verify.main, run_id)
     assert ended.code == 2 and "came to no end that could come out again" in ended.err
-    assert recorded.read(store(tmp_path), run_id).rows.x.shape == (4, 1)
+    assert records.read(store(tmp_path), run_id).rows.x.shape == (4, 1)

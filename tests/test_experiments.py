@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from test_fused import plugins  # noqa: F401 (a fixture)
 
-from runner import config, experiment, grammar
+from runner import experiment
+from runner.config import grammar, schema
 from runner.trace import Trace, join
 
 
@@ -28,7 +29,7 @@ def dtype():
 
 def rows(name: str, *words: str) -> Trace:
     """Return all rows of an experiment in double precision."""
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("config", overrides=[f"experiment={name}", "dtype=float64", *words])
     execution = experiment.built(cfg).program.execution

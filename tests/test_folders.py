@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import own_loss, with_store
 
-from runner import recorded, sqlite_uri, sync, unsent
+from runner import records, sync
+from runner.security import uris
+from runner.tracking.journal import outbox
 
 QUICK = ("max_iterations=3", "report=none")
 NAMES = ["a%41", "100%", "a#b", "a?b=c", "a b", "ä語", "a%2Fb;c&d"]
@@ -28,7 +30,7 @@ TO = 'os.chdir(Path(__file__).parent / "elsewhere")'
 def found(folder: Path) -> list:
     """Return the runs of the only store below a folder, the parents of sweeps too, and make sure that none is open."""
     assert [*folder.rglob("mlflow.db")] == [folder / "outputs/mlflow.db"]
-    client = recorded.client(sqlite_uri.uri_of(folder / "outputs/mlflow.db"))
+    client = records.client(uris.uri_of(folder / "outputs/mlflow.db"))
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
@@ -61,9 +63,9 @@ def test_a_new_store_lands_in_a_folder_whose_name_has_to_be_quoted(cli, monkeypa
 def test_a_uri_names_the_file_that_sqlalchemy_opens(name):
     from sqlalchemy.engine import make_url
 
-    uri = sqlite_uri.uri_of(Path("/folder", name), "timeout=9")
-    assert make_url(uri).database == f"/folder/{name}" == str(sqlite_uri.file_of(uri))
-    assert make_url(uri).query == {"timeout": "9"} and sqlite_uri.absolute(uri) == uri
+    uri = uris.uri_of(Path("/folder", name), "timeout=9")
+    assert make_url(uri).database == f"/folder/{name}" == str(uris.file_of(uri))
+    assert make_url(uri).query == {"timeout": "9"} and uris.absolute(uri) == uri
 
 
 WAYS = {
@@ -102,5 +104,5 @@ def test_where_a_job_goes_changes_nothing(cli, tmp_path, monkeypatch, way, launc
 def test_an_interrupted_run_is_found_again_from_wherever_it_went(cli, tmp_path, monkeypatch):
     given = (*QUICK, "hydra.job.chdir=true", "tracking.offline=true")
     assert cli(*given).code == 0
-    (run,) = unsent.of(tmp_path / "outputs/pending")
+    (run,) = outbox.of(tmp_path / "outputs/pending")
     assert run.folder.parent.parent == tmp_path / "outputs/runs"

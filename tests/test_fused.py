@@ -15,10 +15,12 @@ from conftest import CONF
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner import build, config, fused, groups, loop, optimizers
+from runner import loop, optimizers
 from runner.__main__ import PLUGINS
+from runner.config import build, schema
+from runner.executions.cache import Programs
+from runner.fused import groups, lockstep
 from runner.loop import Ending, Result
-from runner.programs import Programs
 from runner.trace import Trace, join
 
 OPTIMIZERS = [path.stem for path in sorted((CONF / "optimizer").glob("*.yaml")) if path.stem != "custom"]
@@ -48,7 +50,7 @@ def afresh(monkeypatch):
 
 def jobs(*overrides: str, **grid: list[Any]) -> list[Any]:
     """Return the configurations of a grid over keys, in which __ stands for a dot."""
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("config", overrides=["loss=rosenbrock", "guess=normal", *overrides])
     found = []
@@ -80,11 +82,11 @@ def alone(cfgs: list[Any]) -> list[tuple[Trace, Result]]:
 
 def together(cfgs: list[Any]) -> tuple[list[groups.Group], list[tuple[Trace, Result]]]:
     """Return the groups of jobs, which must all be fused, and what each job comes to."""
-    found = fused.groups(cfgs)
+    found = lockstep.groups(cfgs)
     results = {}
     for group in found:
         assert group.alone is None, group.alone
-        results |= dict(zip(group.indices, fused.run(group), strict=True))
+        results |= dict(zip(group.indices, lockstep.run(group), strict=True))
     assert sorted(results) == [*range(len(cfgs))]
     return found, [results[i] for i in range(len(cfgs))]
 
@@ -120,14 +122,14 @@ def test_every_optimizer_does_in_a_group_what_it_does_alone_or_is_kept_out(name,
         seed=[1, 2],
         optimizer__learning_rate=[2e-5, 1e-4],
     )
-    (group,) = fused.groups(cfgs)
+    (group,) = lockstep.groups(cfgs)
     assert group.indices == (0, 1, 2, 3)
     if name in ELEMENTWISE:
         assert group.alone is None
     if name in COUPLED and loss == "rosenbrock":
         assert group.alone is not None
     if group.alone is None:
-        for one, other in zip(fused.run(group), alone(cfgs), strict=True):
+        for one, other in zip(lockstep.run(group), alone(cfgs), strict=True):
             same(one, other, TOLERANCE[dtype])
 
 
@@ -148,17 +150,17 @@ def test_every_optimizer_does_in_a_group_what_it_does_alone_or_is_kept_out(name,
 )
 def test_the_probe_finds_what_couples_lanes(overrides, kept_out):
     cfgs = jobs(*overrides, "max_iterations=20", seed=[1, 2, 3])
-    (group,) = fused.groups(cfgs)
+    (group,) = lockstep.groups(cfgs)
     assert (group.alone is not None) == kept_out, group.alone
     if not kept_out:
-        for one, other in zip(fused.run(group), alone(cfgs), strict=True):
+        for one, other in zip(lockstep.run(group), alone(cfgs), strict=True):
             same(one, other, TOLERANCE["float32"])
 
 
 def test_the_probe_finds_coupling_among_jobs_that_are_nearly_equal():
     rates = [1e-3, 1e-3 * (1 + 1e-6), 1e-3 * (1 + 2e-6)]
     cfgs = jobs("optimizer=lamb", "guess=standard", optimizer__learning_rate=rates)
-    (group,) = fused.groups(cfgs)
+    (group,) = lockstep.groups(cfgs)
     assert group.alone is not None and "departs" in group.alone
 
 
@@ -185,7 +187,7 @@ def test_other_hyperparameters_are_columns_where_keras_takes_them_and_keep_jobs_
         optimizer__learning_rate=[2e-5, 1e-4],
         **grid,
     )
-    found = fused.groups(cfgs)
+    found = lockstep.groups(cfgs)
     assert len(found) == count
     if columns is None:
         assert found[0].alone is not None
@@ -215,11 +217,11 @@ def test_results_depend_neither_on_chunks_nor_on_how_many_lanes_go_on(monkeypatc
     _, whole = together(cfgs)
     for cfg in cfgs:
         cfg.execution.chunk = 23
-    monkeypatch.setattr(fused, "COMPILE_SECONDS", 1e9)
+    monkeypatch.setattr(lockstep, "COMPILE_SECONDS", 1e9)
     _, in_chunks = together(cfgs)
     shapes = lambda: {program.x.shape[0] for program in groups.PROGRAMS.kept.values()}  # noqa: E731
     assert shapes() == {32}
-    monkeypatch.setattr(fused, "COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(lockstep, "COMPILE_SECONDS", 0.0)
     _, with_fewer = together(cfgs)
     assert shapes() == {32, 16, 8}
     for one, two, three in zip(whole, in_chunks, with_fewer, strict=True):
@@ -257,7 +259,7 @@ def own(loss: Any, dimension: int) -> list[str]:
 @pytest.mark.parametrize(("loss", "dimension"), [(by_coordinates, 2), (by_coordinates, 8), (centred, 3), (noisy, 2)])
 def test_a_loss_that_does_not_broadcast_goes_one_by_one(loss, dimension):
     # Eight lanes of eight numbers: the shape alone would not tell.
-    (group,) = fused.groups(jobs(*own(loss, dimension), seed=[*range(8)]))
+    (group,) = lockstep.groups(jobs(*own(loss, dimension), seed=[*range(8)]))
     assert group.alone is not None and group.indices == (*range(8),)
 
 
@@ -284,7 +286,7 @@ def test_groups_are_bounded_and_share_a_program(monkeypatch):
     for one, other in zip(results, alone(cfgs), strict=True):
         same(one, other, TOLERANCE["float32"])
     monkeypatch.setattr(groups, "GROUP_BYTES", 7 * 100 * 20)
-    (group,) = fused.groups(cfgs)
+    (group,) = lockstep.groups(cfgs)
     assert "too large" in (group.alone or "")
 
 
@@ -296,12 +298,12 @@ def test_what_was_spent_is_shared_out():
 
 def test_a_signal_ends_all_that_have_not_ended_at_the_row_reached(monkeypatch):
     # The signal comes just after the others have got a program of fewer lanes.
-    monkeypatch.setattr(fused, "COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(lockstep, "COMPILE_SECONDS", 0.0)
     rate = "optimizer.learning_rate=0.05"
     cfgs = jobs("execution.chunk=20", "optimizer=adam", rate, "stopping=target", "stopping.target.loss=10", seed=[*range(16)])
-    (group,) = fused.groups(cfgs)
+    (group,) = lockstep.groups(cfgs)
     signals = iter([None, "SIGINT"])
-    results = fused.run(group, lambda: next(signals))
+    results = lockstep.run(group, lambda: next(signals))
     assert {program.x.shape[0] for program in groups.PROGRAMS.kept.values()} == {16, 8}
     interrupted = [i for i, (_, result) in enumerate(results) if result.ending is Ending.INTERRUPTED]
     assert 0 < len(interrupted) <= 8
@@ -328,9 +330,9 @@ def test_a_signal_ends_all_that_have_not_ended_at_the_row_reached(monkeypatch):
 )
 def test_what_cannot_be_fused_says_why_and_spoils_nothing(overrides, why):
     cfgs = jobs(*overrides, "max_iterations=10", seed=[1, 2]) + jobs("max_iterations=10", seed=[1, 2])
-    first, second = fused.groups(cfgs)
+    first, second = lockstep.groups(cfgs)
     assert first.indices == (0, 1) and why in (first.alone or "")
-    assert second.indices == (2, 3) and len(fused.run(second)) == 2
+    assert second.indices == (2, 3) and len(lockstep.run(second)) == 2
 
 
 def test_what_differs_otherwise_makes_groups():
@@ -342,7 +344,7 @@ def test_what_differs_otherwise_makes_groups():
         *jobs("max_iterations=10", "guess=point", "guess.x=[1,2]", "tracking=none", seed=[1]),
         *jobs("max_iterations=10", "loss.dimension=3", seed=[1]),
     ]
-    found = fused.groups(cfgs)
+    found = lockstep.groups(cfgs)
     assert [group.indices for group in found] == [(0, 1, 8), (2, 3), (4, 5), (6, 7), (9,)]
     assert found[-1].alone == "no other job is like it"
 
@@ -350,7 +352,7 @@ def test_what_differs_otherwise_makes_groups():
 def test_the_betas_of_adam_are_columns_in_double_precision():
     betas = {"optimizer.beta_1": [0.8, 0.9], "optimizer.beta_2": [0.99, 0.999]}
     cfgs = jobs("optimizer=adam", "dtype=float64", "execution=graph", "max_iterations=60", seed=[1, 2], **betas)
-    (group,) = fused.groups(cfgs)
+    (group,) = lockstep.groups(cfgs)
     assert group.alone is None and set(group.columns) >= {"beta_1", "beta_2"}
-    for one, other in zip(fused.run(group), alone(cfgs), strict=True):
+    for one, other in zip(lockstep.run(group), alone(cfgs), strict=True):
         same(one, other, TOLERANCE["float64"])

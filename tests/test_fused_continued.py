@@ -31,12 +31,17 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from omegaconf import OmegaConf
 
-from runner import checkpoints, config, fused, group_checkpoints, groups, many, spool, sweep_runs, sync, tracking
+from runner import checkpoints, sync
+from runner.config import schema
 from runner.errors import UserError
+from runner.executions.cache import Programs
+from runner.fused import checkpoints as group_checkpoints
+from runner.fused import groups, lockstep
 from runner.loop import Ending, Result
-from runner.programs import Programs
-from runner.recorder_process import Process
 from runner.trace import Trace
+from runner.tracking import contract, fused_runs, journal
+from runner.tracking.process import Process
+from runner.tracking.store import bulk_runs
 
 Ended = list[tuple[Trace, Result]]
 STEPS, CHUNK = 40, 7
@@ -52,7 +57,7 @@ RULES = ["optimizer=adam", "optimizer.learning_rate=0.1", "stopping=target", "st
 
 def jobs(*words: str, seeds: int = 4) -> list[Any]:
     """Return the configurations of these overrides, one for each of so many seeds."""
-    config.register()
+    schema.register()
     shared = [f"max_iterations={STEPS}", f"execution.chunk={CHUNK}", "loss=rosenbrock", "guess=normal"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [*shared, *words])
@@ -66,23 +71,23 @@ def jobs(*words: str, seeds: int = 4) -> list[Any]:
 def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin without programs, go on with all lanes, and leave Keras's default dtype as it was."""
     monkeypatch.setattr(groups, "PROGRAMS", Programs())
-    monkeypatch.setattr(fused, "COMPILE_SECONDS", np.inf)
+    monkeypatch.setattr(lockstep, "COMPILE_SECONDS", np.inf)
     before = keras.config.floatx()
     yield
     keras.config.set_floatx(before)
 
 
 def identity(cfg: Any) -> str:
-    return config.identity(config.resolved(cfg))
+    return schema.identity(schema.resolved(cfg))
 
 
 def begun(cfgs: list[Any], pending: Path, chunks: int | None = None, every: float | None = 0) -> Ended:
     """Run jobs as one group until so many chunks are taken; record nothing of it but which ones a signal ended."""
-    (group,) = fused.groups(cfgs)
+    (group,) = lockstep.groups(cfgs)
     assert group.alone is None, group.alone
     kept = group_checkpoints.new(pending, [identity(cfg) for cfg in cfgs], group.columns, every)
     came = iter([None] * chunks + ["SIGTERM"]) if chunks is not None else None
-    results = fused.run(group, lambda: next(came) if came else None, kept.save)
+    results = lockstep.run(group, lambda: next(came) if came else None, kept.save)
     kept.close()
     return results
 
@@ -93,7 +98,7 @@ def killed(cfgs: list[Any], pending: Path, chunks: int) -> None:
     class Killed(BaseException):
         pass
 
-    (group,) = fused.groups(cfgs)
+    (group,) = lockstep.groups(cfgs)
     kept = group_checkpoints.new(pending, [identity(cfg) for cfg in cfgs], group.columns, 0)
     left = iter(range(chunks))
 
@@ -102,7 +107,7 @@ def killed(cfgs: list[Any], pending: Path, chunks: int) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        fused.run(group, kill, kept.save)
+        lockstep.run(group, kill, kept.save)
     kept.close()
 
 
@@ -115,7 +120,7 @@ def again(cfgs: list[Any], pending: Path) -> tuple[int, Ended]:
         start = kept.restore(group)
         assert start is not None
         step = start[0].taken
-        results = dict(zip(kept.identities, fused.run(group, lambda: None, kept.save, *start), strict=True))
+        results = dict(zip(kept.identities, lockstep.run(group, lambda: None, kept.save, *start), strict=True))
     return step, [results[each] for each in by_identity]
 
 
@@ -147,7 +152,7 @@ def test_a_group_goes_on_bit_for_bit(tmp_path, name):
 @pytest.mark.parametrize("compile_seconds", [np.inf, -np.inf], ids=["all lanes", "fewer lanes"])
 def test_jobs_that_ended_at_rows_of_their_own_stay_ended(tmp_path, monkeypatch, compile_seconds):
     cfgs = jobs(*RULES, seeds=16)
-    monkeypatch.setattr(fused, "COMPILE_SECONDS", compile_seconds)
+    monkeypatch.setattr(lockstep, "COMPILE_SECONDS", compile_seconds)
     whole = begun(cfgs, tmp_path / "whole")
     stops = {result.iterations for _, result in whole}
     assert min(stops) < 2 * CHUNK < 3 * CHUNK < max(stops), stops
@@ -234,7 +239,7 @@ def test_equal_jobs_go_on_each_once(tmp_path):
             group = groups.again([cfgs[job] for job in mine], kept.jobs.columns)
             start = kept.restore(group)
             assert start is not None and start[0].taken == 3 * CHUNK
-            for job, one in zip(mine, fused.run(group, lambda: None, kept.save, *start), strict=True):
+            for job, one in zip(mine, lockstep.run(group, lambda: None, kept.save, *start), strict=True):
                 same(one, whole[job])
         with pytest.raises(UserError, match="are being continued by process"):
             again(cfgs[:1], tmp_path / "parts")
@@ -322,7 +327,7 @@ def test_packs_whose_worker_is_killed_go_on_from_their_checkpoints(runs, tmp_pat
     start = [sys.executable, "-m", "runner", "-m", *words]
     process = subprocess.Popen(start, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE)
     assert processes.wait(lambda: saved(tmp_path), 90)
-    lock = next(path.parents[1] / spool.LOCK for path in tmp_path.glob(f"outputs/pending/groups/*/*/{checkpoints.SUMS}"))
+    lock = next(path.parents[1] / journal.LOCK for path in tmp_path.glob(f"outputs/pending/groups/*/*/{checkpoints.SUMS}"))
     os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0 and "continues 2 jobs as one program from step " in out
@@ -339,15 +344,15 @@ SHORT += [f"execution.chunk={CHUNK}", "hydra/launcher=fused", "tracking.flush_ti
 
 def around(monkeypatch: pytest.MonkeyPatch, then: Callable[[], Any], chunks: int | None = None) -> None:
     """Do something when a group has run and is about to be recorded; a signal comes after so many chunks, if any."""
-    run = fused.run
+    run = lockstep.run
     came = iter([None] * chunks + ["SIGTERM"]) if chunks is not None else None
 
-    def wrapped(group: fused.Group, signal: Callable[[], str | None], *words: Any) -> Ended:
+    def wrapped(group: lockstep.Group, signal: Callable[[], str | None], *words: Any) -> Ended:
         results = run(group, (lambda: next(came)) if came else signal, *words)
         then()
         return results
 
-    monkeypatch.setattr(fused, "run", wrapped)
+    monkeypatch.setattr(lockstep, "run", wrapped)
 
 
 def rename(file: Path, *names: str) -> None:
@@ -440,12 +445,12 @@ def line(count: int) -> Trace:
 
 
 @pytest.fixture
-def at_hand(migrated: Path, tmp_path: Path) -> tuple[many.Job, dict[str, Any], dict[str, Any]]:
+def at_hand(migrated: Path, tmp_path: Path) -> tuple[bulk_runs.Job, dict[str, Any], dict[str, Any]]:
     """Return a run that has ended, the store that it is to be recorded in, and which of its rows are."""
     (tmp_path / "outputs").mkdir()
     shutil.copy(migrated, tmp_path / "outputs")
-    about = tracking.About(tmp_path / "run", "one", {"seed": "1"}, {"identity": "same"}, "seed: 1")
-    job = many.Job(about, line(5), {"ending": "iteration_limit"}, {"system/iterations": 4.0}, *many.ids(1))
+    about = contract.About(tmp_path / "run", "one", {"seed": "1"}, {"identity": "same"}, "seed: 1")
+    job = bulk_runs.Job(about, line(5), {"ending": "iteration_limit"}, {"system/iterations": 4.0}, *bulk_runs.ids(1))
     keys = {"uri": store(tmp_path).tracking_uri, "experiment": "silent", "pending": str(tmp_path / "pending")}
     settings = {"name": None, "every": 1, "max_coordinates": 16, "full_loss_every": 100}
     return job, {**keys, "flush_timeout": 2, "heartbeat": 10.0}, settings
@@ -453,14 +458,14 @@ def at_hand(migrated: Path, tmp_path: Path) -> tuple[many.Job, dict[str, Any], d
 
 def test_runs_that_the_store_took_without_an_answer_are_there_once(at_hand, tmp_path, monkeypatch):
     job, keys, settings = at_hand
-    record = many.record
+    record = bulk_runs.record
 
     def unanswered(*words: Any, **options: Any) -> None:
         record(*words, **options)
         raise ConnectionError("the answer was lost")
 
-    monkeypatch.setattr(many, "record", unanswered)
-    said = sweep_runs.record({**keys, "flush_timeout": 0}, [job], settings)
+    monkeypatch.setattr(bulk_runs, "record", unanswered)
+    said = fused_runs.record({**keys, "flush_timeout": 0}, [job], settings)
     assert said["unsent"] == 1 and "ConnectionError: the answer was lost (" in said["left"]
     assert sync.main(["--pending", keys["pending"]]) == 0
     client = store(tmp_path)
@@ -474,12 +479,12 @@ def test_runs_that_the_store_took_without_an_answer_are_there_once(at_hand, tmp_
 
 def test_runs_that_another_process_has_recorded_meanwhile_are_there_once(at_hand, tmp_path, monkeypatch):
     job, keys, settings = at_hand
-    assert sweep_runs.record(keys, [job], settings)["unsent"] == 0
-    looks = iter([lambda *words: set(), many.cleared])
+    assert fused_runs.record(keys, [job], settings)["unsent"] == 0
+    looks = iter([lambda *words: set(), bulk_runs.cleared])
     # As where the other one is committed just after this one has looked.
-    monkeypatch.setattr(many, "cleared", lambda *words: next(looks)(*words))
+    monkeypatch.setattr(bulk_runs, "cleared", lambda *words: next(looks)(*words))
     longer = job._replace(rows=line(7), metrics={"system/iterations": 6.0})
-    assert sweep_runs.record(keys, [longer], settings)["unsent"] == 0
+    assert fused_runs.record(keys, [longer], settings)["unsent"] == 0
     assert next(looks, None) is None
     assert history(tmp_path, job.key, "loss") == {step: step**2 for step in range(7)}
     assert history(tmp_path, job.key, "system/iterations") == {0: 6.0}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import store
 
-from runner import recorded
+from runner import records
 
 OWN = """
 import tensorflow as tf
@@ -151,11 +151,11 @@ def test_what_cannot_be_traced_is_told_by_its_line_and_the_way_out(cli, mine):
 
 @pytest.mark.parametrize("execution", ["eager", "graph", "xla"])
 def test_a_picture_is_not_heard_of_in_the_users_loss(cli, drawn, mine, monkeypatch, execution):
-    from runner import config
+    from runner.config import schema
 
     words = ("loss._target_=mine.prints", *POINT, f"execution={execution}", "max_iterations=4")
     with_picture = drawn(*words)
-    monkeypatch.setattr(config, "draws", lambda cfg, marks: False)
+    monkeypatch.setattr(schema, "draws", lambda cfg, marks: False)
     without = cli(*words)
     assert with_picture.code == without.code == 0 and with_picture.err == without.err == ""
     # An eager run looks at its first point before it begins, and has a row for each step and the last point; another is traced
@@ -190,8 +190,8 @@ def test_parameters_are_of_the_experiment_and_records_of_both_kinds_are_read(cli
     client.log_param(older, "resume", "False")
     client.log_param(older, "tracking.every", "1")
     for each in (run.info.run_id, older):
-        assert verify.report([each]) == recorded.SAME
-    assert diff.report([run.info.run_id, older]) == recorded.SAME
+        assert verify.report([each]) == records.SAME
+    assert diff.report([run.info.run_id, older]) == records.SAME
     assert "configuration, versions and ending are the same" in capfd.readouterr().out
     client.log_param(older, "sweep.plan", "True")
     with pytest.raises(Exception, match=r"sweep\.plan"):

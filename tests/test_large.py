@@ -12,13 +12,15 @@ import pytest
 from commands import Command
 from conftest import store
 
-from runner import artifacts, diff, experiment, landscape, portrait, recorded, verify
+from runner import diff, experiment, records, verify
 from runner.experiment import Built
 from runner.loop import Rules
 from runner.losses import Loss
-from runner.reports import reading, trajectories
-from runner.reports.facts import UNKNOWN
+from runner.pictures import landscape, thinning
+from runner.report.tables import reading, trajectories
+from runner.report.tables.facts import UNKNOWN
 from runner.trace import Trace
+from runner.tracking.store import artifacts
 
 
 def rows(d: int, n: int = 5) -> Trace:
@@ -33,7 +35,7 @@ def test_rows_come_back_from_either_layout(tmp_path: Path, d: int) -> None:
     for part in (trace[:2], trace[2:]):
         made.write(part)
     made.close()
-    again = recorded.trajectory(tmp_path / "trajectory.parquet")
+    again = records.trajectory(tmp_path / "trajectory.parquet")
     for name in ("x", "gradient"):
         np.testing.assert_array_equal(getattr(again, name), getattr(trace, name).reshape(5, -1))
     seen = reading.follow(tmp_path / "trajectory.parquet", 0.0, UNKNOWN, np.arange(5))
@@ -50,17 +52,17 @@ def test_a_large_run_has_its_picture_and_is_read_by_every_command(drawn, runs, t
     (run,) = runs()
     assert run.info.status == "FINISHED" and run.data.tags["ending"] == "iteration_limit"
     assert {each.path for each in store(tmp_path).list_artifacts(run.info.run_id)} >= {"report.png", "report.html"}
-    assert verify.report([run.info.run_id]) == recorded.SAME
-    assert diff.report([run.info.run_id] * 2) == recorded.SAME
+    assert verify.report([run.info.run_id]) == records.SAME
+    assert diff.report([run.info.run_id] * 2) == records.SAME
 
 
 def test_a_path_takes_no_more_room_than_it_may_whatever_x_is() -> None:
     for d in (10**4, 10**6):
-        report = portrait.Report("title", 1000)
+        report = thinning.Report("title", 1000)
         trace = Trace(0, np.zeros((1, d), np.float32), np.zeros(1, np.float32), np.zeros((1, d), np.float32))
         for _ in range(100):
             report.watch(trace)
-        assert report.kept["x"].nbytes <= portrait.BYTES
+        assert report.kept["x"].nbytes <= thinning.BYTES
         assert (report.kept["x"].size > 0) == (d == 10**4)
 
 
@@ -84,7 +86,7 @@ def test_nothing_that_is_made_of_a_run_ends_it(drawn, runs, monkeypatch, part, e
     def fails(*_, **__):
         raise error
 
-    where = (portrait.Report, "drawing") if part == "drawing" else (experiment, "summary")
+    where = (thinning.Report, "drawing") if part == "drawing" else (experiment, "summary")
     monkeypatch.setattr(*where, fails)
     ended = drawn("max_iterations=2")
     (run,) = runs()
@@ -96,7 +98,7 @@ def test_nothing_that_is_made_of_a_run_ends_it(drawn, runs, monkeypatch, part, e
 
 def test_a_run_that_is_killed_while_it_is_drawn_is_finished(prepared: Path) -> None:
     (prepared / "mine.py").write_text(
-        "import os\nfrom runner.portrait import Report\n\n\nclass Dies(Report):\n"
+        "import os\nfrom runner.pictures.thinning import Report\n\n\nclass Dies(Report):\n"
         f"    def drawing(self, *_):\n        os.kill(os.getpid(), {int(signal.SIGKILL)})\n\n\n"
         "def run(title, *, points, sweep):\n    return Dies(title, points)\n"
     )

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import store
 
-from runner import artifacts, folders, spool, sync
+from runner import sync
 from runner.checkpoints import put
 from runner.errors import UserError
+from runner.system import folders
+from runner.tracking import journal
+from runner.tracking.store import artifacts
 
 SECRET = b"of another\n"
 # What a run writes there, each over whatever it finds.
@@ -54,7 +57,7 @@ def test_a_run_writes_its_files_in_the_place_of_links_and_logs_its_own(drawn, ru
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
 def test_a_run_that_finds_a_link_for_its_lock_is_refused(cli, runs, tmp_path, other, link):
     folders.claim(tmp_path / "run", "")
-    link(tmp_path / "run" / spool.LOCK, other)
+    link(tmp_path / "run" / journal.LOCK, other)
     ended = cli("max_iterations=2", "report=none", f"hydra.run.dir={tmp_path}/run")
     assert ended.code == 1 and ended.err.count("\n") == 1 and f"{tmp_path}/run/lock cannot be written" in ended.err
     assert other.read_bytes() == SECRET and runs() == []
@@ -62,10 +65,10 @@ def test_a_run_that_finds_a_link_for_its_lock_is_refused(cli, runs, tmp_path, ot
 
 def test_a_spool_is_no_link(tmp_path, other):
     for link in (Path.symlink_to, Path.hardlink_to):
-        link(tmp_path / spool.FILE, other)
+        link(tmp_path / journal.FILE, other)
         with pytest.raises(UserError, match="spool cannot be written"):
-            spool.Spool(tmp_path)
-        (tmp_path / spool.FILE).unlink()
+            journal.Spool(tmp_path)
+        (tmp_path / journal.FILE).unlink()
     assert other.read_bytes() == SECRET
 
 
@@ -91,20 +94,20 @@ def test_a_spool_that_was_sent_here_removes_nothing_but_its_own(cli, tmp_path, o
     assert cli("max_iterations=5", "tracking.offline=true", "report=none").code == 0
     (path,) = tmp_path.glob("outputs/runs/*/*/spool")
     with path.open("rb") as file:
-        said = [frame.message for frame in spool.frames(file)]
+        said = [frame.message for frame in journal.frames(file)]
     path.unlink()
-    forged = spool.Spool(path.parent)
+    forged = journal.Spool(path.parent)
     for word, fields, arrays in said:
         forged.say(word, {**fields, "run_key": "../../other"} if word == "begin" else fields, arrays)
     forged.close()
     assert sync.main([str(path.parent)]) == 0 and other.read_bytes() == SECRET
     # The same, where another run begins in its folder.
-    forged = spool.Spool(path.parent)
+    forged = journal.Spool(path.parent)
     forged.say("begin", {"run_key": "x/../../../../../../other"})
     forged.close()
     (path.parent / "spool-x").mkdir()
     before = set(tmp_path.iterdir())
-    spool.set_aside(path.parent, tmp_path / "outputs/pending")
+    journal.set_aside(path.parent, tmp_path / "outputs/pending")
     assert not path.exists() and set(tmp_path.iterdir()) == before and other.read_bytes() == SECRET
 
 

@@ -18,11 +18,12 @@ import tensorflow as tf
 from conftest import strategies
 from omegaconf import OmegaConf
 
-from runner import build, experiment, optimizers
+from runner import experiment, optimizers
+from runner.config import build
+from runner.executions.cache import Program
 from runner.loop import Ending, Result, Rules
 from runner.losses import Loss
 from runner.optimizers import NoOptimizer
-from runner.programs import Program
 
 STRATEGIES = strategies(own_steps=True)
 PROBLEMS = json.loads((Path(__file__).parent / "nist_strd.json").read_text())

@@ -154,7 +154,7 @@ def test_fused_jobs_are_what_they_are_alone(words: list[str]) -> None:
 
 
 def test_jobs_of_other_noise_are_no_lanes_of_one_program() -> None:
-    from runner import groups
+    from runner.fused import groups
 
     cfgs = jobs("noise=gaussian", noise__loss=[0.1, 0.2], seed=[0, 1])
     prepared = [groups.prepared(i, cfg, {}) for i, cfg in enumerate(cfgs)]

@@ -18,11 +18,12 @@ from conftest import CONF, strategies
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner import build, config, experiment, losses, optimizers, stopping
+from runner import experiment, losses, optimizers, stopping
+from runner.config import build, schema
+from runner.executions.cache import Program
 from runner.loop import Ending, Result, Rules
 from runner.losses import Loss, sums
 from runner.optimizers import NoOptimizer
-from runner.programs import Program
 from runner.trace import Trace, join, norm
 
 STRATEGIES = strategies(own_steps=False) | strategies(own_steps=True)
@@ -32,7 +33,7 @@ EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execut
 @pytest.fixture(scope="module")
 def composed() -> Callable[..., Any]:
     """Give a function that composes a configuration from overrides."""
-    config.register()
+    schema.register()
 
     def composing(*words: str) -> Any:
         # Hydra is left to commands, which this file's other tests run in this process, as soon as it has composed.
@@ -139,7 +140,7 @@ def write(file: Path, words: list[str]) -> None:
     """Run what is composed of these words, and write to a file the bytes of every x."""
     from tensorflow.python.framework import config as switches
 
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         ready, rows = experiment.built(compose("config", words)), []
     experiment.steps(ready, [rows.append])

@@ -15,7 +15,8 @@ import tensorflow as tf
 from conftest import CONF, strategies
 from omegaconf import OmegaConf
 
-from runner import build, losses
+from runner import losses
+from runner.config import build
 from runner.errors import UserError
 from runner.losses import Loss
 from runner.trace import join

@@ -19,8 +19,9 @@ from conftest import CONF, environment, own_loss, store
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from runner import grammar, spaces, trials
-from runner.job import Outcome
+from runner.cli.job import Outcome
+from runner.config import grammar
+from runner.sweeps.optuna import space, trials
 
 OPTUNA = ["-m", "hydra/sweeper=optuna"]
 FUSED = [*OPTUNA, "hydra/launcher=fused", "max_iterations=1"]
@@ -86,7 +87,7 @@ def parse(*typed: str) -> list:
 def draw(typed: str, count: int) -> list[str]:
     """Return the overrides of so many random trials."""
     with trials.quiet():
-        axis = spaces.read(parse(f"key={typed}"))[0]["key"]
+        axis = space.read(parse(f"key={typed}"))[0]["key"]
     asked = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [axis.typed(asked.ask({"key": axis.distribution}).params["key"]) for _ in range(count)]
 
@@ -271,7 +272,7 @@ def test_a_study_has_one_process_at_a_time(cli):
 def test_a_run_that_diverges_is_never_the_best():
     """It would be, for the loss it began with, and for how few iterations it took."""
     told = optuna.create_study(directions=["minimize", "minimize"])
-    asked = trials.Trials(told, None, spaces.read(parse("a=interval(0,1)"))[0], (), ("best_loss", "iterations"))
+    asked = trials.Trials(told, None, space.read(parse("a=interval(0,1)"))[0], (), ("best_loss", "iterations"))
     fine = Outcome((), ending="converged", best_loss=1.0, iterations=20)
     bad = Outcome((), ending="diverged", best_loss=0.5, iterations=2)
     assert asked.values(bad) == [math.inf, math.inf] and asked.values(fine) == [1.0, 20.0]

@@ -13,8 +13,11 @@ import pytest
 import yaml
 from conftest import environment
 
-from runner import allow, named, script_words, spool, started, sync
+from runner import sync
 from runner.errors import UserError
+from runner.security import script_words, targets, trust
+from runner.system import started
+from runner.tracking import journal
 
 
 @pytest.fixture
@@ -110,7 +113,7 @@ HELD = [
 
 def hold(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the user a password, in a variable or in a file of the home folder, and no other one."""
-    for each in (*named.TO_SERVERS, *named.TO_POSTGRESQL, "NETRC", "MLFLOW_TRACKING_URI"):
+    for each in (*trust.TO_SERVERS, *trust.TO_POSTGRESQL, "NETRC", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv("HOME", str(home))
     if name.startswith("."):
@@ -132,13 +135,13 @@ def test_a_password_goes_to_no_store_that_a_file_names(sent, cli, tmp_path, monk
     if name != "nothing":
         assert "comes from a file" not in sent(below("tracking.uri", uri)).err, "there is nothing to be sent"
     hold(name, tmp_path / "home", monkeypatch)
-    with named.command([f"tracking.uri='{uri}'"]):
-        named.store("tracking.uri", uri)
-    with named.command([]):
+    with trust.command([f"tracking.uri='{uri}'"]):
+        trust.store("tracking.uri", uri)
+    with trust.command([]):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        named.store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
+        trust.store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
         with pytest.raises(UserError, match=r"hydra\.sweeper\.storage"):
-            named.store("hydra.sweeper.storage", uri)
+            trust.store("hydra.sweeper.storage", uri)
 
 
 def test_a_password_goes_to_no_store_that_a_spool_names(cli, tmp_path, monkeypatch, capfd):
@@ -149,7 +152,7 @@ def test_a_password_goes_to_no_store_that_a_spool_names(cli, tmp_path, monkeypat
     for named_so in (["--tracking-uri", SERVER], []):
         assert sync.main([*named_so, "--timeout", "0"]) == 1 and "would be sent" not in capfd.readouterr().err
         monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
-    assert len(list(spool.pointers(tmp_path / "outputs/pending"))) == 1
+    assert len(list(journal.pointers(tmp_path / "outputs/pending"))) == 1
 
 
 NEW = ["sqlite:///{victim}/new/x.db", "sqlite:///{victim}/empty", "sqlite:///outputs/../x.db", "sqlite:///outputs/link/x.db"]
@@ -163,7 +166,14 @@ def test_a_spool_has_no_database_made_where_the_user_names_none(cli, runs, tmp_p
     before = tree(tmp_path, victim.parent)
     assert cli("max_iterations=2", "report=none", "tracking.offline=true", f"tracking.uri={uri}").code == 0
     (path,) = tmp_path.glob("outputs/runs/*/*/spool")
-    said = {"keys": spool.first(path)["keys"], "run_id": "0" * 32, "status": "FINISHED", "tags": {}, "metrics": {}, "table": {}}
+    said = {
+        "keys": journal.first(path)["keys"],
+        "run_id": "0" * 32,
+        "status": "FINISHED",
+        "tags": {},
+        "metrics": {},
+        "table": {},
+    }
     ends = tmp_path / "outputs/pending/sweeps" / f"{'0' * 32}.json"
     ends.parent.mkdir()
     ends.write_text(json.dumps(said))
@@ -227,7 +237,7 @@ def test_what_a_slurm_script_is_made_of_is_the_users(tmp_path, monkeypatch):
     script_words.check(settings, script_words.SUBMITIT)
     script = _make_sbatch_string("true", tmp_path, **settings)
     assert next(line for line in script.splitlines() if line and not line.startswith("#")) == "export SUBMITIT_EXECUTOR=slurm"
-    monkeypatch.setenv(allow.VARIABLE, "hydra.launcher.setup")
+    monkeypatch.setenv(targets.VARIABLE, "hydra.launcher.setup")
     script_words.check({"setup": ["module load cuda"]}, script_words.SUBMITIT)
 
 
@@ -257,7 +267,7 @@ def test_joblib_evaluates_no_words(value):
 
 def test_a_ray_cluster_is_one_that_the_user_names(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with named.command([]):
+    with trust.command([]):
         for init in (
             {"address": "evil:6379"},
             {"_temp_dir": "/x"},
@@ -266,7 +276,7 @@ def test_a_ray_cluster_is_one_that_the_user_names(monkeypatch):
         ):
             with pytest.raises(UserError, match=r"hydra\.launcher\.ray\.init"):
                 script_words.ray({"init": init, "remote": {}})
-    with named.command(["hydra.launcher.ray.init.address=head:6379"]):
+    with trust.command(["hydra.launcher.ray.init.address=head:6379"]):
         script_words.ray({"init": {"address": "head:6379", "include_dashboard": False}, "remote": {"num_cpus": 1}})
 
 
@@ -306,7 +316,7 @@ def test_a_folder_of_plugins_beside_the_command_is_none(tmp_path, words):
 
 
 def test_workers_find_no_plugins_beside_the_command_either(tmp_path):
-    from runner.clusters import import_path
+    from runner.sweeps.launchers import import_path
 
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins/__init__.py").write_text(CODE)
@@ -353,27 +363,27 @@ def test_an_experiment_is_named_by_the_environment_where_the_user_gives_no_other
 
 def test_what_the_users_words_name_is_read_as_hydra_reads_them():
     words = ["-m", "a=1", "+hydra.run={dir: x}", "++tracking.uri=a,b", "tracking=mine", "--config-dir", "x=1", "~stopping"]
-    with named.command(words):
-        told = {key: named.given(key) for key in ("a", "hydra.run.dir", "hydra.run.x", "tracking.uri", "tracking.pending", "b")}
+    with trust.command(words):
+        told = {key: trust.given(key) for key in ("a", "hydra.run.dir", "hydra.run.x", "tracking.uri", "tracking.pending", "b")}
     assert told == {key: key in ("a", "hydra.run.dir", "tracking.uri") for key in told}
-    assert named.given("b"), "where there is no command, all is the user's"
+    assert trust.given("b"), "where there is no command, all is the user's"
 
 
 def test_a_job_knows_the_users_words_wherever_it_arrives(tmp_path, monkeypatch):
     import pickle
 
-    from runner.job import Task
+    from runner.cli.job import Task
 
-    with named.command(["tracking.uri=sqlite:///x.db"]):
+    with trust.command(["tracking.uri=sqlite:///x.db"]):
         task = Task(tmp_path, False)
-    monkeypatch.setattr("runner.orphans.end_with", lambda *_: None)
-    monkeypatch.setattr("runner.config.register", lambda: None)
+    monkeypatch.setattr("runner.system.orphans.end_with", lambda *_: None)
+    monkeypatch.setattr("runner.config.schema.register", lambda: None)
     mask = os.umask(0o077)
     try:
         # Where it arrives it takes that folder for the command's, which this process goes on without.
         with started.here():
             pickle.loads(pickle.dumps(task))
-        assert named.given("tracking.uri") and not named.given("tracking.pending")
+        assert trust.given("tracking.uri") and not trust.given("tracking.pending")
     finally:
-        named.arrive(None)
+        trust.arrive(None)
         os.umask(mask)

@@ -16,13 +16,14 @@ from omegaconf import OmegaConf
 from scipy import optimize
 
 import runner.losses
-from runner import build, second_order
-from runner.by_scipy import METHODS
+from runner.config import build
 from runner.errors import Misfit, UserError
 from runner.loop import Ending
 from runner.losses import Loss
 from runner.optimizers import NoOptimizer
-from runner.suspended import Closed, Returned, Suspended
+from runner.strategies import second_order
+from runner.strategies.coroutine import Closed, Returned, Suspended
+from runner.strategies.scipy_driver import METHODS
 from runner.trace import Trace, join
 
 OWN = strategies(own_steps=True)

@@ -16,7 +16,8 @@ from conftest import CONF
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from runner import build, config, optimizers
+from runner import optimizers
+from runner.config import build, schema
 from runner.errors import Misfit
 
 LOSSES = [path.stem for path in sorted((CONF / "loss").glob("*.yaml"))]
@@ -28,7 +29,7 @@ CLIPPED = {"": {}, "norm": {"clipnorm": 0.5}, "global": {"global_clipnorm": 0.5}
 
 @cache
 def composed(*overrides: str) -> Any:
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         return compose("config", overrides=list(overrides))
 

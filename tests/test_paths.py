@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import store
 
-from runner import folders, group_jobs, recorded, spool, sync, unsent
+from runner import records, sync
 from runner.errors import UserError
+from runner.fused import manifest
+from runner.system import folders
+from runner.tracking import journal
+from runner.tracking.journal import outbox
 
 # What a run or a report writes, and what else a folder of the user's may hold: keys, sources, and what looks like a listing.
 OURS = ("report.html", "report.png", "trajectory.parquet", "spool", "lock", "config.yaml", "console.txt", "runner.log")
@@ -79,31 +83,31 @@ def test_runs_that_are_listed_among_files_of_others_leave_those(cli, runs, victi
         assert kept(before, victim)
     assert sync.main(["--pending", str(victim)]) == 0
     assert digests(victim) == before and len(runs()) == 6
-    group_jobs.forget(victim, {"one"})
-    assert group_jobs.folders(victim) == [] and digests(victim) == before
+    manifest.forget(victim, {"one"})
+    assert manifest.folders(victim) == [] and digests(victim) == before
 
 
 @pytest.mark.parametrize("name", ["0123456789abcdef0123456789abcdef", "other"])
 def test_a_listing_is_known_by_its_name_and_its_words(tmp_path, name):
     for words in (b"", b"/a", b"a\n", b"\xff\n", b"-----BEGIN KEY-----\n"):
         (tmp_path / name).write_bytes(words)
-        assert list(spool.pointers(tmp_path)) == [] == list(sync.pointed(tmp_path)) == list(unsent.of(tmp_path))
-        spool.Pointer(tmp_path, name).remove(tmp_path)
+        assert list(journal.pointers(tmp_path)) == [] == list(sync.pointed(tmp_path)) == list(outbox.of(tmp_path))
+        journal.Pointer(tmp_path, name).remove(tmp_path)
         assert (tmp_path / name).read_bytes() == words
         with pytest.raises(OSError, match="is not a run's"):
-            spool.Pointer(tmp_path, name).write(tmp_path)
+            journal.Pointer(tmp_path, name).write(tmp_path)
 
 
 def test_a_spool_that_was_sent_here_names_no_file_that_is_removed(cli, runs, victim, tmp_path):
     assert cli("max_iterations=5", "tracking.offline=true", "report=none").code == 0
     (path,) = tmp_path.glob("outputs/runs/*/*/spool")
     with path.open("rb") as file:
-        said = [frame.message for frame in spool.frames(file)]
+        said = [frame.message for frame in journal.frames(file)]
     sent = tmp_path / "sent"
     before = digests(victim)
     for key in ("id_rsa", "../victim/id_rsa", THEIRS[4], str(victim / "id_rsa"), ".."):
         shutil.rmtree(sent, ignore_errors=True)
-        forged = spool.Spool(sent)
+        forged = journal.Spool(sent)
         for word, fields, arrays in said:
             keys = {**fields.get("keys", {}), "pending": str(victim)}
             about = {**fields.get("about", {}), "folder": str(victim)}
@@ -122,7 +126,7 @@ def test_a_folder_of_others_that_is_to_be_sent_is_left_as_it_is(victim, tmp_path
     err = capfd.readouterr().err
     assert err.count("\n") == 2 and "left as it is" in err and not (tmp_path / "nowhere").exists()
     with pytest.raises(UserError, match="left as it is"):
-        spool.Lock(victim, "run") if name == "lock" else spool.Spool(victim)
+        journal.Lock(victim, "run") if name == "lock" else journal.Spool(victim)
     assert digests(victim) == before
 
 
@@ -140,14 +144,14 @@ def test_of_a_checkpoint_its_own_files_are_removed_and_no_others(tmp_path):
 
 def test_a_group_is_its_own_folder_and_nothing_else(tmp_path):
     mine = tmp_path / "groups/notes"
-    own = group_jobs.place(tmp_path)
+    own = manifest.place(tmp_path)
     for folder in (mine, own):
-        group_jobs.make(folder)
+        manifest.make(folder)
         (folder / "5").mkdir()
         for name in ("lock", "5/rows.npz"):
             (folder / name).write_text("")
     (own / "letter").write_text("mine")
-    group_jobs.forget(tmp_path, set())
+    manifest.forget(tmp_path, set())
     assert [path.name for path in own.iterdir()] == ["letter"] and (mine / "5/rows.npz").exists()
 
 
@@ -160,7 +164,7 @@ def test_a_run_whose_folder_is_away_stays_listed_until_it_is_back(cli, runs, tmp
         sync.quietly(tmp_path / "outputs/pending", tmp_path)
         assert cli("max_iterations=2", "report=none").code == 0
         assert sync.main([]) == 1 and "the folder is away" in capfd.readouterr().err
-    assert len(list(spool.pointers(tmp_path / "outputs/pending"))) == 1
+    assert len(list(journal.pointers(tmp_path / "outputs/pending"))) == 1
     (tmp_path / "disk/run").rmdir()
     (tmp_path / "elsewhere").rename(tmp_path / "disk/run")
     assert sync.main([]) == 0 and capfd.readouterr().err == ""
@@ -210,21 +214,21 @@ def test_how_a_sweep_ended_is_told_to_no_store_by_a_file_of_another_form(victim,
     file = victim / f"sweeps/{uuid.uuid4().hex}.json"
     file.write_text(json.dumps(said))
     before = digests(victim)
-    from runner import sweep_store
+    from runner.tracking.store import parent_runs
 
-    ((_, left),) = sweep_store.end_pending(victim, 0)
+    ((_, left),) = parent_runs.end_pending(victim, 0)
     assert left is not None and "is not a sweep's" in left and digests(victim) == before
 
 
 def test_what_sync_and_report_write_is_for_the_user_alone(cli, tmp_path, victim):
-    from runner import report
+    from runner.report import command
 
     assert cli("-m", "seed=1,2", "max_iterations=5", "report=none").code == 0
     assert cli("max_iterations=5", "tracking.offline=true", "report=none").code == 0
     before = {path for path in tmp_path.rglob("*")}
     mask = os.umask(0o022)
     try:
-        assert recorded.answered(report.report, STORE) == 0 == sync.main([])
+        assert records.answered(command.report, STORE) == 0 == sync.main([])
         assert os.umask(0o022) == 0o022, "a command left its mask behind"
     finally:
         os.umask(mask)
@@ -232,5 +236,5 @@ def test_what_sync_and_report_write_is_for_the_user_alone(cli, tmp_path, victim)
     assert {"report.html", "trajectory.parquet", "runs.csv"} <= {path.name for path in new}
     assert {oct(path.stat().st_mode & 0o077) for path in new} == {"0o0"}
     files = digests(victim)
-    assert recorded.answered(report.report, [*STORE, "--out", "victim"]) == 2
+    assert records.answered(command.report, [*STORE, "--out", "victim"]) == 2
     assert digests(victim) == files

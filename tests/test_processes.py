@@ -10,9 +10,11 @@ import threading
 import optuna
 import pytest
 
-from runner import orphans, processes, spool, studies
+from runner.cli.job import Task
 from runner.errors import UserError
-from runner.job import Task
+from runner.sweeps.optuna import study as studies
+from runner.system import orphans, processes
+from runner.tracking import journal
 
 # A process that had the number of this one, before this one was started.
 RECYCLED = {**processes.name(), "start": "1"}
@@ -67,7 +69,7 @@ def test_a_study_is_free_where_another_process_has_the_number_of_the_one_that_wa
 
 
 def test_a_lock_names_the_start_of_its_holder(tmp_path):
-    spool.Lock(tmp_path, "run")
-    with pytest.raises(spool.Held) as held:
-        spool.Lock(tmp_path, "run")
+    journal.Lock(tmp_path, "run")
+    with pytest.raises(journal.Held) as held:
+        journal.Lock(tmp_path, "run")
     assert held.value.holder == {**processes.name(), "role": "run"}

@@ -14,9 +14,10 @@ import tensorflow as tf
 from conftest import CONF
 from omegaconf import OmegaConf
 
-from runner import build, programs
+from runner.config import build
+from runner.executions import cache
+from runner.executions.cache import Program, Programs
 from runner.losses import Loss, rosenbrock
-from runner.programs import Program, Programs
 
 OPTIMIZERS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "optimizer").glob("*.yaml"))}
 KEPT = {name: node for name, node in OPTIMIZERS.items() if str(node.get("_target_")).startswith("keras.")}
@@ -67,7 +68,7 @@ def test_a_second_job_is_bit_for_bit_what_it_is_alone_and_traces_nothing(name):
 def test_jobs_of_one_process_share_a_program_only_where_they_may(cli, runs, monkeypatch):
     from runner import experiment
 
-    monkeypatch.setattr(experiment, "PROGRAMS", programs.Programs())
+    monkeypatch.setattr(experiment, "PROGRAMS", cache.Programs())
     cli("-m", "optimizer.learning_rate=0.1,0.2", "guess=point", "guess.x=1,2", "max_iterations=3,300")
     assert len(experiment.PROGRAMS.kept) == 1 and len(runs()) == 8
     # x_1 = 4 + (x_0 - 4)(1 - 2 lr) tells that guess and rate were each job's own.
@@ -81,7 +82,7 @@ def test_jobs_of_one_process_share_a_program_only_where_they_may(cli, runs, monk
 
 
 def test_the_program_used_longest_ago_goes_first(monkeypatch):
-    monkeypatch.setattr(programs, "KEPT", 2)
+    monkeypatch.setattr(cache, "KEPT", 2)
     kept = Programs()
     one, two = program(kept, KEPT["sgd"], [1.0, 1.0], 0.1), program(kept, KEPT["adam"], [1.0, 1.0], 0.1)
     assert program(kept, KEPT["sgd"], [1.0, 1.0], 0.1) is one

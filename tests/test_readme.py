@@ -47,7 +47,7 @@ def test_every_command_runs(drawn, words):
 
 
 def test_the_checks_of_ones_own_loss_are_shown(cli, tmp_path, monkeypatch, capfd):
-    from runner import check
+    from runner.check import command as check
 
     readme.write_own(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -81,7 +81,7 @@ def test_links_lead_somewhere():
 def test_the_keys_are_those_of_the_configuration():
     from dataclasses import fields
 
-    from runner.config import Config
+    from runner.config.schema import Config
 
     groups = {path.name for path in readme.CONF.iterdir() if path.is_dir()}
     keys = {field.name for field in fields(Config)} - groups

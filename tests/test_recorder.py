@@ -19,9 +19,13 @@ from commands import Command, Ended
 from conftest import own_loss, store
 from mlflow.artifacts import download_artifacts
 
-from runner import alive, recorder_process, spool, sync, wire
-from runner import recorder as recorder_module
+from runner import sync
 from runner.errors import UserError
+from runner.tracking import client as recorder_module
+from runner.tracking import journal
+from runner.tracking import process as recorder_process
+from runner.tracking.journal import messages
+from runner.tracking.store import heartbeat
 
 LONG = ("execution=eager", "max_iterations=1000000", "report=none")
 
@@ -120,10 +124,10 @@ def test_a_run_deleted_meanwhile_goes_on_and_keeps_its_spool(prepared):
         command.signal(signal.SIGTERM)
         code, err = command.ended()
     assert code == 143 and gone(recorder)
-    (spool,) = prepared.glob("outputs/runs/*/*/spool")
+    (journal,) = prepared.glob("outputs/runs/*/*/spool")
     at_once, at_end = err.splitlines()
     assert "must be in the 'active' state" in at_once and "is not recorded further, and goes on" in at_once
-    assert at_end.endswith(f"send it with: python -m runner.sync {spool.parent}")
+    assert at_end.endswith(f"send it with: python -m runner.sync {journal.parent}")
 
 
 def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(prepared):
@@ -131,7 +135,7 @@ def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(prepared):
     ended = Command(prepared, "max_iterations=3", "report=none", paths=[prepared]).ended()
     assert ended.code == 0 and ended.err.startswith("WARNING: MLflow's schema ") and ended.err.count("\n") == 1
     (log,) = (prepared / "outputs" / "runs").glob("*/*/runner.log")
-    assert "[runner.tracking][WARNING] MLflow's schema " in log.read_text()
+    assert "[runner.tracking.contract][WARNING] MLflow's schema " in log.read_text()
 
 
 def test_a_mistake_found_after_the_store_was_prepared_leaves_none(tmp_path):
@@ -156,14 +160,14 @@ def test_runs_started_together_on_a_new_store_all_get_into_it(tmp_path):
 )
 def test_arrays_come_through_as_they_were(array):
     here, there = Pipe()
-    wire.send(here, "rows", {"ä": [1, None]}, {"first": np.asarray(array), "second": np.ones(2)})
-    word, fields, arrays = wire.receive(there)
+    messages.send(here, "rows", {"ä": [1, None]}, {"first": np.asarray(array), "second": np.ones(2)})
+    word, fields, arrays = messages.receive(there)
     assert (word, fields) == ("rows", {"ä": [1, None]})
     np.testing.assert_array_equal(arrays["first"], array, strict=True)
     np.testing.assert_array_equal(arrays["second"], np.ones(2))
     here.close()
     with pytest.raises(EOFError):
-        wire.receive(there)
+        messages.receive(there)
 
 
 SILENT = (*LONG[:1], "max_iterations=300", "report=none", "tracking.heartbeat=0.5")
@@ -174,13 +178,13 @@ def test_a_run_that_is_suspended_is_not_ended_here_and_takes_it_back_where_anoth
         client, run_id = store(prepared), only_run(prepared).info.run_id
         for pid in (command.process.pid, recorder):
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(alive.patience(0.5) + 0.5)
-        assert alive.reap(client) == []
+        time.sleep(heartbeat.patience(0.5) + 0.5)
+        assert heartbeat.reap(client) == []
         # As another machine sees it.
         client.set_tag(run_id, "machine", "elsewhere")
-        assert alive.reap(client) == []
-        time.sleep(alive.patience(0.5) + 0.5)
-        assert alive.reap(client) == [run_id] and only_run(prepared).info.status == "KILLED"
+        assert heartbeat.reap(client) == []
+        time.sleep(heartbeat.patience(0.5) + 0.5)
+        assert heartbeat.reap(client) == [run_id] and only_run(prepared).info.status == "KILLED"
         os.kill(recorder, signal.SIGCONT)
         assert processes.wait(lambda: only_run(prepared).info.status == "RUNNING", 20)
         os.kill(command.process.pid, signal.SIGCONT)
@@ -220,7 +224,7 @@ def test_one_that_goes_on_on_another_machine_is_left_alone(prepared):
         client.set_tag(before.info.run_id, key, "another")
     (lock,) = prepared.glob("outputs/runs/*/*/lock")
     lock.write_text(json.dumps({**json.loads(lock.read_text()), "host": "another", "machine": "another"}))
-    with alive.Heart(client, before.info.run_id, 0.1):
+    with heartbeat.Heart(client, before.info.run_id, 0.1):
         ended = Command(prepared, *SILENT).ended()
     assert ended.code == 0 and ended.err.endswith("is going on: this is another run of the same configuration\n")
     statuses = {run.info.run_id: run.info.status for run in client.search_runs(["1"])}
@@ -272,16 +276,16 @@ def test_a_run_waits_where_more_lies_unsent_than_a_disk_should_hold_and_heeds_si
     command.reach(201)
     (recorder,) = children(command.process.pid)
     os.kill(recorder, signal.SIGSTOP)
-    (spool,) = prepared.glob("outputs/runs/*/*/spool")
-    size = spool.stat().st_size
+    (journal,) = prepared.glob("outputs/runs/*/*/spool")
+    size = journal.stat().st_size
 
     def stands() -> bool:
-        before = spool.stat().st_size
+        before = journal.stat().st_size
         time.sleep(1)
-        return spool.stat().st_size == before
+        return journal.stat().st_size == before
 
     assert processes.wait(stands, 60)
-    assert spool.stat().st_size < size + 40_000
+    assert journal.stat().st_size < size + 40_000
     command.signal(signal.SIGTERM)
     ended = command.ended(240)
     assert ended.code == 143 and gone(recorder)
@@ -316,7 +320,7 @@ def test_an_offline_run_says_first_that_it_fills_its_spool_and_is_interrupted_th
     assert code == 143 and "is interrupted at 2e-05 GiB, or set tracking.max_unsent=" in first
     assert TOO_MANY in last and last.endswith("the same command goes on with it, with more room by tracking.max_unsent=8e-05")
     assert spooled.stat().st_size < 2e-5 * 2**30 + 60_000
-    steps = spool.recorded(spooled.parent)
+    steps = journal.recorded(spooled.parent)
     assert 0 < steps < 3001
     assert Command(prepared, *words).ended() == Ended(0, "") and sync.main([str(spooled.parent)]) == 0
     assert only_run(prepared).info.status == "FINISHED" and steps_of(prepared) == list(range(3001))

@@ -12,9 +12,11 @@ import tensorflow as tf
 from conftest import store
 from scipy.optimize import rosen
 
-from runner import landscape, loop, losses, pages, pictures, playing, portrait
+from runner import loop, losses
 from runner.losses import Loss
+from runner.pictures import html, landscape, png, thinning
 from runner.trace import Trace
+from runner.tracking import replay
 
 PICTURES = {"report.png", "report.html"}
 
@@ -28,9 +30,9 @@ def trace(x: np.ndarray, loss: np.ndarray, start: int = 0) -> Trace:
     return Trace(start, x, loss, np.ones_like(x))
 
 
-def drawing(loss: Loss, x: np.ndarray, title: str = "a title") -> portrait.Drawing:
+def drawing(loss: Loss, x: np.ndarray, title: str = "a title") -> thinning.Drawing:
     """Return what is drawn of a path."""
-    made = portrait.Report(title, 1000)
+    made = thinning.Report(title, 1000)
     values = np.array([float(loss(tf.constant(each))) for each in x], x.dtype)
     made.watch(trace(x, values))
     row = trace(x[-1:], values[-1:], len(x) - 1)
@@ -102,7 +104,7 @@ def test_a_long_run_is_thinned_to_its_ends_and_extremes():
     loss = rng.normal(size=100_000)
     loss[[31_234, 77_777]] = -50, 50
     loss[5] = np.nan
-    made = portrait.Report("", 100)
+    made = thinning.Report("", 100)
     for start in range(0, len(loss), 7_000):
         part = loss[start : start + 7_000]
         made.watch(trace(part, part, start))
@@ -119,15 +121,15 @@ def test_a_long_run_is_thinned_to_its_ends_and_extremes():
 @pytest.mark.parametrize("count", [3, 100, 1037])
 def test_consecutive_rows_are_thinned_as_others_are(start, every, count):
     loss = np.random.default_rng(0).normal(size=count).round(1)
-    thinned = portrait.thinned({"step": start + np.arange(count), "loss": loss}, every)
-    np.testing.assert_array_equal(start + portrait.picked(start, loss, every), thinned["step"])
+    thinned = thinning.thinned({"step": start + np.arange(count), "loss": loss}, every)
+    np.testing.assert_array_equal(start + thinning.picked(start, loss, every), thinned["step"])
 
 
 def test_a_run_that_goes_nowhere_or_to_infinity_is_drawn(tmp_path):
     for x in (np.zeros((1, 2)), np.ones((5, 2)), np.array([[0, 0], [1e200, 0], [np.inf, 1]])):
-        assert [path.name for path in pictures.report(tmp_path, drawing(Loss.of(losses.sphere, 2), x))]
+        assert [path.name for path in png.report(tmp_path, drawing(Loss.of(losses.sphere, 2), x))]
     for x in (np.zeros(1), np.array([0, 1e200, np.nan])):
-        assert {path.name for path in pictures.report(tmp_path, drawing(Loss.of(losses.quadratic), x))} == PICTURES
+        assert {path.name for path in png.report(tmp_path, drawing(Loss.of(losses.quadratic), x))} == PICTURES
 
 
 def test_a_run_has_pictures_unless_it_is_told_or_is_of_a_sweep(drawn, runs, tmp_path):
@@ -150,9 +152,9 @@ def test_a_picture_that_cannot_be_drawn_takes_no_run_along(drawn, runs, monkeypa
     def broken(folder, drawing):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(playing.pictures, "report", broken)
+    monkeypatch.setattr(replay.png, "report", broken)
     # In this process.
-    ended = drawn("max_iterations=3", "tracking._target_=runner.tracking.mlflow")
+    ended = drawn("max_iterations=3", "tracking._target_=runner.tracking.contract.mlflow")
     where = rf"\({re.escape(__file__)}, line {broken.__code__.co_firstlineno + 1}, in broken\)"
     told = rf"WARNING: the report cannot be drawn: RuntimeError: no ink {where}\n"
     assert ended.code == 0 and re.fullmatch(told, ended.err), ended
@@ -163,7 +165,7 @@ def test_the_page_needs_nothing_else_and_its_controls_work(tmp_path):
     loss = Loss.of(losses.rosenbrock, 2)
     file = tmp_path / "report.html"
     # Names are the user's, and are no HTML, nor Bokeh's own templates.
-    file.write_text(pages.report(drawing(loss, np.linspace([-1.2, 1], [1, 1], 50), "<b>{{ 1 }} & {% me")))
+    file.write_text(html.report(drawing(loss, np.linspace([-1.2, 1], [1, 1], 50), "<b>{{ 1 }} & {% me")))
     assert file.stat().st_size < 2_000_000
     shown = "Bokeh.documents[0].roots()[0].children.length && [...Bokeh.documents[0]._all_models.values()]"
     with browser.alone(file) as tab:

@@ -12,20 +12,22 @@ import pytest
 from conftest import Ended, store
 from scipy import stats
 
-from runner import pictures, recorded, report
-from runner.reports import (
+from runner import records
+from runner.pictures import png
+from runner.report import command as report
+from runner.report import text
+from runner.report.page import figures
+from runner.report.tables import (
     answer,
     describing,
     facts,
     fairness,
-    figures,
     profiles,
     ranking,
     reading,
     selection,
     stability,
     trajectories,
-    wording,
 )
 
 NAN = np.nan
@@ -83,13 +85,13 @@ def test_what_is_never_solved_is_a_share_of_nothing():
     ],
 )
 def test_numbers_as_people_read_them(value, told):
-    assert wording.number(value) == told
+    assert text.number(value) == told
 
 
 def test_long_numbers_in_words_are_rounded():
     words = "optimizer=adam_2 optimizer.learning_rate=0.31622776601683794 optimizer.epsilon=1.2345678e-07 seed=20240101 a=0.125"
     assert (
-        wording.rounded(words)
+        text.rounded(words)
         == "optimizer=adam_2 optimizer.learning_rate=0.3162 optimizer.epsilon=1.235e-07 seed=20240101 a=0.125"
     )
 
@@ -102,7 +104,7 @@ def test_the_next_grid_of_a_group_is_of_its_optimizers():
 
 
 def test_one_thing_is_not_many():
-    assert [wording.some(count, "step") for count in (0, 1, 1500)] == ["0 steps", "1 step", "1,500 steps"]
+    assert [text.some(count, "step") for count in (0, 1, 1500)] == ["0 steps", "1 step", "1,500 steps"]
 
 
 def test_data_profile_of_more_and_wild_by_hand():
@@ -264,7 +266,7 @@ def test_rates_that_converge_the_edge_and_the_next_grid():
 
 @pytest.mark.parametrize(("low", "high"), [(15, 192), (53, 55), (60, 60), (0, 5000), (0, 3), (2, 20_000)])
 def test_an_axis_of_steps_has_numbers(low, high):
-    made = pictures.figure(4, 2)
+    made = png.figure(4, 2)
     place = made.subplots()
     place.plot([low, high], [0, 1], "o")
     figures.counted(place, low, high)
@@ -441,7 +443,7 @@ def test_ctrl_c_ends_the_command_without_a_word(capsys):
     def interrupted(words):
         raise KeyboardInterrupt
 
-    assert recorded.answered(interrupted) == 130 and capsys.readouterr() == ("", "")
+    assert records.answered(interrupted) == 130 and capsys.readouterr() == ("", "")
 
 
 def test_a_store_without_sweeps_is_told_of_in_one_line(command):

@@ -16,10 +16,12 @@ from conftest import Ended, own_loss, store
 from scipy.optimize import rosen
 from test_reports import runs_of
 
-from runner import artifacts, report
-from runner.reports import answer, describing, fairness, page, ranking, reading, selection, stability, trajectories
-from runner.reports.selection import Record, Selection
+from runner.report import command as report
+from runner.report import page
+from runner.report.tables import answer, describing, fairness, ranking, reading, selection, stability, trajectories
+from runner.report.tables.selection import Record, Selection
 from runner.trace import Trace
+from runner.tracking.store import artifacts
 
 NAN = np.nan
 SGD = {"optimizer._target_": "keras.optimizers.SGD", "optimizer.momentum": "0.0"}
@@ -433,6 +435,6 @@ def test_a_report_of_many_runs_takes_little_memory():
 
 def test_rows_are_read_without_tensorflow():
     """A report of others' losses needs none, which takes seconds and half a gigabyte, and prints what it likes."""
-    code = "import sys, runner.reports.reading, runner.reports.page, runner.report; print('tensorflow' in sys.modules)"
+    code = "import sys, runner.report.tables.reading, runner.report.page, runner.report; print('tensorflow' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n" and ended.stderr == ""

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from runner.reports import choosing, curves, maps, rates, shares
-from runner.reports.page import html, page
-from runner.reports.reading import Runs
+from runner.report.page import curves, html, maps, page, profile_plots, rates, widgets
+from runner.report.tables.reading import Runs
 
 STEPS = 1000
 GRID = np.unique(np.concatenate([[0], np.geomspace(1, STEPS, 60).astype(int)]))
@@ -189,7 +188,7 @@ def test_a_map_marks_the_minimisers_of_the_problem_that_is_shown() -> None:
 def test_of_many_optimizers_those_that_reach_most_are_drawn_and_the_others_are_counted() -> None:
     names = [f"o{i:02}" for i in range(17)]
     overall = pd.DataFrame({"optimizer": names[::-1]})
-    assert choosing.drawn(names, overall) == names[3:] and choosing.drawn(names[:3], overall) == names[:3]
+    assert widgets.drawn(names, overall) == names[3:] and widgets.drawn(names[:3], overall) == names[:3]
     of = made(optimizers=names, side=2, learning_rates=[0.01, 0.1], problems=["sphere"])
     text = page(of, tables(of), "")
     assert text.count("3 methods more: drawn are the 14 that reach most targets; <code>python -m runner.report --filter") == 2
@@ -217,13 +216,13 @@ def test_a_map_of_rates_numbers_starts_by_their_loss() -> None:
 
 def test_a_profile_goes_on_to_where_the_others_end() -> None:
     found = pd.DataFrame({"optimizer": ["a", "b", "b", "c"], "x": [1.0, 2.0, 8.0, np.nan], "fraction": [0.5, 0.25, 1.0, 0.0]})
-    drawn = shares.across_all(found, ["optimizer"])
+    drawn = profile_plots.across_all(found, ["optimizer"])
     curve = {name: list(zip(own["x"], own["fraction"], strict=True)) for name, own in drawn.groupby("optimizer")}
     assert curve == {"a": [(1, 0.5), (8, 0.5)], "b": [(1, 0), (2, 0.25), (8, 1), (8, 1)], "c": [(1, 0), (8, 0)]}
 
 
 def test_a_profile_that_rises_at_one_place_alone_is_seen() -> None:
-    drawn = shares.across_all(pd.DataFrame({"optimizer": ["a"], "x": [4.0], "fraction": [0.5]}), ["optimizer"])
+    drawn = profile_plots.across_all(pd.DataFrame({"optimizer": ["a"], "x": [4.0], "fraction": [0.5]}), ["optimizer"])
     assert list(zip(drawn["x"], drawn["fraction"], strict=True)) == [(2, 0), (4, 0.5), (8, 0.5)]
 
 

@@ -21,7 +21,7 @@ from conftest import environment
 from mlflow import MlflowClient
 from processes import below, left, wait
 
-from runner.reports import reading, selection
+from runner.report.tables import reading, selection
 
 pytestmark = pytest.mark.long
 

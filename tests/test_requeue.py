@@ -17,9 +17,9 @@ from commands import runs, same
 from conftest import environment, with_store
 from processes import wait
 
-from runner import signals
-from runner.job import Ended, Outcome
-from runner.requeue import Call
+from runner.cli.job import Ended, Outcome
+from runner.sweeps.requeue import Call
+from runner.system import signals
 
 USR2, TERM = signal.SIGUSR2, signal.SIGTERM
 # What submitit's local worker ends with to be started again.
@@ -191,7 +191,7 @@ def test_what_has_ended_needs_no_room(requeued):
 
 def test_between_runs_sigterm_ends_a_worker_at_once():
     code = (
-        "import os, signal, sys; from runner.requeue import Call\n"
+        "import os, signal, sys; from runner.sweeps.requeue import Call\n"
         "signal.signal(signal.SIGTERM, lambda *_: None); signal.signal(signal.SIGUSR2, lambda *_: None)\n"
         "Call(lambda: os.kill(os.getpid(), signal.SIGTERM))(); sys.exit(3)"
     )

@@ -17,10 +17,12 @@ from commands import WARM
 from conftest import CONF
 from hydra import compose, initialize_config_dir
 
-from runner import checkpoints, config, experiment, folders, loop
+from runner import checkpoints, experiment, loop
 from runner.checkpoints import Checkpoints
+from runner.config import schema
 from runner.errors import UserError
 from runner.loop import Ending, Result
+from runner.system import folders
 from runner.trace import Trace, join
 
 ROSENBROCK = ["loss=rosenbrock", "max_iterations=24", "execution.chunk=7", "tracking=none"]
@@ -52,7 +54,7 @@ ALL = [
 @pytest.fixture(scope="module")
 def composed() -> Iterator[Callable[..., Any]]:
     """Give a function that composes a configuration from overrides."""
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda *words: compose("config", [*ROSENBROCK, *words])
 
@@ -285,7 +287,7 @@ def killed_in(call: str, folder: Path) -> None:
 
     setattr(CALLS[call], call, killed)
     loop.SHORT = np.inf
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         part(compose("config", [*ROSENBROCK, "optimizer=adam"]), folder)
 

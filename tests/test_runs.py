@@ -17,7 +17,7 @@ from commands import Command, Ended
 from conftest import CONF, environment, history, own_loss, store, strategies
 from mlflow.artifacts import download_artifacts
 
-from runner import bulk
+from runner.tracking.store import database
 
 STRATEGIES = sorted(strategies(own_steps=False))
 EXECUTIONS = sorted(path.stem for path in (CONF / "execution").glob("*.yaml"))
@@ -230,8 +230,8 @@ def test_two_of_the_same_moment_have_folders_of_their_own(tmp_path, words, folde
 def test_a_store_whose_schema_is_not_covered_gets_the_same_rows_the_slower_way(cli, runs, tmp_path, monkeypatch):
     assert cli("max_iterations=20").code == 0
     # In this process, where the schema can be taken for another.
-    monkeypatch.setattr(bulk, "REVISIONS", ("another",))
-    ended = cli("max_iterations=20", "tracking._target_=runner.tracking.mlflow")
+    monkeypatch.setattr(database, "REVISIONS", ("another",))
+    ended = cli("max_iterations=20", "tracking._target_=runner.tracking.contract.mlflow")
     assert ended.code == 0 and ended.err.startswith("WARNING: ") and ended.err.count("\n") == 1 and "log_batch" in ended.err
     fast, slow = runs()
     for metric in ("x", "loss", "gradient"):

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_security import GUESS, seen
 
-from runner import allow, config, dumping, private, sync
+from runner import sync
+from runner.config import dump, schema
+from runner.security import secrets, targets
 
 SECRET = "S3CRETpw"
 KEYED = "def loss(x, *, way=1, **anything):\n    return (x - way) ** 2\n"
@@ -43,9 +45,9 @@ FORMS = [
 def keyed(tmp_path, monkeypatch):
     (tmp_path / "holds_key.py").write_text(KEYED)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv(allow.VARIABLE, "holds_key")
-    monkeypatch.setattr(private.Known, "values", set())
-    monkeypatch.setattr(private.Known, "pattern", None)
+    monkeypatch.setenv(targets.VARIABLE, "holds_key")
+    monkeypatch.setattr(secrets.Known, "values", set())
+    monkeypatch.setattr(secrets.Known, "pattern", None)
     return ["loss._target_=holds_key.loss", *GUESS, "max_iterations=1"]
 
 
@@ -97,7 +99,7 @@ def test_no_error_shows_one(cli, keyed, tmp_path, words):
 def test_sync_prints_no_password_of_the_store(cli, keyed, capfd, uri):
     uri = uri.replace("S", SECRET)
     assert cli(*keyed, "tracking.offline=true", f"tracking.uri='{uri}'").code == 0
-    private.Known.values, private.Known.pattern = set(), None
+    secrets.Known.values, secrets.Known.pattern = set(), None
     assert sync.main(["--timeout", "0"]) == 1
     out, err = capfd.readouterr()
     assert SECRET not in out + err and err.startswith("error: ") and err.count("\n") == 1
@@ -129,13 +131,13 @@ def places(draw) -> tuple[dict, str]:
 @example(({"loss": {"password": f"it's {SECRET}"}, "note": f"it's {SECRET}", "seed": 1}, f"it's {SECRET}"), Quote.single)
 def test_a_secret_at_any_place_is_hidden_wherever_it_occurs(place, quote):
     plain, secret = place
-    private.Known.values, private.Known.pattern = set(), None
-    private.learn(plain)
-    hidden = private.hidden(plain)
-    texts = [dumping.text(hidden), OmegaConf.to_yaml(OmegaConf.create(hidden)), str(config.flat(hidden)), json.dumps(hidden)]
+    secrets.Known.values, secrets.Known.pattern = set(), None
+    secrets.learn(plain)
+    hidden = secrets.hidden(plain)
+    texts = [dump.text(hidden), OmegaConf.to_yaml(OmegaConf.create(hidden)), str(schema.flat(hidden)), json.dumps(hidden)]
     typed = [f"+{key}={typed_as(value, quote)}" for key, value in plain.items()]
-    texts += [private.override(each) for each in typed] + [private.lines(repr(plain)), private.lines(json.dumps(plain))]
-    texts += [private.lines(f"failed: {each}") for each in (plain["note"], repr(plain["note"]), " ".join(secret.split()))]
+    texts += [secrets.override(each) for each in typed] + [secrets.lines(repr(plain)), secrets.lines(json.dumps(plain))]
+    texts += [secrets.lines(f"failed: {each}") for each in (plain["note"], repr(plain["note"]), " ".join(secret.split()))]
     assert not [text for text in texts if SECRET in text]
     assert hidden["seed"] == 1
 
@@ -153,11 +155,11 @@ def typed_as(value: object, quote: Quote) -> str:
 @given(places(), st.sampled_from(list(Quote)))
 def test_the_words_of_a_command_are_heard(place, quote):
     plain, secret = place
-    private.Known.values, private.Known.pattern = set(), None
+    secrets.Known.values, secrets.Known.pattern = set(), None
     word = f"+loss={typed_as(plain['loss'], quote)}"
     OverridesParser.create().parse_override(word)
-    private.learn_words([word])
-    assert SECRET not in private.lines(f"see {secret}") and SECRET not in private.lines(f"x {plain['note']!r}")
+    secrets.learn_words([word])
+    assert SECRET not in secrets.lines(f"see {secret}") and SECRET not in secrets.lines(f"x {plain['note']!r}")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_the_words_of_a_command_are_heard(place, quote):
     ],
 )
 def test_what_is_no_secret_is_shown(monkeypatch, plain, text, shown):
-    monkeypatch.setattr(private.Known, "values", set())
-    monkeypatch.setattr(private.Known, "pattern", None)
-    private.learn(plain)
-    assert private.masked(text) == shown
+    monkeypatch.setattr(secrets.Known, "values", set())
+    monkeypatch.setattr(secrets.Known, "pattern", None)
+    secrets.learn(plain)
+    assert secrets.masked(text) == shown

@@ -16,8 +16,9 @@ import pytest
 import yaml
 from conftest import environment, own_loss
 
-from runner import allow, allowed, config, pickles, private
+from runner.config import schema
 from runner.errors import UserError
+from runner.security import names, pickles, secrets, targets
 from runner.trace import Trace
 
 # Whatever of these ran would leave this file.
@@ -86,15 +87,15 @@ HARMFUL = [
     "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
     "keras.optimizers.Adam.from_config",
     "tf_keras.models.load_model",
-    "runner.build.tf.io.write_file",
+    "runner.config.build.tf.io.write_file",
     "runner.losses.__class__",
-    "runner.quick.leave",
-    "runner.artifacts.log_file",
-    "runner.tracking.Path",
+    "runner.system.startup.leave",
+    "runner.tracking.store.artifacts.log_file",
+    "runner.tracking.contract.Path",
     "runner.stopping.np.load",
-    "runner.report._os",
-    "runner.recorder.prepare",
-    "runner.recorder.Session",
+    "runner.report.command._os",
+    "runner.tracking.client.prepare",
+    "runner.tracking.client.Session",
     "runner.losses:rosenbrock",
     "",
     "os",
@@ -105,13 +106,13 @@ HARMFUL = [
 
 @pytest.fixture
 def nothing_of_ours(monkeypatch):
-    monkeypatch.delenv(allow.VARIABLE)
+    monkeypatch.delenv(targets.VARIABLE)
 
 
 @pytest.mark.parametrize("name", HARMFUL)
 def test_no_other_target_is_had(nothing_of_ours, name):
     with pytest.raises(UserError, match="_target_"):
-        allow.target("loss._target_", name)
+        targets.target("loss._target_", name)
 
 
 @pytest.mark.parametrize(
@@ -128,24 +129,24 @@ def test_no_other_target_is_had(nothing_of_ours, name):
         "tensorflow.constant",
         "numpy.linspace",
         "optuna.samplers.TPESampler",
-        "runner.recorder.mlflow",
+        "runner.tracking.mlflow",
     ],
 )
 def test_what_configurations_are_for_is_had(nothing_of_ours, name):
-    assert callable(allow.target("loss._target_", name))
+    assert callable(targets.target("loss._target_", name))
 
 
 # What an argument is called by which something is read, opened, called or imported.
 READS = re.compile("file|path|dir$|vocab|custom|address|url|uri|host|port$|server|module|command|function$|^fn$|storage")
 # Of those that are listed: where rows go is the user's own to say, and the README tells of it.
-KNOWN = {"runner.tracking.mlflow", "runner.recorder.mlflow"}
+KNOWN = {"runner.tracking.mlflow", "runner.tracking.contract.mlflow"}
 
 
 def test_each_listed_name_is_there_and_reads_nothing(nothing_of_ours):
     import inspect
 
-    for name in allowed.NAMES - KNOWN:
-        found = allow.target("loss._target_", name)
+    for name in names.NAMES - KNOWN:
+        found = targets.target("loss._target_", name)
         assert callable(found)
         asked = inspect.signature(found).parameters
         assert not [each for each in asked if READS.search(each)], name
@@ -319,7 +320,7 @@ def test_in_a_process_of_its_own_no_text_becomes_code_either(prepared, spot, wor
         keys["hydra.callbacks.mine._target_"] = "hydra.experimental.callbacks.LogJobReturnCallback"
     sent(prepared, keys)
     command = [sys.executable, "-m", *words, "experiment=sent", "max_iterations=1", "--config-dir", "conf"]
-    environ = {key: value for key, value in environment(prepared).items() if key != allow.VARIABLE}
+    environ = {key: value for key, value in environment(prepared).items() if key != targets.VARIABLE}
     ended = subprocess.run(command, cwd=prepared, env=environ, capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and not (prepared / CANARY).exists(), ended.stderr
     assert TOLD.search(ended.stderr + ended.stdout), ended.stderr
@@ -384,7 +385,7 @@ def test_the_users_own_command_lets_one_in(cli, runs, tmp_path, nothing_of_ours,
     refused = cli("--config-dir", "conf", "loss=evil", *GUESS)
     assert refused.err == "error: loss._target_ 'evil.loss' is not allowed; if you trust it, add --allow-target evil\n"
     if given == "variable":
-        monkeypatch.setenv(allow.VARIABLE, "another:evil")
+        monkeypatch.setenv(targets.VARIABLE, "another:evil")
     ended = cli(*([] if given == "variable" else given.split()), "--config-dir", "conf", "loss=evil", *GUESS)
     assert ended.code == 0 and ended.err == "" and len(runs()) == 1
     if given != "variable":
@@ -394,10 +395,10 @@ def test_the_users_own_command_lets_one_in(cli, runs, tmp_path, nothing_of_ours,
 def test_what_a_module_that_is_let_in_imports_is_not(tmp_path, nothing_of_ours, monkeypatch):
     (tmp_path / "imports_os.py").write_text("import os\nfrom os import system\nfrom functools import partial\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv(allow.VARIABLE, "imports_os")
+    monkeypatch.setenv(targets.VARIABLE, "imports_os")
     for name in ("imports_os.os.system", "imports_os.system", "imports_os.partial"):
         with pytest.raises(UserError, match="is not allowed"):
-            allow.target("loss._target_", name)
+            targets.target("loss._target_", name)
 
 
 @pytest.mark.parametrize(
@@ -430,15 +431,15 @@ def test_a_variable_is_read_only_where_the_user_says_that_it_is_no_secret(cli, r
     assert "SECRETPW" not in ended.out + ended.err and runs() == []
     ended = cli("+hydra.job.env_copy=[MINE]")
     assert ended.code == 1 and "RUNNER_ALLOW_ENV=MINE" in ended.err
-    monkeypatch.setenv(allow.ENVIRONMENT, "MINE")
+    monkeypatch.setenv(targets.ENVIRONMENT, "MINE")
     assert cli(*words).code == 0
     assert [run.info.run_name for run in runs()] == ["SECRETPW"]
 
 
 @pytest.mark.parametrize("nested", [{"_target_": "${instance.other}"}, [{"_target_": "${instance.other}"}]])
 def test_a_record_names_nothing_that_its_reader_sees_otherwise(untouched, nested):
-    from runner import recorded, verify
-    from runner.reports import facts
+    from runner import records, verify
+    from runner.report.tables import facts
 
     # Within the node of the data, `instance` is another one than from the root.
     data = {"_target_": "runner.losses.data.iris", "instance": {"other": "evil.touch"}, "split_seed": 0, "held_out": nested}
@@ -451,7 +452,7 @@ def test_a_record_names_nothing_that_its_reader_sees_otherwise(untouched, nested
     text = yaml.safe_dump(plain)
     assert facts.of({"a": text}).get("a", facts.UNKNOWN) is facts.UNKNOWN
     rows = Trace(0, np.zeros((1, 1)), np.zeros(1), np.zeros((1, 1)))
-    run = recorded.Recorded("a", "a", config.flat(plain), {"ending": "converged"}, text, rows)
+    run = records.Recorded("a", "a", schema.flat(plain), {"ending": "converged"}, text, rows)
     with pytest.raises(UserError, match="must hold no interpolation"):
         verify.configuration(run)
 
@@ -525,7 +526,7 @@ def seen(folder: Path, secret: str) -> list[Path]:
 def test_a_secret_is_in_nothing_that_is_written_or_printed(drawn, runs, tmp_path, monkeypatch):
     (tmp_path / "keyed.py").write_text(KEYED)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv(allow.VARIABLE, "keyed")
+    monkeypatch.setenv(targets.VARIABLE, "keyed")
     words = ["+loss.way=1", "+loss.api_key=SECRETPW", "+loss.place='https://me:SECRETPW@example.org/x'", *GUESS]
     words = ["loss._target_=keyed.loss", *words, "tracking.name='api_key=SECRETPW'"]
     told = [drawn(*words), drawn("-m", *words, "seed=1,2"), drawn("-m", *words, "seed=3,4", "hydra/launcher=fused")]
@@ -565,7 +566,7 @@ def test_the_password_of_a_server_works_and_is_in_nothing_that_is_written_or_pri
 def test_a_message_forges_no_line_and_moves_no_cursor(cli, runs, tmp_path, monkeypatch):
     (tmp_path / "loud.py").write_text("def loss(x):\n    raise RuntimeError('a\\n[ERROR] forged \\x1b[2J\\x07')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv(allow.VARIABLE, "loud")
+    monkeypatch.setenv(targets.VARIABLE, "loud")
     ended = cli("loss._target_=loud.loss", *GUESS)
     assert ended.code == 1 and ended.err.count("\n") == 1 and "\x1b" not in ended.err and "\x07" not in ended.err
     logging.getLogger("runner").warning("one\n[ERROR] two\x1b[2J")
@@ -586,12 +587,12 @@ def test_a_message_forges_no_line_and_moves_no_cursor(cli, runs, tmp_path, monke
     ],
 )
 def test_what_is_masked(text, shown):
-    assert private.masked(text) == shown
+    assert secrets.masked(text) == shown
 
 
 def test_plain_data_are_masked_by_key_and_by_value():
     plain = {"password": "x", "n": [1, {"api_key": 7, "u": "x://a:b@c"}], "token": None, "kind": "y"}
-    assert private.hidden(plain) == {
+    assert secrets.hidden(plain) == {
         "password": "***",
         "n": [1, {"api_key": "***", "u": "x://a:***@c"}],
         "token": None,

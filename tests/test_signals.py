@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import environment
 
-from runner import signals
+from runner.system import signals
 
 # Waits outside of Python, as TensorFlow does: for a lock that the thread itself has.
 STUCK = (

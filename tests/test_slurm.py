@@ -15,7 +15,7 @@ from slurm import slurm
 from test_launchers import command, recorded
 from test_requeue import EAGER, Sweep, equal, undisturbed, with_store
 
-from runner import slurm_queue
+from runner.sweeps import slurm_queue
 
 WORDS = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1", "report=none"]
 # With submitit's own look at the accounting a dead task was waited for without end.

@@ -8,7 +8,7 @@ import pytest
 from conftest import own_loss
 from test_sweeps import children
 
-from runner import config, sources
+from runner.config import schema, sources
 
 HELPED = """
 import tensorflow as tf
@@ -69,42 +69,42 @@ def plain(**keys):
 
 
 def test_the_digest_is_of_the_module_and_of_what_it_imports_from_beside_it(package):
-    first = config.identity(plain())
+    first = schema.identity(plain())
     assert {*sources.of(plain())} == {"mine", "mine.losses", "mine.parts", "mine.parts.helper", "mine.more", "beside"}
     assert not any(name.partition(".")[0] in ("mine", "beside") for name in sys.modules), "nothing is imported"
     edited(package / "mine/apart.py", "1", "2")
-    assert config.identity(plain()) == first
+    assert schema.identity(plain()) == first
     for name in ("mine/losses.py", "mine/parts/helper.py", "beside.py", "mine/more.py"):
-        before = config.identity(plain())
+        before = schema.identity(plain())
         (package / name).write_text((package / name).read_text() + "\n# changed")
         forgotten()
-        assert config.identity(plain()) != before, name
+        assert schema.identity(plain()) != before, name
     # Python has imported it by now, and runs what it has.
-    before = config.identity(plain())
+    before = schema.identity(plain())
     (package / "mine/losses.py").write_text("")
-    assert config.identity(plain()) == before
+    assert schema.identity(plain()) == before
 
 
 def test_files_that_an_own_function_is_told_to_read_belong_to_it(package):
-    before, named = config.identity(plain()), config.identity(plain(file="rows.csv"))
+    before, named = schema.identity(plain()), schema.identity(plain(file="rows.csv"))
     (package / "rows.csv").write_text("1,2")
-    there = config.identity(plain(file="rows.csv"))
+    there = schema.identity(plain(file="rows.csv"))
     assert len({before, named, there}) == 3
     (package / "rows.csv").write_text("1,3")
-    assert config.identity(plain(file="rows.csv")) != there
-    assert config.identity(plain(data={"_target_": "numpy.array", "object": ["rows.csv"]})) != config.identity(plain(data=1))
+    assert schema.identity(plain(file="rows.csv")) != there
+    assert schema.identity(plain(data={"_target_": "numpy.array", "object": ["rows.csv"]})) != schema.identity(plain(data=1))
 
 
 def test_without_own_functions_the_digest_is_what_it_was(package, monkeypatch):
-    monkeypatch.setattr(config, "__version__", "0.2.0")
+    monkeypatch.setattr(schema, "__version__", "0.2.0")
     (package / "quadratic").write_text("a file that only bears a value's name")
     ours = {"loss": {"_target_": "runner.losses.quadratic"}, "guess": {"kind": "quadratic"}, "seed": 0, "resume": True}
-    assert config.identity(ours) == config.identity({**ours, "resume": False, "tracking": {"_target_": "mine.losses.loss"}})
+    assert schema.identity(ours) == schema.identity({**ours, "resume": False, "tracking": {"_target_": "mine.losses.loss"}})
     monkeypatch.setattr(sources, "of", lambda plain: {})
-    without = config.identity(ours)
+    without = schema.identity(ours)
     monkeypatch.undo()
-    monkeypatch.setattr(config, "__version__", "0.2.0")
-    assert config.identity(ours) == without and sources.of(ours) == {}
+    monkeypatch.setattr(schema, "__version__", "0.2.0")
+    assert schema.identity(ours) == without and sources.of(ours) == {}
 
 
 def test_of_what_is_installed_the_file_and_the_version_count(monkeypatch):

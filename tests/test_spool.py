@@ -27,10 +27,13 @@ from conftest import environment, store
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from runner import alive, retry, spool, sync, unsent
-from runner import processes as processes_of
+from runner import sync
 from runner.errors import UserError
+from runner.system import processes as processes_of
 from runner.trace import Trace
+from runner.tracking import journal
+from runner.tracking.journal import outbox
+from runner.tracking.store import heartbeat, retry
 
 LONG = ("execution=eager", "max_iterations=1000000", "report=none")
 
@@ -44,9 +47,9 @@ def rows(start: int, count: int) -> Trace:
 
 def written(folder: Path, *counts: int) -> list[int]:
     """Write a spool with messages of so many rows each, and return where each ends."""
-    made, ends, start = spool.Spool(folder), [], 0
+    made, ends, start = journal.Spool(folder), [], 0
     for count in counts:
-        made.say("record", *spool.row_fields(rows(start, count)))
+        made.say("record", *journal.row_fields(rows(start, count)))
         start += count
         ends.append(made.end)
     made.close()
@@ -54,7 +57,7 @@ def written(folder: Path, *counts: int) -> list[int]:
 
 
 def read(folder: Path) -> list[Trace]:
-    return list(spool.rows(folder))
+    return list(journal.rows(folder))
 
 
 def test_rows_come_back_as_they_were(tmp_path):
@@ -65,45 +68,45 @@ def test_rows_come_back_as_they_were(tmp_path):
             np.testing.assert_array_equal(getattr(found, part), getattr(wanted, part), strict=True)
         np.testing.assert_array_equal(found.named["rate"], wanted.named["rate"], strict=True)
         np.testing.assert_array_equal(found.measured["error"], wanted.measured["error"], strict=True)
-    assert spool.recorded(tmp_path) == spool.Spool(tmp_path).recorded == 6
+    assert journal.recorded(tmp_path) == journal.Spool(tmp_path).recorded == 6
 
 
 def test_a_spool_cut_at_any_byte_of_its_last_message_keeps_those_before_and_can_be_gone_on_with(tmp_path):
     first, whole = written(tmp_path, 2, 1)
-    data = (tmp_path / spool.FILE).read_bytes()
+    data = (tmp_path / journal.FILE).read_bytes()
     for size in range(first, whole):
-        (tmp_path / spool.FILE).write_bytes(data[:size])
-        assert [len(each) for each in read(tmp_path)] == [2] and spool.tail(tmp_path / spool.FILE) == (first, size)
-        again = spool.Spool(tmp_path)
-        again.say("record", *spool.row_fields(rows(2, 3)))
+        (tmp_path / journal.FILE).write_bytes(data[:size])
+        assert [len(each) for each in read(tmp_path)] == [2] and journal.tail(tmp_path / journal.FILE) == (first, size)
+        again = journal.Spool(tmp_path)
+        again.say("record", *journal.row_fields(rows(2, 3)))
         again.close()
         assert [len(each) for each in read(tmp_path)] == [2, 3]
 
 
 def test_a_changed_byte_anywhere_in_a_message_ends_what_is_read(tmp_path):
     first, whole = written(tmp_path, 2, 1)
-    data = bytearray((tmp_path / spool.FILE).read_bytes())
+    data = bytearray((tmp_path / journal.FILE).read_bytes())
     # But for the time, 8 bytes after length and checksum.
     for at in (*range(first, first + 12), *range(first + 20, whole)):
         data[at] ^= 1 << at % 8
-        (tmp_path / spool.FILE).write_bytes(data)
+        (tmp_path / journal.FILE).write_bytes(data)
         assert [len(each) for each in read(tmp_path)] == [2], at
         data[at] ^= 1 << at % 8
 
 
 def test_times_never_decrease_where_the_clock_jumps_back(tmp_path, monkeypatch):
-    made, hours = spool.Spool(tmp_path), iter([3, 4, 1, 2, 5])
+    made, hours = journal.Spool(tmp_path), iter([3, 4, 1, 2, 5])
     monkeypatch.setattr(time, "time_ns", lambda: next(hours) * 3600 * 10**9)
     for start in range(5):
-        made.say("record", *spool.row_fields(rows(start, 1)))
-    with (tmp_path / spool.FILE).open("rb") as file:
-        times = [frame.at for frame in spool.frames(file)]
+        made.say("record", *journal.row_fields(rows(start, 1)))
+    with (tmp_path / journal.FILE).open("rb") as file:
+        times = [frame.at for frame in journal.frames(file)]
     assert times == [hour * 3_600_000 for hour in (3, 4, 4, 4, 5)]
 
 
 def test_a_full_disk_is_told_in_one_line_and_leaves_the_spool_whole(tmp_path, monkeypatch):
     written(tmp_path, 2)
-    made, write, room = spool.Spool(tmp_path), os.write, [10]
+    made, write, room = journal.Spool(tmp_path), os.write, [10]
 
     def full(file: int, data: memoryview) -> int:
         if not room:
@@ -112,37 +115,35 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_spool_whole(tmp_path, mo
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(UserError, match=r"spool cannot be written: No space left on device \(\d+ bytes are free\); make room"):
-        made.say("record", *spool.row_fields(rows(2, 1)))
+        made.say("record", *journal.row_fields(rows(2, 1)))
     monkeypatch.undo()
-    made.say("record", *spool.row_fields(rows(2, 3)))
+    made.say("record", *journal.row_fields(rows(2, 3)))
     assert [len(each) for each in read(tmp_path)] == [2, 3]
 
 
 def test_a_lock_names_its_holder_and_goes_with_its_process(tmp_path):
-    code = (
-        f"from runner.spool import Lock; from pathlib import Path; lock = Lock(Path({str(tmp_path)!r}), 'continued'); input()"
-    )
+    code = f"from runner.tracking.journal import Lock, Path; lock = Lock(Path({str(tmp_path)!r}), 'continued'); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", code], env=environment(), **pipes) as holder:
-        assert processes.wait(lambda: (tmp_path / spool.LOCK).exists() and (tmp_path / spool.LOCK).read_text(), 20)
-        with pytest.raises(spool.Held) as held:
-            spool.Lock(tmp_path, "run")
+        assert processes.wait(lambda: (tmp_path / journal.LOCK).exists() and (tmp_path / journal.LOCK).read_text(), 20)
+        with pytest.raises(journal.Held) as held:
+            journal.Lock(tmp_path, "run")
         assert held.value.holder["pid"] == holder.pid and held.value.holder["role"] == "continued"
         holder.kill()
         holder.wait()
-        spool.Lock(tmp_path, "run").release()
+        journal.Lock(tmp_path, "run").release()
 
 
 def test_a_holder_that_has_not_said_yet_who_it_is_is_waited_for(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()
-    holder = spool.Lock(tmp_path, "run")
+    holder = journal.Lock(tmp_path, "run")
     # As its last holder has left it.
     holder.path.write_text(json.dumps({"pid": ended.pid, "host": socket.gethostname(), "role": "run"}))
     said = threading.Timer(0.3, holder.become, ["continued"])
     said.start()
-    with pytest.raises(spool.Held) as held:
-        spool.Lock(tmp_path, "continued")
+    with pytest.raises(journal.Held) as held:
+        journal.Lock(tmp_path, "continued")
     assert (held.value.holder["pid"], held.value.holder["role"]) == (os.getpid(), "continued")
     holder.release()
 
@@ -153,12 +154,12 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monke
     def removed(file: int, how: int) -> None:
         calls.append(how)
         if len(calls) == 1:
-            (tmp_path / spool.LOCK).unlink()
+            (tmp_path / journal.LOCK).unlink()
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", removed)
-    lock = spool.Lock(tmp_path, "run")
-    assert len(calls) == 2 and os.path.samestat(os.fstat(lock.file), (tmp_path / spool.LOCK).stat())
+    lock = journal.Lock(tmp_path, "run")
+    assert len(calls) == 2 and os.path.samestat(os.fstat(lock.file), (tmp_path / journal.LOCK).stat())
     lock.release()
 
 
@@ -182,19 +183,19 @@ def test_of_runs_that_are_only_spooled_those_that_were_interrupted_are_found_the
         for identity in ("mine", "other"):
             key = uuid.uuid4().hex
             keys[key] = f"{name} {identity}"
-            made = spool.Spool(tmp_path / keys[key])
+            made = journal.Spool(tmp_path / keys[key])
             for word, fields in [("begin", {"about": {"tags": {"identity": identity}}}), *end]:
                 made.say(word, fields)
             made.close()
-            spool.Pointer(tmp_path / "pending", key).write(made.path.parent)
+            journal.Pointer(tmp_path / "pending", key).write(made.path.parent)
     # Beside them, one that has been sent, and a folder.
-    spool.Pointer(tmp_path / "pending", uuid.uuid4().hex).write(tmp_path / "sent")
+    journal.Pointer(tmp_path / "pending", uuid.uuid4().hex).write(tmp_path / "sent")
     (tmp_path / "pending/folder").mkdir()
-    found = unsent.interrupted(tmp_path / "pending", "mine")
+    found = outbox.interrupted(tmp_path / "pending", "mine")
     names = [keys[run["run_key"]] for run in found]
     assert names == [f"{name} mine" for name in ("killed again", "given up", "interrupted", "killed")]
     assert all(run["folder"] == str(tmp_path / keys[run["run_key"]]) for run in found)
-    assert unsent.interrupted(tmp_path / "nothing", "mine") == []
+    assert outbox.interrupted(tmp_path / "nothing", "mine") == []
 
 
 class Code(Exception):
@@ -270,7 +271,7 @@ def test_a_run_sent_later_is_as_one_sent_at_once_however_often_it_is_sent(drawn,
             break
         # As one that could not be sent as a whole, and then fell silent.
         (later,) = [run for run in runs() if run.data.tags["folder"] == str(folder)]
-        for key, value in {"recording": "incomplete", **alive.STALE}.items():
+        for key, value in {"recording": "incomplete", **heartbeat.STALE}.items():
             store(tmp_path).set_tag(later.info.run_id, key, value)
         shutil.copy(tmp_path / "kept", path)
     online, later = runs()
@@ -283,7 +284,7 @@ def test_a_damaged_folder_does_not_keep_the_others_from_being_sent(cli, runs, tm
         assert cli("max_iterations=5", "tracking.offline=true", "report=none", f"seed={seed}").code == 0
     cut, damaged, whole, done = sorted(tmp_path.glob("outputs/runs/*/*/spool"))
     with cut.open("rb") as file:
-        finish, end = [frame for frame in spool.frames(file)][-2:]
+        finish, end = [frame for frame in journal.frames(file)][-2:]
     assert (finish.message.word, end.message.word) == ("finish", "end")
     # Without what the run came to, and without the word alone that nothing follows.
     for path, size in ((cut, finish.end), (done, done.stat().st_size)):
@@ -303,12 +304,12 @@ def test_what_dead_processes_have_left_of_some_jobs_is_sent(cli, runs, tmp_path,
         assert cli("max_iterations=5", "tracking.offline=true", "report=none", f"seed={seed}").code == 0
     mine, other = sorted(tmp_path.glob("outputs/runs/*/*/spool"))
     with mine.open("rb") as file:
-        identity = next(spool.frames(file)).message.fields["about"]["tags"]["identity"]
+        identity = next(journal.frames(file)).message.fields["about"]["tags"]["identity"]
 
     def busy() -> bool:
         return sync.left_by({identity}, tmp_path / "outputs/pending", 0)
 
-    lock = spool.Lock(mine.parent, "run")
+    lock = journal.Lock(mine.parent, "run")
     assert not busy(), "a run that goes on is another command's"
     lock.become("sending")
     assert busy()
@@ -326,20 +327,20 @@ def test_a_run_of_a_machine_that_shares_no_locks_is_sent_when_its_heart_has_stop
     assert cli("max_iterations=5", "tracking.offline=true", "report=none").code == 0
     (path,) = tmp_path.glob("outputs/runs/*/*/spool")
     with path.open("rb") as file:
-        said, *_, end = spool.frames(file)
+        said, *_, end = journal.frames(file)
     with path.open("ab") as file:
         file.truncate(end.end - 40)
     assert sync.main([]) == 0 and capfd.readouterr().err.count("what follows is dropped") == 1
     (run,) = runs()
     client, run_id, pending = store(tmp_path), run.info.run_id, tmp_path / "outputs/pending"
     assert run.info.status == "KILLED" and path.exists()
-    spool.Pointer(pending, said.message.fields["run_key"]).write(path.parent)
+    journal.Pointer(pending, said.message.fields["run_key"]).write(path.parent)
     holder = {"host": "another", "pid": 1, "start": "1", "machine": "another/pid", "role": "run"}
     (path.parent / "lock").write_text(json.dumps(holder))
     client.update_run(run_id, "RUNNING")
-    client.set_tag(run_id, alive.EVERY, "0.5")
-    with alive.Heart(client, run_id, 0.1):
-        assert processes.wait(lambda: client.get_run(run_id).data.tags[alive.BEAT] != run.data.tags[alive.BEAT], 20)
+    client.set_tag(run_id, heartbeat.EVERY, "0.5")
+    with heartbeat.Heart(client, run_id, 0.1):
+        assert processes.wait(lambda: client.get_run(run_id).data.tags[heartbeat.BEAT] != run.data.tags[heartbeat.BEAT], 20)
         sync.quietly(pending, tmp_path)
         assert not sync.left_by({run.data.tags["identity"]}, pending, 0)
         assert sync.main([]) == 0 and "its run is still going on" in capfd.readouterr().out

@@ -20,8 +20,9 @@ import requests
 import servers
 from conftest import environment
 
-from runner import reach, store
 from runner.errors import UserError
+from runner.tracking import store
+from runner.tracking.store import preflight
 
 # A revision of MLflow's schema of 2019: mlflow/store/db_migrations/versions/451aebb31d03_add_metric_step.py
 OLD = "451aebb31d03"
@@ -116,7 +117,7 @@ def test_a_missing_driver_names_what_brings_it(monkeypatch):
 
 @pytest.mark.parametrize("uri", ["foo://x", "", "mlruns", "file:///tmp/x", "sqlite:///", "sqlite://", "ftp://u:SECRETPW@h"])
 def test_what_is_no_store_is_refused_with_what_is_allowed(uri):
-    assert reach.ALLOWED in refused(uri)
+    assert preflight.ALLOWED in refused(uri)
 
 
 @pytest.mark.parametrize(
@@ -217,11 +218,11 @@ def test_a_name_may_look_like_a_number(tmp_path, migrated, database):
     ],
 )
 def test_a_password_where_others_may_read_it_is_warned_of_once(monkeypatch, caplog, uri, credentials, warnings):
-    reach.warn.cache_clear()
+    preflight.warn.cache_clear()
     monkeypatch.delenv("MLFLOW_TRACKING_TOKEN", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "x" if credentials else "")
-    reach.warn(uri)
-    reach.warn(uri)
+    preflight.warn(uri)
+    preflight.warn(uri)
     assert len(caplog.messages) == len(warnings)
     assert all(words in line for words, line in zip(warnings, caplog.messages, strict=True))
     assert "SECRET" not in caplog.text and "PW@" not in caplog.text
@@ -249,7 +250,7 @@ def test_certificates_are_checked_unless_the_user_says_otherwise(monkeypatch, gi
 
     monkeypatch.setattr(requests, "get", get)
     with pytest.raises(UserError):
-        reach.check("https://127.0.0.1:1")
+        preflight.check("https://127.0.0.1:1")
     assert [(keys["verify"], keys["allow_redirects"]) for keys in asked] == [(verify, False)]
 
 

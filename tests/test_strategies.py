@@ -11,7 +11,8 @@ import tensorflow as tf
 from conftest import CONF, strategies
 from omegaconf import OmegaConf
 
-from runner import build, losses
+from runner import losses
+from runner.config import build
 from runner.errors import Misfit, UserError
 from runner.losses import Loss
 from runner.trace import join

@@ -28,10 +28,14 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from omegaconf import OmegaConf, open_dict
 
-from runner import compose, config, grammar, packs, sweep_recorder, sweeps, sync
+from runner import sync
+from runner.cli.job import Outcome, Task
+from runner.config import grammar, schema
 from runner.errors import UserError
-from runner.job import Outcome, Task
-from runner.sweep_recorder import SweepRecorder
+from runner.sweeps import composer, packs
+from runner.sweeps import sweep as sweeps
+from runner.tracking import sweep_client
+from runner.tracking.sweep_client import SweepRecorder
 
 # A loss that goes wrong in as many ways as there are numbers.
 BAD = """
@@ -188,7 +192,7 @@ def test_what_a_dead_process_had_under_way_is_waited_for():
 
 
 def test_its_recorder_is_waited_for_as_long_as_it_takes(monkeypatch):
-    monkeypatch.setattr(sweep_recorder, "SETTLED", 0.5)
+    monkeypatch.setattr(sweep_client, "SETTLED", 0.5)
     # The run stays open: its recorder has been killed, and nobody waits for ever.
     assert settled((False, {"a": BEGUN})) == {"a": BEGUN}
     late = {"a": FINISHED, "b": AGAIN}
@@ -260,11 +264,11 @@ CHOICES = st.lists(
 @settings(deadline=None, max_examples=10)
 @given(choices=CHOICES, values=VALUES)
 def test_a_job_is_composed_as_hydra_composes_it(choices, values):
-    config.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN, with_log_configuration=False)
-        composed = compose.Composer(hydra.config_loader, master)
+        composed = composer.Composer(hydra.config_loader, master)
         composed(choices)
         try:
             expected = hydra.config_loader.load_sweep_config(master, [*choices, *values])
@@ -278,7 +282,7 @@ def test_a_job_is_composed_as_hydra_composes_it(choices, values):
         with open_dict(expected):
             del expected["hydra"]
         assert OmegaConf.to_yaml(job.cfg) == OmegaConf.to_yaml(expected)
-        assert json.dumps(job.plain) == json.dumps(config.resolved(expected))
+        assert json.dumps(job.plain) == json.dumps(schema.resolved(expected))
 
 
 def start_eight(folder: Path, uri: str) -> Counter:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from runner import batches, retry
+from runner.tracking.store import rest, retry
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_batches_under_way_at_once_leave_what_log_batch_leaves(store):
     one, other = (client.create_run("0").info.run_id for _ in range(2))
     steps = np.arange(6000)
     columns = {"loss": (steps, 1 / (1.0 + steps)), "x": (steps[::-7], np.cos(steps[::-7])), "empty": (steps[:0], steps[:0] / 1)}
-    with batches.at_once(client, one, retry.once) as write:
+    with rest.at_once(client, one, retry.once) as write:
         write(columns, 1)
         write({"loss": (np.array([6000]), np.array([7.0]))}, 1)
     for key, (at, values) in columns.items():
@@ -126,7 +126,7 @@ def test_a_batch_that_a_server_refuses_is_not_lost_sight_of(store):
     client.delete_run(run_id)
     with (
         pytest.raises(MlflowException, match="must be in the 'active' state"),
-        batches.at_once(client, run_id, retry.once) as write,
+        rest.at_once(client, run_id, retry.once) as write,
     ):
         write({"loss": (np.arange(3), np.arange(3.0))}, 1)
 

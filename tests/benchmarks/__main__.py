@@ -12,7 +12,7 @@ if __name__ == "__main__":
     sys.path[:1] = [str(tests), str(tests.parent)]
     # MLflow reads it at import.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from runner import quiet
+    from runner.system import quiet
 
     with quiet.tensorflow():
         from benchmarks import suite

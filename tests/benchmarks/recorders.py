@@ -20,9 +20,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from benchmarks.measure import Contender
-from runner import tracking
-from runner.bulk import Columns
-from runner.store import imported
+from runner.tracking import contract
+from runner.tracking.store import imported
+from runner.tracking.store.database import Columns
 
 NAMES = "key, value, timestamp, step, is_nan, run_uuid"
 TYPES = ("varchar", "float8", "int8", "int8", "bool", "varchar")
@@ -116,9 +116,9 @@ def contender(store: Store, steps: int, record: Callable[[Store, Columns], None]
 
 def by_runner(store: Store, of: Columns) -> None:
     """Write as our recorder does, straight into a database or by requests to a server."""
-    with tracking.writer(store.client, store.run_id) as write:
+    with contract.writer(store.client, store.run_id) as write:
         for part in parts(of, GATHERED):
-            write(part, tracking.clock())
+            write(part, contract.clock())
 
 
 def by_executemany(store: Store, of: Columns) -> None:

@@ -16,7 +16,7 @@ import tensorflow_probability as tfp
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.measure import Contender
-from runner import build
+from runner.config import build
 from runner.trace import Trace
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -15,8 +15,10 @@ from rich.console import Console
 
 from benchmarks.measure import Contender, Row, Target, seconds
 from benchmarks.processes import ROOT, RUNNER, TENSORFLOW, Folder, folder, smallest_app
-from runner import config, experiment, tracking
+from runner import experiment
+from runner.config import schema
 from runner.loop import Result
+from runner.tracking import contract
 
 # What needs no run: words, and the exit code that they end with.
 SHORT = {"--help": (("--help",), 0), "--cfg job": (("--cfg", "job"), 0), "a misspelt key": (("max_iteration=3",), 1)}
@@ -29,7 +31,7 @@ BARE = "report=none"
 HYDRA = """import sys
 from runner import __main__, bulk
 bulk.REVISIONS = ()
-sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=runner.tracking.mlflow"]
+sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=runner.tracking.contract.mlflow"]
 sys.exit(__main__.main())"""
 
 
@@ -55,7 +57,7 @@ def process(quick: bool) -> Iterator[Row]:
 
 def second_job(quick: bool) -> Iterator[Row]:
     """Measure two jobs of one process that differ in guess and learning rate: all of the second beside the first's loop."""
-    config.register()
+    schema.register()
     steps, repeats = (1_000, 1) if quick else (40_000_000, 7)
     ours, peer = np.zeros(repeats), np.zeros(repeats)
     for repeat in range(repeats):
@@ -81,7 +83,7 @@ def job(steps: int, *words: str) -> Result:
     overrides = [f"{group}={choice}" for group, choice in chosen.items()] + [f"max_iterations={steps}", *words]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", overrides)
-    return experiment.run(cfg, tracking.About(Path(), "", {}, {}, ""), chosen, Console(file=io.StringIO()))
+    return experiment.run(cfg, contract.About(Path(), "", {}, {}, ""), chosen, Console(file=io.StringIO()))
 
 
 def long(quick: bool) -> Iterator[Row]:

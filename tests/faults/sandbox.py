@@ -246,7 +246,7 @@ class Sandbox:
 
     def restate(self, store: sqlite3.Connection, run: str, plain: dict[str, Any]) -> None:
         """Have a run's parameters say what its configuration does, as whoever owns the store can."""
-        from runner.config import flat
+        from runner.config.schema import flat
 
         store.execute("DELETE FROM params WHERE run_uuid = ?", (run,))
         rows = [(run, key, value) for key, value in flat(plain).items()]
@@ -274,7 +274,7 @@ def become(module: str, words: list[str], box: Path, variables: dict[str, str]) 
 
 def ends(log: int) -> None:
     """Have the process say at its end on which ports it listens, and how much memory it took."""
-    from runner import quick
+    from runner.system import startup
 
     def say() -> None:
         inodes = {os.readlink(each.path) for each in os.scandir("/proc/self/fd") if os.path.islink(each.path)}
@@ -286,4 +286,4 @@ def ends(log: int) -> None:
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MEMORY:
             os.write(log, b"took more than 3 GB\n")
 
-    quick.at_end.append(say)
+    startup.at_end.append(say)

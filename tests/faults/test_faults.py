@@ -24,7 +24,8 @@ import servers
 from commands import WARM, Command, Ended, metrics, printed, runs, same
 from conftest import with_store
 
-from runner import store, sync
+from runner import sync
+from runner.tracking import store
 
 STEPS = 200
 SWEPT = 40

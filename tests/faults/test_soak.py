@@ -34,8 +34,8 @@ runs, told, *words = json.loads(sys.argv[1])
 with initialize_config_dir(str(__main__.CONF), version_base="1.3"):
     cfg = compose("config", words)
 from runner import experiment
-from runner.tracking import About
-from runner.job import about
+from runner.tracking.contract import About
+from runner.cli.job import about
 chosen = dict.fromkeys(("loss", "guess", "optimizer", "strategy", "execution", "tracking"), "-")
 console = Console(file=open(os.devnull, "w"))
 for i in range(runs):

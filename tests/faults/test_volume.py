@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import Command, Ended, runs
 
-from runner import spool
+from runner.tracking import journal
 
 PAGE = os.sysconf("SC_PAGESIZE")
 STEPS, COORDINATES, METRICS = 10_000, 1_000, 16
@@ -32,7 +32,7 @@ def test_a_run_of_a_thousand_coordinates_keeps_each_row_and_does_not_grow(prepar
     held: dict[int, list[int]] = defaultdict(list)
     largest = 0
     while command.process.is_alive():
-        for path in prepared.glob(f"outputs/runs/*/*/{spool.FILE}"):
+        for path in prepared.glob(f"outputs/runs/*/*/{journal.FILE}"):
             for pid in (command.process.pid, *processes.below(command.process.pid)):
                 with suppress(OSError, IndexError):
                     held[pid].append(memory(pid))

@@ -1,4 +1,6 @@
-"""Launchers for clusters, as shells: every Hydra program of an environment imports them; the work is in `runner.clusters`.
+"""Launchers for clusters, as shells: every Hydra program of an environment imports them.
+
+Their work is in `runner.sweeps.launchers`.
 
 They run jobs as the published ones do, which give up at the first job whose process dies: on a cluster the others' would go
 on, unseen, and be started twice.
@@ -53,13 +55,13 @@ class JoblibLauncher(Remembering):
 
     def check(self) -> None:
         """Raise UserError for settings that cannot be."""
-        from runner.clusters import check_workers
+        from runner.sweeps.launchers import check_workers
 
         check_workers(self.settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
-        from runner.clusters import joblib
+        from runner.sweeps.launchers import joblib
 
         return joblib(self, job_overrides, initial_job_idx)
 
@@ -71,13 +73,13 @@ class RayLauncher(Remembering):
 
     def check(self) -> None:
         """Raise UserError for settings that cannot be."""
-        from runner.clusters import ray_settings
+        from runner.sweeps.launchers import ray_settings
 
         ray_settings(self)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
-        from runner.clusters import ray
+        from runner.sweeps.launchers import ray
 
         return ray(self, job_overrides, initial_job_idx)
 
@@ -89,13 +91,13 @@ class LocalLauncher(Remembering):
 
     def check(self) -> None:
         """Raise UserError for settings that cannot be."""
-        from runner.clusters import submitit_settings
+        from runner.sweeps.launchers import submitit_settings
 
         submitit_settings(self)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
-        from runner.clusters import submitit
+        from runner.sweeps.launchers import submitit
 
         return submitit(self, "local", job_overrides, initial_job_idx)
 
@@ -107,12 +109,12 @@ class SlurmLauncher(Remembering):
 
     def check(self) -> None:
         """Raise UserError for settings that cannot be."""
-        from runner.clusters import submitit_settings
+        from runner.sweeps.launchers import submitit_settings
 
         submitit_settings(self)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
-        from runner.clusters import submitit
+        from runner.sweeps.launchers import submitit
 
         return submitit(self, "slurm", job_overrides, initial_job_idx)

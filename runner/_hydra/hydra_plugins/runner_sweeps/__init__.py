@@ -20,13 +20,13 @@ class GridSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Make the launcher; its jobs run the package's own task, whose outcomes are data."""
-        from runner.launching import sweep
+        from runner.sweeps.sweeper import sweep
 
         self.new_sweep = sweep(hydra_context, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all jobs, and return their outcomes."""
-        from runner.launching import grid
+        from runner.sweeps.sweeper import grid
 
         return grid(self.new_sweep, arguments, self.params, self.max_batch_size)
 
@@ -39,13 +39,13 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Make the launcher; its jobs run the package's own task, whose outcomes are data."""
-        from runner.launching import sweep
+        from runner.sweeps.sweeper import sweep
 
         self.new_sweep = sweep(hydra_context, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all trials' jobs, and return their outcomes."""
-        from runner.studies import search
+        from runner.sweeps.optuna.study import search
 
         return search(self.new_sweep, arguments, self.keys)
 
@@ -61,7 +61,7 @@ class FusedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Run jobs, and return a JobReturn for each."""
-        from runner.launching import fused
+        from runner.sweeps.sweeper import fused
 
         return fused(self.hydra_context, self.task_function, self.config, job_overrides, initial_job_idx)
 

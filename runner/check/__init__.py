@@ -1,0 +1,1 @@
+"""Whether what a configuration names keeps the contract."""

@@ -1,0 +1,45 @@
+"""`python -m runner.check`: whether what a configuration names keeps the contract, one line a check; no run is made."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from runner import __main__ as runner
+from runner.errors import UserError
+from runner.security import secrets
+from runner.system import quiet, startup
+
+
+@hydra.main(version_base="1.3", config_path=str(runner.CONF), config_name="config")
+def task(cfg: DictConfig) -> None:
+    """Check one configuration."""
+    runner.answer(report, cfg)
+
+
+def report(cfg: DictConfig) -> int:
+    """Print a line for each check, and return the exit code: 1 where one failed, else 0."""
+    from runner.cli import job
+
+    job.checked(cfg, HydraConfig.get())
+    with quiet.tensorflow(), startup.without_optional_imports():
+        from runner.check.checks import CHECKS
+        from runner.check.findings import FAILED, findings
+
+    failed = 0
+    for finding in findings(cfg, CHECKS):
+        secrets.tell(f"{finding.verdict:8} {finding.check}: {finding.text}")
+        failed += finding.verdict == FAILED
+    secrets.tell(f"{failed} failed" if failed else "nothing failed")
+    return int(failed > 0)
+
+
+def main() -> int:
+    """Return the exit code: 0 where nothing failed, 1 otherwise."""
+    if {"-m", "--multirun"} & {*sys.argv[1:]}:
+        runner.complain(UserError("runner.check looks at one configuration, not at a sweep; leave out -m"))
+        return 1
+    return runner.main(task)

@@ -1,0 +1,1 @@
+"""From the command's words to one run, and the console."""

@@ -1,0 +1,1 @@
+"""From YAML and words to checked values and built parts."""

@@ -1,0 +1,265 @@
+"""From a configuration's nodes to the objects they name; what does not fit is told before the first step."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import cache, partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from omegaconf import DictConfig, OmegaConf
+
+from runner import optimizers, strategies
+from runner.errors import UserError, first_line, nearest
+from runner.loop import FULL, Rules
+from runner.losses import Loss
+from runner.security import targets as allow
+from runner.system import forks
+
+# The groups that make the loss, from the inside out.
+OF_LOSS = ("loss", "instance", "noise")
+LIBRARIES = ("runner.", "keras.", "tf_keras.", "tensorflow.")
+
+
+def function(path: str, node: Any, *called_with: str, **offered: Any) -> partial[Any]:
+    """Return the function that a node's `_target_` names, with the node's other keys bound.
+
+    `called_with` names what it will be called with; of `offered` it gets what its signature asks for and the node lacks.
+
+    Raises UserError where there is no such function, or a key is none of its arguments, or an argument is missing.
+    """
+    node = allow.plain(path, node)
+    keys, target = arguments(node), function_of(path, node)
+    asked = inspect.signature(target).parameters
+    keys |= {name: value for name, value in offered.items() if name in asked and keys.get(name) is None}
+    faults = list(misfits(path, target, keys, called_with))
+    if faults:
+        raise UserError("; ".join(faults))
+    return partial(target, **keys)
+
+
+def loss(cfg: DictConfig) -> Loss:
+    """Return the loss that the run minimises: an instance of what `loss` names, with its noise."""
+    return function("noise", cfg.noise, "of", seed=cfg.seed)(noiseless(cfg))
+
+
+def noiseless(cfg: DictConfig) -> Loss:
+    """Return the instance of what `loss` names, without noise."""
+    return function("instance", cfg.instance, "of")(named(cfg))
+
+
+def named(cfg: DictConfig) -> Loss:
+    """Return the loss at its dimension, which its node may give where the function declares none."""
+    node = allow.plain("loss", cfg.loss)
+    dimension = node.pop("dimension", None)
+    bound = function("loss", node, "x", seed=cfg.seed)
+    bound = partial(forks.ended(bound.func), **bound.keywords | parts(node, cfg))
+    if dimension is not None and (not isinstance(dimension, int) or dimension < 0):
+        raise UserError(f"loss.dimension must be a whole number of 0 (x is a scalar) or more, got {dimension!r}")
+    try:
+        return Loss.of(bound, dimension)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def parts(loss: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
+    """Return what nodes within the loss's name: its data, or a Keras model, whose first weights the run's seed draws."""
+    nodes = {key: each for key, each in loss.items() if isinstance(each, dict) and "_target_" in each}
+    faults = [fault for key, each in nodes.items() for fault in unfit(f"loss.{key}", each)]
+    if faults:
+        raise UserError("; ".join(faults))
+    if nodes:
+        keras.config.set_floatx(cfg.dtype.name)
+        keras.utils.set_random_seed(cfg.seed)
+    found = {}
+    for key, each in nodes.items():
+        # Of layers; Keras takes its default from floatx but once a process.
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(cfg.dtype.name)
+        try:
+            found[key] = made(f"loss.{key}", each)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"loss.{key}: {first_line(error)[:300]}") from error
+        finally:
+            keras.config.set_dtype_policy(before)
+    return found
+
+
+def guess(node: DictConfig, loss: Loss, dtype: str, seed: int) -> np.ndarray:
+    """Return the first x."""
+    return function("guess", node, "loss", "dtype", "seed")(loss, dtype, seed)
+
+
+def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] = lambda _: None) -> Any:
+    """Return a new optimizer, built for x; `prepare` gets it as its constructor left it, before it is built.
+
+    Raises UserError that names every key which is no argument of the optimizer, or of a schedule within it.
+    """
+    plain = allow.plain("optimizer", node)
+    if faults := list(unfit("optimizer", plain)):
+        raise UserError("; ".join(faults))
+    try:
+        optimizers.set_floatx(x.dtype.name)
+        new = made("optimizer", plain)
+        prepare(new)
+        return optimizers.ready(new, x)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"optimizer: {first_line(error)}") from error
+
+
+def strategy(node: DictConfig, loss: Loss, optimizer: Any, x: tf.Variable) -> Any:
+    """Return the strategy's Step; raises Misfit where it cannot go together with the loss or the optimizer."""
+    bound = function("strategy", node, "loss", "optimizer", "x")
+    strategies.fit(bound.func, loss, optimizer)
+    return bound(loss, optimizer, x)
+
+
+def execution(node: DictConfig, step: Any) -> Any:
+    """Return the execution of a Step."""
+    if node.get("chunk") is not None and not node.chunk >= 1:
+        raise UserError(f"execution.chunk must be 1 or more steps, got {node.chunk!r}; set it with execution.chunk=1000")
+    return function("execution", node, "step")(step)
+
+
+def in_python(node: DictConfig) -> bool:
+    """Tell whether an execution calls the loss as plain Python in each step."""
+    return getattr(function_of("execution", node), "in_python", False)
+
+
+def of_the_user(cfg: DictConfig) -> bool:
+    """Tell whether the loss, or anything that it is made of, is the user's own code."""
+    return any(not name.startswith(LIBRARIES) for group in OF_LOSS for name in targets(OmegaConf.to_container(cfg[group])))
+
+
+def targets(plain: Any) -> Iterator[str]:
+    """Yield each `_target_` of a node and of those within it."""
+    if isinstance(plain, dict):
+        yield from (str(value) for key, value in plain.items() if key == "_target_")
+        yield from (name for value in plain.values() for name in targets(value))
+    elif isinstance(plain, list):
+        yield from (name for value in plain for name in targets(value))
+
+
+def depends_on(cfg: DictConfig, loss: Loss) -> Hashable:
+    """Return what a compiled program depends on: all but the guess, the limits and a learning rate that is a number."""
+    parts: dict[str, Any] = {}
+    for name in (*OF_LOSS, "optimizer", "strategy", "execution"):
+        parts[name] = OmegaConf.to_container(cfg[name], resolve=True)
+    if not isinstance(parts["optimizer"].get("learning_rate"), dict):
+        parts["optimizer"].pop("learning_rate", None)
+    return json.dumps(parts), *(function_of(name, cfg[name]) for name in OF_LOSS), cfg.dtype, loss.seed
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return as plain values what decides a run's rows and where they end, with every interpolation resolved."""
+    groups = (*OF_LOSS, "guess", "optimizer", "strategy", "execution", "stopping")
+    found: dict[str, Any] = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in groups}
+    return found | {"max_iterations": cfg.max_iterations, "seed": cfg.seed, "dtype": cfg.dtype.name}
+
+
+def numbers(keys: Mapping[str, Any]) -> dict[str, float]:
+    """Return an optimizer's hyperparameters that are real numbers, those that `floats` makes such among them."""
+    defaults = float_defaults(keys["_target_"])
+    return {
+        name: float(value) for name, value in keys.items() if type(value) is float or (type(value) is int and name in defaults)
+    }
+
+
+def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
+    """Return the stopping rules that are on, and the limits."""
+    limit = node.get("time_limit")
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        raise UserError(f"stopping.time_limit must be a number of seconds above 0, got {limit!r}; set stopping.time_limit=60")
+    found, full = {}, None if loss.seed is None else full_loss(loss)
+    for name in (name for name in node if name != "time_limit"):
+        by_full = "full_loss" in inspect.signature(function_of(f"stopping.{name}", node[name])).parameters
+        if by_full and loss.seed is not None and full is None:
+            raise UserError(
+                f"stopping.{name} compares the full_loss of a random loss, and this one measures none; declare it by "
+                "@known(…, random=True, measures={'full_loss': …}), or set stopping=limit"
+            )
+        # The loss of a random step is below the minimum by luck.
+        minimum = loss.minimum if loss.seed is None or by_full else None
+        found[name] = function(f"stopping.{name}", node[name], "trace", "start", minimum=minimum, full_loss=full)
+    look_back = max((getattr(rule.func, "look_back", lambda **_: 0)(**rule.keywords) for rule in found.values()), default=0)
+    return Rules(found, look_back, max_iterations, limit)
+
+
+def full_loss(loss: Loss) -> Callable[[np.ndarray], float] | None:
+    """Return a random loss without what is random, as a function of one x to a number; None where it has no such measure."""
+    measure = loss.measures.get(FULL)
+    return None if measure is None else lambda x: float(measure(tf.constant(x)))
+
+
+def function_of(path: str, node: Mapping[str, Any] | DictConfig) -> Callable[..., Any]:
+    """Return what a node's `_target_` names."""
+    name = node.get("_target_")
+    target = allow.target(f"{path}._target_", name)
+    if not callable(target):
+        raise UserError(f"{path}._target_ must name a function or a class, got {name!r}, which is a {type(target).__name__}")
+    return target
+
+
+def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node's keys without those that are Hydra's."""
+    return {str(key): value for key, value in node.items() if not str(key).startswith("_")}
+
+
+def misfits(path: str, target: Callable[..., Any], keys: dict[str, Any], called_with: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield what in these keys the target's signature does not allow."""
+    parameters = inspect.signature(target).parameters.values()
+    # Keras's models take anything, to choose by it what they are.
+    anything = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters) or (is_keras(target) and not anything):
+        known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD][len(called_with) :]
+        for key in keys.keys() - set(known):
+            yield f"{path}.{key} is no argument of {target.__name__}; {nearest(key, known)}"
+    for each in list(parameters)[len(called_with) :]:
+        named = each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
+        if named and each.default is each.empty and each.name not in keys:
+            yield f"{path}.{each.name} must be given, for {target.__name__} has no default; set it with +{path}.{each.name}=…"
+
+
+def is_keras(target: Any) -> bool:
+    """Tell whether a target takes `**kwargs` only to refuse them, as Keras's optimizers do."""
+    return target.__module__.startswith("keras.")
+
+
+def unfit(path: str, node: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a node and the nodes within it that have a `_target_` of their own."""
+    yield from misfits(path, function_of(path, node), arguments(node))
+    for key, each in node.items():
+        if isinstance(each, dict) and "_target_" in each:
+            yield from unfit(f"{path}.{key}", each)
+
+
+def made(path: str, node: Mapping[str, Any]) -> Any:
+    """Return what a node and those within it name, all of which has to be allowed."""
+    return allow.made(path, floats(node))
+
+
+def floats(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node's keys with whole numbers made floats wherever the default is one; Keras refuses `learning_rate=1`."""
+    defaults = float_defaults(node["_target_"])
+
+    def coerced(key: str, value: Any) -> Any:
+        if isinstance(value, dict) and "_target_" in value:
+            return floats(value)
+        return float(value) if type(value) is int and key in defaults else value
+
+    return {str(key): coerced(str(key), value) for key, value in node.items()}
+
+
+@cache
+def float_defaults(target: str) -> frozenset[str]:
+    """Return which arguments of what this path names are real numbers by default."""
+    parameters = inspect.signature(allow.target("_target_", target)).parameters.values()
+    return frozenset(each.name for each in parameters if type(each.default) is float)

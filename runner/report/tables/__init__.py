@@ -1,0 +1,1 @@
+"""A sweep's report as numbers and words."""

@@ -1,0 +1,1 @@
+"""What a configuration may name, hold and leak."""

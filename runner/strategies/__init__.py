@@ -1,0 +1,257 @@
+"""How one step is taken: a strategy is `(loss, optimizer, x) -> Step`, closures over the same three.
+
+Both strategies here are one: a tape for the gradient of the loss at x, then `apply_gradients`. `tape` spells the two steps out
+and offers the tape's own switches; `minimize` leaves them to the optimizer where it has a `minimize` of its own. Those of
+`second_order`, `least_squares` and `by_scipy` take their own steps, and leave an optimizer nothing to do but count them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from runner import optimizers, stopping
+from runner.errors import Misfit, UserError, first_line
+from runner.loop import Ending
+from runner.losses import Loss
+from runner.losses import intermediates as named_intermediates
+from runner.losses import terms as named_terms
+from runner.losses.sums import norm
+from runner.optimizers import NoOptimizer
+from runner.strategies import averages
+from runner.trace import Trace
+
+
+class Row(NamedTuple):
+    """x, loss and gradient at one point, and whatever else a strategy records there, by metric name."""
+
+    x: tf.Tensor
+    loss: tf.Tensor
+    gradient: Any
+    named: dict[str, tf.Tensor]
+
+
+class Step(NamedTuple):
+    """`take()` returns the row at x and then updates x with its gradient; `evaluate()` returns the row and changes nothing.
+
+    `restart()` follows a change of x from outside: what the strategy carries from step to step is as before step 0. `variables`
+    hold that, and None says that none do, so that a run can only be continued by taking its steps again. The others are of a
+    strategy that Python drives: `compiled(decorator)` is the same Step, whose evaluations are decorated; `ended()` is why no
+    further step can be taken, with the sentence that says so; `close()` ends what has not. `stalled` is a rule, as in
+    `stopping`, that holds at the first row from which the strategy could take no further step; it looks back one row.
+    """
+
+    take: Callable[[], Row]
+    evaluate: Callable[[], Row]
+    restart: Callable[[], None] = lambda: None
+    compiled: Callable[[Callable[[Any], Any]], Step] | None = None
+    ended: Callable[[], tuple[Ending, str, str] | None] = lambda: None
+    close: Callable[[], None] = lambda: None
+    variables: Sequence[Any] | None = ()
+    stalled: Callable[[Trace, int], int | None] | None = None
+
+
+def stands_still(trace: Trace, start: int, where: Any = True) -> int | None:
+    """Return the first row from `start` on whose x is that of the row before, or None; `where`, [n], may exclude rows."""
+    x = trace.x.reshape(len(trace), -1)
+    same = np.concatenate([[False], (x[1:] == x[:-1]).all(axis=1)])
+    return stopping.first((same & where)[start:], start)
+
+
+def own_steps(strategy: Any) -> Any:
+    """Declare that a strategy takes its own steps, which no optimizer has a part in; a decorator."""
+    setattr(strategy, "own_steps", True)
+    return strategy
+
+
+def fit(strategy: Any, loss: Loss, optimizer: Any) -> None:
+    """Raise Misfit where a strategy cannot go together with this optimizer, or with this loss."""
+    own, none, name = takes_own_steps(strategy), isinstance(optimizer, NoOptimizer), strategy.__name__
+    if own and not none:
+        kind = type(optimizer).__name__
+        raise Misfit(
+            f"strategy={name} takes its own steps and no optimizer, got {kind}; leave optimizer out or set optimizer=none"
+        )
+    if none and not own:
+        raise Misfit(f"strategy={name} leaves the step to an optimizer, got none; leave optimizer out or set optimizer=sgd")
+    if own and loss.seed is not None:
+        raise Misfit(f"strategy={name} needs a loss that is the same in each step, and this one draws anew; set strategy=tape")
+    optimizers.fit(optimizer, loss.parts)
+
+
+def takes_own_steps(strategy: Any) -> bool:
+    """Tell whether a strategy takes its own steps."""
+    return getattr(strategy, "own_steps", False)
+
+
+def tape(
+    loss: Loss,
+    optimizer: Any,
+    x: tf.Variable,
+    *,
+    persistent: bool,
+    watch_accessed_variables: bool,
+    watch: bool,
+    intermediates: bool,
+    terms: bool,
+    average: bool,
+) -> Step:
+    """Compute the gradient by `tf.GradientTape`, then apply it.
+
+    `watch` calls `t.watch(x)` where the tape does not watch by itself; `intermediates` records what the loss names, with its
+    gradient (of its sum, where it is no scalar) with respect to x, and `terms` the terms that the loss is the sum of, with the
+    Euclidean norm of each one's gradient and the angle between each two of them; both take a `persistent` tape. `average`
+    records the optimizer's own average of x and the loss there.
+
+    Raises UserError where there is no gradient, or a tape that is not persistent is asked for a second one; Misfit where the
+    loss names no terms.
+    """
+
+    def evaluate() -> Row:
+        with (
+            tf.GradientTape(persistent=persistent, watch_accessed_variables=watch_accessed_variables) as t,
+            named_intermediates() as on_the_way,
+            named_terms() as summands,
+        ):
+            if watch and not watch_accessed_variables:
+                t.watch(x)
+            point = tf.convert_to_tensor(x)
+            y = checked(loss.at(optimizers.steps(optimizer))(point), point)
+        gradient = t.gradient(y, x)
+        if gradient is None:
+            raise UserError(no_gradient(watch or watch_accessed_variables))
+        found = intermediates_of(on_the_way, t, x) if intermediates else {}
+        found |= terms_of(summands, t, x) if terms else {}
+        found |= averages.recorded(loss, optimizer, x) if average else {}
+        # A persistent tape holds every tensor of the pass until it goes.
+        del t
+        return Row(point, y, gradient, found)
+
+    def take() -> Row:
+        row = evaluate()
+        if optimizers.usable(*row[:3]):
+            optimizer.apply_gradients(zip([row.gradient], [x], strict=True))
+        return row
+
+    return Step(take, evaluate)
+
+
+def minimize(loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
+    """Call the optimizer's `minimize(loss, var_list=[x])`; Keras 3 has none, and gets the two steps that Keras 2 defines it by.
+
+    The recorded gradient is the one that was handed to `apply_gradients`, never a second evaluation.
+    """
+    plain = {
+        "persistent": False,
+        "watch_accessed_variables": True,
+        "watch": False,
+        "intermediates": False,
+        "terms": False,
+        "average": False,
+    }
+    evaluate = tape(loss, optimizer, x, **plain).evaluate
+    own = getattr(optimizer, "minimize", None)
+
+    def take() -> Row:
+        seen: list[tf.Tensor] = []
+
+        def loss_without_arguments() -> tf.Tensor:
+            point = tf.convert_to_tensor(x)
+            seen[:] = point, checked(loss.at(optimizers.steps(optimizer))(point), point)
+            return seen[1]
+
+        if own is None:
+            gradients = two_steps(optimizer, loss_without_arguments, [x])
+        else:
+            with applied(optimizer, seen) as gradients:
+                own(loss_without_arguments, var_list=[x])
+        return Row(seen[0], seen[1], tf.convert_to_tensor(gradients[0]), {})
+
+    return Step(take, evaluate)
+
+
+def two_steps(optimizer: Any, loss: Callable[[], tf.Tensor], var_list: list[tf.Variable]) -> list[Any]:
+    """Do what Keras 2 documents for `Optimizer.minimize`, and return the gradients that were applied."""
+    with tf.GradientTape() as t:
+        y = loss()
+    gradients = t.gradient(y, var_list)
+    if optimizers.usable(*var_list, y, *gradients):
+        optimizer.apply_gradients(zip(gradients, var_list, strict=True))
+    return gradients
+
+
+@contextmanager
+def applied(optimizer: Any, seen: Sequence[tf.Tensor]) -> Iterator[list[tf.Tensor]]:
+    """Give the gradients that `optimizer.apply_gradients` is handed in this block; x and the loss are then `seen`."""
+    gradients: list[tf.Tensor] = []
+    original = optimizer.apply_gradients
+
+    def apply_gradients(grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
+        pairs = list(grads_and_vars)
+        gradients.extend(gradient for gradient, _ in pairs)
+        return original(pairs, *args, **kwargs) if optimizers.usable(*seen, *gradients) else None
+
+    optimizer.apply_gradients = apply_gradients
+    try:
+        yield gradients
+    finally:
+        optimizer.apply_gradients = original
+
+
+def checked(y: Any, x: tf.Tensor) -> tf.Tensor:
+    """Return a loss that is one real number of x's dtype, or say what it is instead."""
+    if not tf.is_tensor(y):
+        raise UserError(f"loss must return a tf.Tensor, got {type(y).__name__}; compute it with TensorFlow operations on x")
+    if y.shape.rank != 0:
+        raise UserError(f"loss must be one number, got shape {tuple(y.shape)} for x of shape {tuple(x.shape)}; reduce it")
+    if y.dtype != x.dtype:
+        raise UserError(f"loss must keep x's dtype {x.dtype.name}, got {y.dtype.name}; set dtype=… or cast inside the loss")
+    return y
+
+
+def intermediates_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) -> dict[str, tf.Tensor]:
+    """Return the value of each intermediate and its gradient with respect to x, by metric name."""
+    found = {f"intermediate/{name}": value for name, value in named.items()}
+    gradients = gradients_of(named, t, x, "strategy.intermediates")
+    return found | {f"intermediate_gradient/{name}": gradient for name, gradient in gradients.items()}
+
+
+def terms_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) -> dict[str, tf.Tensor]:
+    """Return each term, its gradient's norm and, in degrees, its angle to each other one's gradient, by metric name."""
+    if not named:
+        raise Misfit("strategy.terms=true records the terms that a loss names, and this one names none; leave it out")
+    found = {f"term/{name}": tf.convert_to_tensor(value) for name, value in named.items()}
+    gradients = gradients_of(named, t, x, "strategy.terms")
+    norms = {name: norm(tf.reshape(gradient, [-1])) for name, gradient in gradients.items()}
+    found |= {f"term_gradient_norm/{name}": norm for name, norm in norms.items()}
+    units = {name: gradients[name] / norms[name] for name in named}
+    for one, other in itertools.combinations(named, 2):
+        # Kahan's formula, exact near 0 and 180 degrees, where the arc cosine is not; NaN where one gradient vanishes.
+        half = tf.atan2(*(norm(tf.reshape(each, [-1])) for each in (units[one] - units[other], units[one] + units[other])))
+        found[f"term_angle/{one}-{other}"] = half * (360 / math.pi)
+    return found
+
+
+def gradients_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable, key: str) -> dict[str, Any]:
+    """Return the gradient of each of these with respect to x."""
+    try:
+        return {name: t.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO) for name, value in named.items()}
+    except RuntimeError as error:
+        reason = first_line(error).removeprefix("RuntimeError: ").rstrip(".")
+        raise UserError(f"{key}: {reason}; set strategy.persistent=true") from error
+
+
+def no_gradient(watched: bool) -> str:
+    """Say why `t.gradient` returned None."""
+    if watched:
+        return "the loss has no gradient for x: it does not depend on x through differentiable TensorFlow operations"
+    return (
+        "the loss has no gradient for x: the tape watches nothing with strategy.watch_accessed_variables=false and "
+        "strategy.watch=false; set strategy.watch=true"
+    )

@@ -1,0 +1,1 @@
+"""Many jobs: grids, Optuna's studies, launchers and packs."""

@@ -1,0 +1,306 @@
+"""A sweep, whatever launches its jobs: finished jobs are reused, no job's failure is another's, and all are told at the end."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from omegaconf import DictConfig, OmegaConf
+
+from runner.cli.job import SWEPT, Ended, Outcome, Task, as_outcome, prepare, shown
+from runner.config import schema
+from runner.errors import UserError, first_line
+from runner.security import secrets, targets
+from runner.sweeps import composer
+from runner.sweeps.claims import Claims
+from runner.system import quiet, startup
+from runner.tracking import store
+
+Overrides = Sequence[str]
+# Runs whose report takes so long that it is told of before.
+MANY = 500
+# Of Hydra's own overrides, those that a command which goes on with a sweep has too.
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
+
+
+class Sweep:
+    """Launches jobs in batches; `overrides` are the sweep's own, and `task` is what the launcher was set up with."""
+
+    def __init__(self, launcher: Any, task: Task, loader: Any, master: DictConfig, overrides: Overrides, say: Callable) -> None:
+        self.launcher, self.task, self.say = launcher, task, say
+        self.sources = loader.get_search_path().get_path()
+        self.composed = task.composed = composer.Composer(loader, master)
+        self.settings, self.overrides = master.sweep, tuple(overrides)
+        # Unresolved: an override of a job's folder has parts that no sweep has.
+        words: Any = OmegaConf.to_container(master.hydra.overrides.hydra)
+        self.options = [*given(self.sources), *(each for each in words if each.startswith(LAUNCHER))]
+        self.recorder: Any = None
+        self.reports = False
+        # Of the parent run, besides those that every one has.
+        self.tags: dict[str, str] = {}
+        self.known: dict[str, Any] = {}
+        self.claims: Any = None
+        self.outcomes: list[Outcome] = []
+        self.launched, self.began = 0, time.perf_counter()
+
+    def varies(self, keys: Iterable[str]) -> None:
+        """Have each job's run tell these keys, which are what its siblings differ in."""
+        self.task.marks[SWEPT] = " ".join(keys)
+
+    def launch(self, batch: Sequence[Overrides]) -> list[Outcome]:
+        """Run a batch of jobs and return their outcomes in order; all are composed before the first one starts.
+
+        Raises Ended where a signal, or a failed job under `sweep.fail_fast`, ends the sweep.
+        """
+        self.prepare(batch)
+        jobs = [(job.overrides, job.identity) for job in map(self.composed, batch)]
+        self.open(batch)
+        elsewhere = self.claimed({identity for _, identity in jobs})
+        found = {i: self.reused(*job) for i, job in enumerate(jobs)}
+        self.say(self.told([identity for _, identity in jobs], found, elsewhere))
+        if self.settings.plan:
+            self.planned([batch[i] for i, outcome in found.items() if outcome is None])
+            return []
+        if self.recorder is not None:
+            self.recorder.reused({each.identity for each in found.values() if each is not None})
+        try:
+            while todo := [i for i, outcome in found.items() if outcome is None]:
+                if now := [i for i in todo if jobs[i][1] not in elsewhere]:
+                    self.run(batch, now, found)
+                    continue
+                self.say(f"waits for {len(todo)} jobs that another sweep is running; sweep.reuse=false runs them here too")
+                self.claims.wait(elsewhere)
+                elsewhere = self.claimed(elsewhere)
+                found |= {i: self.reused(*jobs[i]) for i in todo}
+        finally:
+            outcomes = [outcome for outcome in found.values() if outcome is not None]
+            self.outcomes += outcomes
+        return outcomes
+
+    def run(self, batch: Sequence[Overrides], todo: list[int], found: dict[int, Outcome | None]) -> None:
+        """Launch jobs until each has an outcome, which is put into `found`."""
+        waiting = [todo]
+        while waiting:
+            now = waiting.pop(0)
+            came = dict(zip(now, self.attempt([batch[i] for i in now]), strict=True))
+            found |= {i: each for i, each in came.items() if isinstance(each, Outcome)}
+            waiting += again(came, getattr(self.launcher, "apart", False))
+
+    def claimed(self, identities: Set[str]) -> Set[str]:
+        """Claim jobs for this sweep, and return those that another sweep is at; what others have finished is known then."""
+        if self.claims is None or not self.settings.reuse:
+            return set()
+        # A job whose configuration is wrong has none.
+        elsewhere, new = self.claims.take(identities - {""})
+        if new:
+            self.known = self.recorder.known()
+        return elsewhere
+
+    def prepare(self, batch: Sequence[Overrides]) -> None:
+        """Let what records the sweep begin before its jobs are composed."""
+        if self.recorder is None and batch:
+            prepare(self.composed(batch[0]).cfg.tracking)
+
+    def open(self, batch: Sequence[Overrides]) -> None:
+        """Begin with the parent run, in the store of the first job."""
+        if self.recorder is not None:
+            return
+        cfg = self.composed(batch[0]).cfg
+        self.recorder = self.task.record_by(cfg.tracking)
+        if self.recorder is None:
+            return
+        if self.settings.plan:
+            self.known = self.recorder.known()
+            return
+        self.claims = Claims(Path(cfg.tracking.pending), f"{store.absolute(cfg.tracking.uri)} {cfg.tracking.experiment}")
+        text = " ".join(shown(self.overrides))
+        if self.options:
+            self.task.marks["options"] = " ".join(shown(self.options))
+        tags = {"overrides": text, "sweep": "parent", **self.task.marks, **self.tags, **schema.provenance()}
+        self.known = self.recorder.begin(f"sweep {text}"[:250], tags)
+        # Offline there is no such run.
+        if self.recorder.run_id is not None:
+            self.task.marks["mlflow.parentRunId"] = self.recorder.run_id
+            self.reports = cfg.report.get("sweep") is not None
+
+    def planned(self, batch: Sequence[Overrides]) -> None:
+        """Say what would run."""
+        with quiet.tensorflow(), startup.without_optional_imports():
+            from runner.sweeps import plan
+        fuses = getattr(self.launcher, "fuses", False)
+        for line in plan.plan([self.composed(each).cfg for each in batch], fuses):
+            self.say(line)
+        if fuses and getattr(self.launcher, "shares", False):
+            self.say("  shared out among workers, each of which makes programs of its own for its part")
+
+    def reused(self, overrides: tuple[str, ...], identity: str) -> Outcome | None:
+        """Return the outcome of a job that was finished before."""
+        before = self.known.get(identity, {})
+        if not self.settings.reuse or not before.get("ending"):
+            return None
+        return Outcome(overrides, identity, reused=True, **read(before))
+
+    def told(self, ids: Sequence[str], found: Mapping[int, Outcome | None], elsewhere: Set[str]) -> str:
+        """Say how many jobs there are, and why each of them runs or does not."""
+        at_it = "being run by another sweep"
+        why = Counter(
+            "reused" if outcome else at_it if ids[i] in elsewhere else self.reason(ids[i]) for i, outcome in found.items()
+        )
+        return f"{len(ids)} jobs: " + ", ".join(f"{count} {reason}" for reason, count in why.items())
+
+    def reason(self, identity: str) -> str:
+        """Say why a job runs."""
+        if not self.settings.reuse:
+            return "to run, for sweep.reuse=false"
+        status = self.known.get(identity, {}).get("status")
+        return {"FAILED": "failed before", "KILLED": "interrupted before", "RUNNING": "begun before"}.get(status, "new")
+
+    def attempt(self, batch: list[Overrides]) -> list[Outcome | bool]:
+        """Launch jobs once; one that has to be launched again has no outcome, but whether it had begun."""
+        first, self.launched = self.launched, self.launched + len(batch)
+        state = Singleton.get_state()
+        try:
+            returns = self.launcher.launch(batch, initial_job_idx=first)
+        except Ended:
+            self.outcomes += [each for each in self.written(first) if isinstance(each, Outcome)]
+            raise
+        except Exception as error:
+            # A launcher gives up where one of its workers dies, and the jobs of the others with it.
+            Singleton.set_state(state)
+            written = self.written(first)
+            if not any(written):
+                raise UserError(f"hydra.launcher: {first_line(error)}") from error
+            found = self.recorded(batch, written)
+            # It died by itself.
+            return [self.task.died(batch[0], error)] if found == [True] else found
+        return [as_outcome(each, returned._return_value) for each, returned in zip(batch, returns, strict=True)]
+
+    def written(self, first: int) -> list[Outcome | bool]:
+        """Return what the jobs launched since this one have written down."""
+        return [self.task.read(number) for number in range(first, self.launched)]
+
+    def recorded(self, batch: list[Overrides], written: list[Outcome | bool]) -> list[Outcome | bool]:
+        """Return what is written down of jobs, and of those that had begun what their processes had recorded."""
+        found = list(written)
+        lost = {i: self.composed(job) for i, job in enumerate(batch) if found[i] is True}
+        asked = {job.identity for job in lost.values()}
+        runs = {} if self.recorder is None else self.recorder.settled(asked, self.known)
+        for i, job in lost.items():
+            if (run := runs.get(job.identity, {})).get("ending"):
+                found[i] = Outcome(job.overrides, job.identity, log=self.task.logs, **read(run))
+        return found
+
+    def close(self, ended: BaseException | None) -> None:
+        """End the parent run, with the table of all jobs, and tell what failed."""
+        if self.claims is not None:
+            self.claims.release()
+        if self.settings.plan:
+            return
+        failed = [each for each in self.outcomes if each.failed]
+        if self.recorder is not None and self.recorder.run_id is not None:
+            whole = ended is None and not any(each.interrupted for each in self.outcomes)
+            status = "FAILED" if failed else "FINISHED" if whole else "KILLED"
+            tags = {"jobs": str(len(self.outcomes)), "mlflow.note.content": self.summary()}
+            self.recorder.end(status, tags, self.metrics(), table(self.outcomes))
+            self.say(f"the sweep is run {self.recorder.run_id} in {self.recorder.uri}")
+        if self.outcomes:
+            self.say(self.summary())
+        for reason, count in Counter(each.skipped for each in self.outcomes if each.skipped is not None).items():
+            self.say(f"  {count} skipped: {reason}")
+        for each in failed:
+            self.say(f"  {' '.join(shown(each.overrides))}: {each.error}")
+            self.say(f"    log:   {each.log}")
+            self.say(f"    again: {command(each.overrides, self.sources)}")
+        if ended is None and self.reports:
+            self.report()
+
+    def report(self) -> None:
+        """Have the runs reported where there are several to compare; a sweep is not worth less for want of its report."""
+        runs = sum(each.ending is not None and not each.interrupted for each in self.outcomes)
+        if runs < 2:
+            return
+        try:
+            if runs > MANY or str(self.recorder.uri).startswith("http"):
+                self.say(f"{runs:,} runs are being reported; Ctrl-C leaves that to {self.reporting()}")
+            for line in self.recorder.report():
+                self.say(line)
+        except KeyboardInterrupt:
+            self.say(f"no report; it is made by {self.reporting()}")
+            raise
+        except Exception as error:
+            self.say(f"the report cannot be made: {first_line(error)}; again: {self.reporting()}")
+
+    def reporting(self) -> str:
+        """Return the command that reports this sweep."""
+        from runner.report import command as report
+
+        return report.command(str(self.recorder.uri), self.recorder.run_id)
+
+    def summary(self) -> str:
+        """Say in a sentence what the jobs came to."""
+        endings = Counter("failed" if each.failed else each.ending or "skipped" for each in self.outcomes)
+        reused = sum(each.reused for each in self.outcomes)
+        text = f"{len(self.outcomes)} jobs: " + ", ".join(f"{count} {ending}" for ending, count in endings.items())
+        losses = {each.best_loss: each for each in reversed(self.outcomes) if each.best_loss is not None}
+        text += f" ({reused} of them reused)" if reused else ""
+        if not losses:
+            return text
+        best = min(losses)
+        return f"{text}; the best loss is {best:.7g}, of {' '.join(shown(losses[best].overrides))}"
+
+    def metrics(self) -> dict[str, float]:
+        """Return the sweep's own metrics."""
+        losses = [each.best_loss for each in self.outcomes if each.best_loss is not None]
+        found = {"jobs": len(self.outcomes), "failed": sum(each.failed for each in self.outcomes)}
+        found["skipped"] = sum(each.skipped is not None for each in self.outcomes)
+        found |= {"reused": sum(each.reused for each in self.outcomes), "seconds": time.perf_counter() - self.began}
+        return {
+            f"system/{key}": float(value) for key, value in (found | ({"best_loss": min(losses)} if losses else {})).items()
+        }
+
+
+def again(came: Mapping[int, Outcome | bool], apart: bool) -> list[list[int]]:
+    """Return what is launched again of jobs whose launcher has lost a process, as batches that run one after another.
+
+    One of those that had begun is to blame. Unless processes are apart it has taken others along, and halves tell which it is.
+    """
+    if apart:
+        batches = [[i for i, each in came.items() if not isinstance(each, Outcome)]]
+    else:
+        begun = [i for i, each in came.items() if each is True]
+        half = -(-len(begun) // 2)
+        batches = [[i for i, each in came.items() if each is False], begun[:half], begun[half:]]
+    return [each for each in batches if each]
+
+
+def read(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the store says of a run as fields of an Outcome."""
+    iterations = run.get("iterations")
+    fields = {key: run.get(key) for key in ("run_id", "ending", "stopped_by", "last_loss", "best_loss")}
+    return fields | {"iterations": None if iterations is None else int(iterations)}
+
+
+def table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """Return a column for each field of the outcomes."""
+    rows = [secrets.hidden(asdict(each)) | {"overrides": " ".join(shown(each.overrides))} for each in outcomes]
+    # The runs have their metrics.
+    return {key: [row[key] for row in rows] for key in (rows[0] if rows else ()) if key != "metrics"}
+
+
+def command(overrides: Overrides, sources: Sequence[Any]) -> str:
+    """Return the command that runs one job alone, with the folder of configurations, and the targets, that the user named."""
+    return shlex.join(["python", "-m", "runner", *given(sources), *shown(overrides)])
+
+
+def given(sources: Sequence[Any]) -> list[str]:
+    """Return the options that the user's command had: the targets that it allows, and the folder of configurations."""
+    options = [f"{targets.OPTION}={each}" for each in targets.NAMED]
+    return options + [
+        f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"
+    ]

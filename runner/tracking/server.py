@@ -1,0 +1,249 @@
+"""What runs in the recorder process: it plays the spool of one run after another to the store, while that is written.
+
+By the end of the pipe it sees at once that the run's process has died, and ends the run in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from runner import sync
+from runner.errors import UserError, first_line
+from runner.pictures import png
+from runner.security import streams
+from runner.system import startup
+from runner.tracking import contract, journal, replay, store, sweep_client
+from runner.tracking.journal import messages
+from runner.tracking.pulse import Pulse
+from runner.tracking.store import heartbeat, parent_runs, runs
+from runner.tracking.store.retry import GaveUp, Policy
+
+# This module is __main__ in its process.
+LOG = logging.getLogger("runner.tracking.server")
+# Seconds that a store has at a run's beginning.
+START = 5.0
+# How a disk's being full is told, which ends the run too where its folder is there, within so many seconds, and is told by it.
+NO_ROOM, ROOM = ("No space left", "disk is full"), 3.0
+
+
+def main(connection: Connection, pulse: Pulse) -> None:
+    """Be the recorder process."""
+    streams.hold()
+    pulse.beat()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)
+    logging.getLogger("runner").addHandler(Forward(connection))
+    store.quieten()
+    try:
+        serve(connection, pulse)
+    except (EOFError, BrokenPipeError):
+        parent_runs.abandon(parent_runs.GONE)
+    except Exception as error:
+        with suppress(OSError):
+            messages.send(connection, "error", {"error": first_line(error), "traceback": traceback.format_exc()}, {})
+    leave()
+
+
+class Forward(logging.Handler):
+    """What the recorder logs, to the log of the run."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self.connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a line, unless so much lies unread that both processes would wait for each other."""
+        if select.select([], [self.connection], [], 0)[1]:
+            fields = {"name": record.name, "level": record.levelno, "text": record.getMessage()}
+            messages.send(self.connection, "log", fields, {})
+
+
+def leave(*_: Any) -> None:
+    """End the process."""
+    store.discard()
+    startup.leave(0)
+
+
+def rest() -> Any:
+    """Return what SIGTERM does between runs: a batch system sends it to every process, and a sweep has to be ended yet."""
+    return signal.SIG_IGN if parent_runs.OPEN else leave
+
+
+def serve(connection: Connection, pulse: Pulse) -> None:
+    """Record one run after another, until the run's process is gone."""
+    while True:
+        word, fields, arrays = messages.receive(connection)
+        if word == "more":
+            continue
+        os.chdir(fields.pop("cwd"))
+        # A batch system sends SIGTERM to every process of a job; this one has to outlive the run, but not to end a report.
+        signal.signal(signal.SIGTERM, rest() if word in sweep_client.REPORTING else signal.SIG_IGN)
+        if word in sweep_client.ANSWERS:
+            messages.send(connection, "answer", sweep_client.ANSWERS[word](fields, arrays), {})
+        elif word == "prepare":
+            signal.signal(signal.SIGTERM, rest())
+            prepare(connection, **fields)
+        elif word == "send":
+            sent = sync.send(Path(fields["folder"]), Path(fields["pending"]), fields["timeout"], LOG.warning)
+            messages.send(connection, "answer", {"left": sent.left}, {})
+        elif word == "find":
+            messages.send(connection, "answer", {"runs": interrupted(fields)}, {})
+        elif word == "watch":
+            messages.send(connection, "answer", {"silent": silent(fields)}, {})
+        else:
+            record(connection, fields, pulse)
+        signal.signal(signal.SIGTERM, rest())
+
+
+def prepare(connection: Connection, uri: str, draws: bool) -> None:
+    """Open the store, end what has fallen silent in it, and import what draws."""
+    # What goes wrong here does so again at `begin`, which is asked to answer.
+    with suppress(Exception):
+        store.prepare(uri)
+        if store.exists(uri):
+            heartbeat.reap(store.client_of(uri))
+        if draws:
+            png.get_ready(connection.poll)
+
+
+@contextmanager
+def starting(uri: str) -> Iterator[Policy]:
+    """Give the policy of a run's beginning; a store that is given up is a UserError."""
+    began = time.monotonic()
+    try:
+        yield Policy(START, lambda: began)
+    except GaveUp as error:
+        raise UserError(f"tracking.uri {uri!r} cannot be used: {error}; set it with tracking.uri=sqlite:///…") from error
+
+
+def interrupted(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the interrupted runs that this one would be again."""
+    said = runs.Begin.of(fields)
+    client, experiment_id = said.opened()
+    with starting(said.keys["uri"]) as retry:
+        return retry(lambda: runs.interrupted(client, experiment_id, said.about.tags["identity"]))
+
+
+def silent(fields: Mapping[str, Any]) -> bool:
+    """Tell whether a run of another machine is silent."""
+    client = store.client_of(fields["uri"])
+    return heartbeat.still(client, fields["run_id"], fields["beat"], fields["every"])
+
+
+def record(connection: Connection, fields: Mapping[str, Any], pulse: Pulse) -> None:
+    """Begin a run or go on with it, answer, and play its spool until it has ended."""
+    said, folder = runs.Begin.of(fields), Path(fields["folder"])
+    client, experiment_id = said.opened()
+    with starting(said.keys["uri"]) as retry:
+        if fields["run_id"] is None:
+            run = replay.Run(*said.run(retry, fields["at"], new=True), retry)
+        else:
+            run = replay.Run(client, fields["run_id"], retry)
+            life = heartbeat.first_tags(said.keys["heartbeat"], os.getppid())
+            retry(partial(run.go_on, life))
+    pulse.take(0)
+    messages.send(connection, "answer", {"run_id": run.run_id, "experiment_id": experiment_id}, {})
+    inbox = Inbox(connection)
+    run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
+    threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder, said.keys["uri"]), daemon=True).start()
+    player = replay.Player(folder, Path(said.keys["pending"]), run.retry, run)
+    with heartbeat.Heart(client, run.run_id, said.keys["heartbeat"]) as heart:
+        run.silence = heart.stop
+        left = replay.play(player, written(folder, inbox, pulse))
+        pulse.take_all()
+        if left and not inbox.ends(ROOM if any(words in left for words in NO_ROOM) else 0):
+            LOG.warning("run %s is not recorded further, and goes on: %s", run.run_id, left)
+        while inbox.ended() is None:
+            inbox.wait(1.0)
+    if inbox.gone:
+        raise EOFError
+    messages.send(connection, "answer", {"left": left}, {})
+
+
+class Inbox:
+    """What the run's process says while it runs: that there is more, and that it has ended."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.lock = connection, threading.Lock()
+        self.at: float | None = None
+        self.gone = False
+        self.failure: Mapping[str, Any] = {}  # that the spool had no room for
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until something is said."""
+        if self.at is not None:
+            time.sleep(seconds)
+            return
+        with self.lock:
+            while self.at is None and self.connection.poll(seconds):
+                seconds = 0
+                try:
+                    word, self.failure, _ = messages.receive(self.connection)
+                    ended = word == "end"
+                except (EOFError, OSError):
+                    ended = self.gone = True
+                if ended:
+                    self.at = time.monotonic()
+
+    def ends(self, seconds: float) -> bool:
+        """Return whether the run has ended, or ends within so many seconds."""
+        until = time.monotonic() + seconds
+        while self.ended() is None and time.monotonic() < until:
+            self.wait(0.1)
+        return self.at is not None
+
+    def ended(self) -> float | None:
+        """Return when the run ended, by the monotonic clock, or None."""
+        self.wait(0)
+        return self.at
+
+
+def written(folder: Path, inbox: Inbox, pulse: Pulse) -> Iterator[journal.Frame]:
+    """Yield the frames of a spool while it is written, which is brought to the disk about each second."""
+    end, synced = 0, time.monotonic()
+    lock = None
+    with (folder / journal.FILE).open("rb") as file:
+        while True:
+            last = inbox.ended() is not None
+            if inbox.gone and lock is None:
+                # Unless the run is continued already.
+                lock = journal.Lock(folder, "sending")
+            for frame in journal.frames(file, end):
+                yield frame
+                end = frame.end
+                pulse.take(end)
+            if last:
+                break
+            inbox.wait(1.0)
+            if time.monotonic() - synced > 1:
+                # Rows are recorded meanwhile.
+                threading.Thread(target=to_disk, args=(os.dup(file.fileno()),), daemon=True).start()
+                synced = time.monotonic()
+    if inbox.failure:
+        at = contract.clock()
+        yield journal.Frame(messages.Message("fail", dict(inbox.failure), {}), at, end)
+        yield journal.Frame(messages.Message("end", {}, {}), at, end)
+
+
+def to_disk(file: int) -> None:
+    """Bring a file to the disk, and close it."""
+    with suppress(OSError):
+        os.fdatasync(file)
+    os.close(file)
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])), Pulse(int(sys.argv[2])))

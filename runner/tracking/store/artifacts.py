@@ -1,0 +1,171 @@
+"""The files of a run: its trajectory, and how a file gets to where MLflow keeps artifacts, and from there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from runner.errors import UserError, first_line
+from runner.security import trust
+from runner.trace import Trace, split
+
+# The file of a run's rows.
+TRAJECTORY = "trajectory.parquet"
+# Schemes of URIs that name a folder of this machine, or may do so when the server is asked again.
+HERE = ("", "file", "runs", "models")
+
+
+def local(uri: str) -> Path | None:
+    """Return the folder of an artifact URI, or None where it is not in this file system."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    return Path(local_file_uri_to_path(uri)) if uri.startswith("file:") else None
+
+
+def repository(client: Any, run_id: str) -> tuple[str, Any]:
+    """Return where a run's artifacts lie, and what puts files there.
+
+    Raises UserError where a server, which may be anybody's, names a folder of this machine that the user does not. What was
+    looked at is what is used: the server is not asked again.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    uri = client.get_run(run_id).info.artifact_uri
+    if not hasattr(client._tracking_client.store, "engine") and urlsplit(uri).scheme.lower() in HERE:
+        trust.artifacts(uri, local(uri))
+    return uri, get_artifact_repository(uri, tracking_uri=client.tracking_uri)
+
+
+def log(client: Any, run_id: str, path: Path, below: str | None = None) -> None:
+    """Log a file as an artifact."""
+    repository(client, run_id)[1].log_artifact(str(path), below)
+
+
+def log_text(client: Any, run_id: str, text: str, name: str) -> None:
+    """Log a text as an artifact of this name."""
+    kept = repository(client, run_id)[1]
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, name)
+        path.write_text(text, encoding="utf-8")
+        kept.log_artifact(str(path))
+
+
+def log_file(client: Any, run_id: str, path: Path) -> None:
+    """Log a file as an artifact: by a link where artifacts lie in the same file system, for a trajectory may be large.
+
+    Raises UserError for what is no file of its own, but a link to another.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{path} is no file, and is not logged; remove it")
+    uri, kept = repository(client, run_id)
+    folder = local(uri)
+    try:
+        if folder is None:
+            raise OSError
+        folder.mkdir(parents=True, exist_ok=True)
+        # In place of one that was logged before.
+        new = folder / f"{path.name}.{os.getpid()}"
+        os.link(path, new)
+        new.replace(folder / path.name)
+        # Renaming does nothing between links of one file.
+        new.unlink(missing_ok=True)
+    except OSError:
+        kept.log_artifact(str(path))
+
+
+@contextmanager
+def opened(client: Any, run_id: str, uri: str, name: str) -> Iterator[Path | None]:
+    """Give an artifact's file, where it lies or fetched for as long as this block; None where the run has no such artifact.
+
+    Raises UserError where there is one that cannot be fetched.
+    """
+    folder = local(uri)
+    if folder is not None:
+        yield folder / name if (folder / name).is_file() else None
+        return
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    # By one request; a client's download_artifacts takes four.
+    kept = get_artifact_repository(uri, tracking_uri=client.tracking_uri)
+    with tempfile.TemporaryDirectory() as place:
+        path: Path | None = Path(place, name)
+        try:
+            kept._download_file(name, str(path))
+        except Exception as error:
+            if any(each.path == name for each in kept.list_artifacts()):
+                raise UserError(f"{name} of run {run_id} cannot be fetched: {first_line(error)}") from error
+            path = None
+        yield path
+
+
+# Parquet keeps so much for each column that 10,000 of them take minutes and gigabytes: more coordinates than this are a list.
+COLUMNS = 1000
+
+
+def table(rows: Trace) -> Any:
+    """Return rows as an Arrow table: columns step, loss, gradient_norm, x/0 …, gradient/0 …, and what else there is.
+
+    Of more than COLUMNS coordinates there is one column of fixed-size lists instead, `x` and `gradient`.
+    """
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"step": rows.steps, "loss": rows.loss, "gradient_norm": rows.gradient_norm}
+    for name, values in {"x": rows.x, "gradient": rows.gradient, **rows.named}.items():
+        flat = values.reshape(len(rows), -1)
+        if flat.shape[1] > COLUMNS:
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+        else:
+            columns |= split(name, flat)
+    return pa.table({**columns, **rows.measured})
+
+
+def coordinates(table: Any, name: str) -> np.ndarray:
+    """Return a scalar's or a vector's numbers as `table` wrote them, [n, d]: columns `name/0 …`, or one of lists."""
+    if name in table.column_names:
+        lists = table[name].combine_chunks()
+        return lists.flatten().to_numpy().reshape(len(table), -1)
+    count = sum(each.startswith(f"{name}/") for each in table.column_names)
+    return np.stack([table[f"{name}/{i}"].to_numpy() for i in range(count)], axis=1)
+
+
+class Trajectory:
+    """All rows in a Parquet file, written as they come: the columns of `table`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.writer: Any = None
+
+    def write(self, rows: Trace) -> None:
+        """Append rows as one row group."""
+        import pyarrow.parquet as pq
+
+        made = table(rows)
+        if self.writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # One that was logged before stays whole where it is linked.
+            self.path.unlink(missing_ok=True)
+            # Numbers hardly repeat, but their high bytes do: four times as fast as Parquet's defaults, and smaller.
+            numbers = {path(field): "BYTE_STREAM_SPLIT" for field in made.schema} | {"step": "DELTA_BINARY_PACKED"}
+            options = {"use_dictionary": False, "column_encoding": numbers, "compression": "zstd"}
+            self.writer = pq.ParquetWriter(self.path, made.schema, **options)
+        self.writer.write_table(made)
+
+    def close(self) -> bool:
+        """Complete the file and tell whether there is one."""
+        if self.writer is not None:
+            self.writer.close()
+        return self.writer is not None
+
+
+def path(field: Any) -> str:
+    """Return where the numbers of an Arrow field are in Parquet."""
+    import pyarrow as pa
+
+    return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name

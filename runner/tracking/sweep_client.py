@@ -1,0 +1,217 @@
+"""A sweep as a whole on its way to the tracking store: what the launching process asks, and what the recorder process does."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.fused import manifest
+from runner.security import secrets
+from runner.system import started
+from runner.trace import Trace
+from runner.tracking import contract
+from runner.tracking.store import bulk_runs, parent_runs
+
+Fields = dict[str, Any]
+Arrays = Mapping[str, np.ndarray]
+# Bytes of rows, about, and runs that one message holds.
+MESSAGE, RUNS = 2**25, 250
+# Messages that may lie unanswered.
+AHEAD = 2
+# Seconds that a store has to show what processes that are gone have left.
+SETTLED = 5.0
+
+
+class SweepRecorder:
+    """Records a sweep by asking the recorder process; the keys are those of the tracking group."""
+
+    def __init__(self, started: Callable[[], Any], **settings: Any) -> None:
+        """`started` returns the process, which is another one where the first has died."""
+        self.started, self.settings = started, settings
+        self.keys = {name: settings.pop(name) for name in ("uri", "experiment", "heartbeat", "flush_timeout", "pending")}
+        self.where = {name: self.keys[name] for name in ("uri", "experiment")}
+        self.uri, self.run_id, self.experiment_id = self.keys["uri"], None, None
+
+    @property
+    def process(self) -> Any:
+        """Return the recorder process."""
+        return self.started()
+
+    def known(self) -> dict[str, Fields]:
+        """Return by identity the runs that are there, without beginning a sweep."""
+        return self.process.ask("sweep_known", self.where)["known"]
+
+    def settled(self, identities: Set[str], before: Mapping[str, Fields]) -> dict[str, Fields]:
+        """Return by identity what the runs of jobs that had begun, and whose processes are gone, have become since `before`.
+
+        What a process had under way, its recorder or the server may complete yet, and joblib ends recorders too: what they have
+        left is sent. A run that is open, or not there, is waited for as long as a recorder is at one, and a moment more.
+        """
+        until = time.monotonic() + SETTLED
+        where = {**self.where, "identities": sorted(identities), "pending": self.keys["pending"]}
+        while True:
+            found = self.process.ask("sweep_settled", where)
+            until = time.monotonic() + SETTLED if found["busy"] else until
+            runs = {each: found["known"][each] for each in identities & found["known"].keys()}
+            new = {each: run for each, run in runs.items() if run != before.get(each)}
+            ended = sum(run["status"] != "RUNNING" for run in new.values())
+            if time.monotonic() > until or ended == len(identities):
+                return new
+            time.sleep(0.2)
+
+    def begin(self, name: str, tags: Mapping[str, str]) -> dict[str, Fields]:
+        """Begin a sweep with its parent run, and return by identity the runs that were there before."""
+        begun = self.process.ask("sweep_begin", {"keys": self.keys, "name": name, "tags": dict(tags)})
+        self.run_id, self.experiment_id = begun["run_id"], begun["experiment_id"]
+        return begun["known"]
+
+    def metrics(self, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
+        """Return the single numbers that are recorded of runs, by run."""
+        return self.process.ask("sweep_metrics", {"uri": self.uri, "run_ids": list(run_ids)})["metrics"]
+
+    def reused(self, identities: Set[str]) -> None:
+        """Let go of what interrupted groups keep of jobs that are not run again."""
+        manifest.forget(Path(self.keys["pending"]), identities)
+
+    def record(self, jobs: Iterable[bulk_runs.Job]) -> list[str | None]:
+        """Record whole runs, while the next ones are made; returns their ids, and says how many could not be sent."""
+        answers: list[Fields] = []
+        waiting, process = 0, self.process
+        for part in pieces(jobs):
+            # Answers that nobody reads would fill the pipe one day, and both processes wait for each other.
+            if waiting > AHEAD:
+                answers.append(process.answer())
+                waiting -= 1
+            arrays = {f"{i}/{name}": array for i, job in enumerate(part) for name, array in arrays_of(job.rows).items()}
+            said = [
+                {"about": contract.fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics), "key": job.key}
+                for job in part
+            ]
+            fields = {"keys": self.keys, "jobs": said, "settings": self.settings, "cwd": str(started.folder())}
+            process.say("sweep_record", fields, arrays)
+            waiting += 1
+        answers += [process.answer() for _ in range(waiting)]
+        if unsent := sum(each["unsent"] for each in answers):
+            why = next(each["left"] for each in answers if each["left"])
+            warn(f"{unsent} runs could not be sent, {why}; send them with: {self.command()}")
+        return [run_id for each in answers for run_id in each["run_ids"]]
+
+    def command(self) -> str:
+        """Return the command that sends what is pending."""
+        from runner import sync
+
+        pending = Path(self.keys["pending"])
+        usual = pending == started.absolute(sync.PENDING)
+        return "python -m runner.sync" + ("" if usual else f" --pending {shlex.quote(str(pending))}")
+
+    def end(self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float], table: Mapping[str, list]) -> None:
+        """End the sweep's parent run."""
+        said = {"status": status, "tags": dict(tags), "metrics": dict(metrics), "table": dict(table)}
+        if left := self.process.ask("sweep_end", {"keys": self.keys, "run_id": self.run_id, **said})["left"]:
+            warn(f"the sweep's own run {self.run_id} could not be sent as a whole, {left}; send it with: {self.command()}")
+
+    def report(self) -> list[str]:
+        """Have the sweep reported, and return what that comes to in lines."""
+        where: Fields = {"uri": self.uri, "run_id": self.run_id}
+        if "tensorflow" in sys.modules:
+            # Here losses are at hand, which the recorder process would have to import TensorFlow for.
+            from runner.report.tables import facts
+
+            known = facts.of(self.process.ask("sweep_losses", where)["configs"])
+            where["facts"] = {key: fact.fields for key, fact in known.items()}
+        return self.process.ask("sweep_report", where)["lines"]
+
+
+def warn(text: str) -> None:
+    """Say in a line what could not be done, whoever has taken the log."""
+    secrets.tell(f"WARNING: {text}", sys.stderr)
+
+
+def pieces(jobs: Iterable[bulk_runs.Job]) -> Iterator[list[bulk_runs.Job]]:
+    """Yield jobs in lists that a message holds."""
+    part: list[bulk_runs.Job] = []
+    size = 0
+    for job in jobs:
+        part.append(job)
+        size += 2 * job.rows.x.nbytes
+        if size > MESSAGE or len(part) == RUNS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def arrays_of(rows: Trace) -> dict[str, np.ndarray]:
+    """Return the arrays of rows that begin at step 0."""
+    measured = {f"measured/{name}": values for name, values in rows.measured.items()}
+    return {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient, **measured}
+
+
+def record(fields: Fields, arrays: Arrays) -> Fields:
+    """Record the runs of a message."""
+    jobs, measured = [], defaultdict(dict)
+    for key, values in arrays.items():
+        i, part, *name = key.split("/", 2)
+        if part == "measured":
+            measured[int(i)][name[0]] = values
+    for i, said in enumerate(fields["jobs"]):
+        rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"], measured=measured[i])
+        jobs.append(bulk_runs.Job(contract.about_of(said["about"]), rows, said["tags"], said["metrics"], said["key"]))
+    from runner.tracking import fused_runs
+
+    return fused_runs.record(fields["keys"], jobs, fields["settings"])
+
+
+def begin(fields: Fields, _: Arrays) -> Fields:
+    """Begin a sweep, and send meanwhile what earlier runs have left."""
+    from runner import sync
+
+    begun = parent_runs.begin(**fields)
+    keys = fields["keys"]
+    threading.Thread(target=sync.quietly, args=(Path(keys["pending"]), Path(), keys["uri"]), daemon=True).start()
+    return begun
+
+
+def settled(fields: Fields, _: Arrays) -> Fields:
+    """Send what is left of some jobs, and return the runs that are there and whether another process is at one of them."""
+    from runner import sync
+
+    busy = sync.left_by(set(fields["identities"]), Path(fields["pending"]), SETTLED, fields["uri"])
+    return {"busy": busy, **parent_runs.found(fields["uri"], fields["experiment"])}
+
+
+def losses(fields: Fields, _: Arrays) -> Fields:
+    """Return the configurations that name the losses of a sweep's runs."""
+    from runner.report import command as report
+
+    return {"configs": report.configurations(fields["uri"], fields["run_id"])}
+
+
+def report(fields: Fields, _: Arrays) -> Fields:
+    """Report a sweep, and return what that comes to in lines."""
+    from runner.report import command as report
+
+    return {"lines": report.of_sweep(fields["uri"], fields["run_id"], fields.get("facts"))}
+
+
+# What the recorder process does at each of these words.
+ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
+    "sweep_known": lambda fields, _: parent_runs.found(**fields),
+    "sweep_settled": settled,
+    "sweep_metrics": lambda fields, _: {"metrics": parent_runs.metrics(**fields)},
+    "sweep_begin": begin,
+    "sweep_record": record,
+    "sweep_end": lambda fields, _: parent_runs.end(**fields),
+    "sweep_losses": losses,
+    "sweep_report": report,
+}
+# What a sweep that has ended can do without.
+REPORTING = ("sweep_losses", "sweep_report")
