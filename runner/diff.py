@@ -47,10 +47,10 @@ def report(words: Sequence[str] | None = None) -> int:
 
 def draw(path: Path | None, found: Comparison, a: Recorded, b: Recorded) -> None:
     """Draw two runs' losses and how far apart they come, and say where the picture is."""
-    from runner.pictures import png
+    from runner.records import picture
 
     path = path or FOLDER / f"{a.run_id[:8]}-{b.run_id[:8]}.png"
-    png.parting(path, found, (a, b))
+    picture.parting(path, found, (a, b))
     secrets.tell(f"picture: {path}")
 
 

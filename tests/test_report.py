@@ -14,7 +14,8 @@ from scipy.optimize import rosen
 
 from runner import loop, losses
 from runner.losses import Loss
-from runner.pictures import html, landscape, png, thinning
+from runner.pictures import html, landscape, thinning
+from runner.pictures import report as pictures
 from runner.trace import Trace
 from runner.tracking import replay
 
@@ -127,9 +128,9 @@ def test_consecutive_rows_are_thinned_as_others_are(start, every, count):
 
 def test_a_run_that_goes_nowhere_or_to_infinity_is_drawn(tmp_path):
     for x in (np.zeros((1, 2)), np.ones((5, 2)), np.array([[0, 0], [1e200, 0], [np.inf, 1]])):
-        assert [path.name for path in png.report(tmp_path, drawing(Loss.of(losses.sphere, 2), x))]
+        assert [path.name for path in pictures.draw(tmp_path, drawing(Loss.of(losses.sphere, 2), x))]
     for x in (np.zeros(1), np.array([0, 1e200, np.nan])):
-        assert {path.name for path in png.report(tmp_path, drawing(Loss.of(losses.quadratic), x))} == PICTURES
+        assert {path.name for path in pictures.draw(tmp_path, drawing(Loss.of(losses.quadratic), x))} == PICTURES
 
 
 def test_a_run_has_pictures_unless_it_is_told_or_is_of_a_sweep(drawn, runs, tmp_path):
@@ -152,7 +153,7 @@ def test_a_picture_that_cannot_be_drawn_takes_no_run_along(drawn, runs, monkeypa
     def broken(folder, drawing):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(replay.png, "report", broken)
+    monkeypatch.setattr(replay.pictures, "draw", broken)
     # In this process.
     ended = drawn("max_iterations=3", "tracking._target_=runner.tracking.contract.mlflow")
     where = rf"\({re.escape(__file__)}, line {broken.__code__.co_firstlineno + 1}, in broken\)"

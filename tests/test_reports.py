@@ -13,7 +13,7 @@ from conftest import Ended, store
 from scipy import stats
 
 from runner import records
-from runner.pictures import png
+from runner.pictures import style
 from runner.report import command as report
 from runner.report import text
 from runner.report.page import figures
@@ -266,7 +266,7 @@ def test_rates_that_converge_the_edge_and_the_next_grid():
 
 @pytest.mark.parametrize(("low", "high"), [(15, 192), (53, 55), (60, 60), (0, 5000), (0, 3), (2, 20_000)])
 def test_an_axis_of_steps_has_numbers(low, high):
-    made = png.figure(4, 2)
+    made = style.figure(4, 2)
     place = made.subplots()
     place.plot([low, high], [0, 1], "o")
     figures.counted(place, low, high)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from runner.pictures.data import Drawing, logarithmic
-from runner.pictures.png import BLACK, BLUE, LINES, ORANGE, YELLOW
+from runner.pictures.style import BLACK, BLUE, LINES, ORANGE, YELLOW
 
 TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 DASHES = {"-": "solid", "--": "dashed"}

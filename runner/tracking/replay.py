@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.errors import first_line
-from runner.pictures import png
+from runner.pictures import report as pictures
 from runner.pictures.data import Drawing
 from runner.system import folders
 from runner.trace import Trace, join
@@ -25,7 +25,7 @@ from runner.tracking.store.retry import GaveUp, Retry, once
 # Rows wait to be written for so long, or until their x take so much.
 SECONDS, BYTES = 0.5, 2**23
 # What is written beside a spool while it is sent.
-FILES = (artifacts.TRAJECTORY, *png.FILES)
+FILES = (artifacts.TRAJECTORY, *pictures.FILES)
 
 
 class Settings(NamedTuple):
@@ -107,7 +107,7 @@ class Run:
         """Draw a report, whose pictures are kept with the run."""
         # A run is not worth less for want of its pictures.
         try:
-            self.files += [self.kept(path) for path in png.report(self.about.folder, drawing)]
+            self.files += [self.kept(path) for path in pictures.draw(self.about.folder, drawing)]
         except Exception as error:
             logging.getLogger(__name__).warning("the report cannot be drawn: %s", first_line(error))
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from runner import sync
 from runner.errors import UserError, first_line
-from runner.pictures import png
+from runner.pictures import report as pictures
 from runner.security import streams
 from runner.system import startup
 from runner.tracking import contract, journal, replay, store, sweep_client
@@ -116,7 +116,7 @@ def prepare(connection: Connection, uri: str, draws: bool) -> None:
         if store.exists(uri):
             heartbeat.reap(store.client_of(uri))
         if draws:
-            png.get_ready(connection.poll)
+            pictures.get_ready(connection.poll)
 
 
 @contextmanager

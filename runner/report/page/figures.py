@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from runner.pictures.png import BLACK, BLUE, ORANGE, figure
+from runner.pictures.style import BLACK, BLUE, ORANGE, figure
 
 # Problems that a picture has room for, side by side.
 PROBLEMS = 6

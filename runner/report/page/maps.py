@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from runner.pictures.png import BLACK, YELLOW
+from runner.pictures.style import BLACK, YELLOW
 from runner.report.page.widgets import COLOURS, Chosen, plot
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from runner.pictures.png import BLACK, ORANGE
+from runner.pictures.style import BLACK, ORANGE
 from runner.report.page.curves import FLOOR, bands
 from runner.report.page.widgets import COLOURS, MARKERS, SLOTS, Chosen, arrays, drawn, legend, line, plot
 from runner.report.tables.stability import PART

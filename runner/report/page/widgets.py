@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from runner.pictures.png import BLACK, BLUE, GREEN, ORANGE, PURPLE
+from runner.pictures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE
 
 # Okabe and Ito's (2008) that are seen on white, as lines; neighbours differ in their dashes as well.
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, "#E69F00", "#56B4E9")

@@ -1,0 +1,49 @@
+"""A run's report: `report.png`, and the page `report.html`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+from runner.pictures import html, png
+from runner.pictures.data import Drawing
+from runner.pictures.style import figure
+
+FILES = ("report.png", "report.html")
+
+
+def get_ready(wanted: Callable[[], bool]) -> None:
+    """Import what draws, and draw something, which makes it ready for more; ends early where the process is wanted."""
+    if not any(wanted() for _ in imported()):
+        figure(1, 1).subplots().figure.savefig(BytesIO())
+
+
+def imported() -> Iterator[None]:
+    """Import what takes long, one module after another."""
+    yield
+    import matplotlib.figure  # noqa: F401
+
+    yield
+    import bokeh.plotting
+
+    yield
+    import bokeh.embed
+
+    yield
+    import bokeh.resources  # noqa: F401
+
+    yield
+
+
+def draw(folder: Path, drawing: Drawing) -> Iterator[Path]:
+    """Draw a run's report as a picture, then as a page, and yield their files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture, page = (folder / name for name in FILES)
+    for each in (picture, page):
+        # One that was logged before stays whole where it is linked.
+        each.unlink(missing_ok=True)
+    png.draw(picture, drawing)
+    yield picture
+    page.write_text(html.report(drawing), encoding="utf-8")
+    yield page
