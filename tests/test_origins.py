@@ -17,7 +17,7 @@ from runner import sync
 from runner.errors import UserError
 from runner.security import script_words, targets, trust
 from runner.system import started
-from runner.tracking import journal
+from runner.tracking import delivery, journal
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_spool_has_no_database_made_where_the_user_names_none(cli, runs, tmp_p
     capfd.readouterr()
     assert sync.main([]) == 1 and capfd.readouterr().err.count("is not there, and is made below outputs alone; if you") == 2
     # The run that comes next, in another store, sends nothing to it either.
-    sync.quietly(tmp_path / "outputs/pending", tmp_path, "sqlite:///outputs/mlflow.db")
+    delivery.quietly(tmp_path / "outputs/pending", tmp_path, "sqlite:///outputs/mlflow.db")
     assert tree(tmp_path, victim.parent) == before and path.exists() and runs() == []
     ends.unlink()
     assert sync.main(["--tracking-uri", uri]) == 0 and not path.exists()

@@ -16,7 +16,7 @@ from runner import records, sync
 from runner.errors import UserError
 from runner.fused import manifest
 from runner.system import folders
-from runner.tracking import journal
+from runner.tracking import delivery, journal
 from runner.tracking.journal import outbox
 
 # What a run or a report writes, and what else a folder of the user's may hold: keys, sources, and what looks like a listing.
@@ -91,7 +91,7 @@ def test_runs_that_are_listed_among_files_of_others_leave_those(cli, runs, victi
 def test_a_listing_is_known_by_its_name_and_its_words(tmp_path, name):
     for words in (b"", b"/a", b"a\n", b"\xff\n", b"-----BEGIN KEY-----\n"):
         (tmp_path / name).write_bytes(words)
-        assert list(journal.pointers(tmp_path)) == [] == list(sync.pointed(tmp_path)) == list(outbox.of(tmp_path))
+        assert list(journal.pointers(tmp_path)) == [] == list(delivery.pointed(tmp_path)) == list(outbox.of(tmp_path))
         journal.Pointer(tmp_path, name).remove(tmp_path)
         assert (tmp_path / name).read_bytes() == words
         with pytest.raises(OSError, match="is not a run's"):
@@ -161,7 +161,7 @@ def test_a_run_whose_folder_is_away_stays_listed_until_it_is_back(cli, runs, tmp
     # As nothing, as an empty folder, and where its file system is mounted.
     for again in (lambda: None, (tmp_path / "disk/run").mkdir):
         again()
-        sync.quietly(tmp_path / "outputs/pending", tmp_path)
+        delivery.quietly(tmp_path / "outputs/pending", tmp_path)
         assert cli("max_iterations=2", "report=none").code == 0
         assert sync.main([]) == 1 and "the folder is away" in capfd.readouterr().err
     assert len(list(journal.pointers(tmp_path / "outputs/pending"))) == 1

@@ -31,7 +31,7 @@ from runner import sync
 from runner.errors import UserError
 from runner.system import processes as processes_of
 from runner.trace import Trace
-from runner.tracking import journal
+from runner.tracking import delivery, journal
 from runner.tracking.journal import outbox
 from runner.tracking.store import heartbeat, retry
 
@@ -307,7 +307,7 @@ def test_what_dead_processes_have_left_of_some_jobs_is_sent(cli, runs, tmp_path,
         identity = next(journal.frames(file)).message.fields["about"]["tags"]["identity"]
 
     def busy() -> bool:
-        return sync.left_by({identity}, tmp_path / "outputs/pending", 0)
+        return delivery.left_by({identity}, tmp_path / "outputs/pending", 0)
 
     lock = journal.Lock(mine.parent, "run")
     assert not busy(), "a run that goes on is another command's"
@@ -341,13 +341,13 @@ def test_a_run_of_a_machine_that_shares_no_locks_is_sent_when_its_heart_has_stop
     client.set_tag(run_id, heartbeat.EVERY, "0.5")
     with heartbeat.Heart(client, run_id, 0.1):
         assert processes.wait(lambda: client.get_run(run_id).data.tags[heartbeat.BEAT] != run.data.tags[heartbeat.BEAT], 20)
-        sync.quietly(pending, tmp_path)
-        assert not sync.left_by({run.data.tags["identity"]}, pending, 0)
+        delivery.quietly(pending, tmp_path)
+        assert not delivery.left_by({run.data.tags["identity"]}, pending, 0)
         assert sync.main([]) == 0 and "its run is still going on" in capfd.readouterr().out
         assert client.get_run(run_id).info.status == "RUNNING"
     assert json.loads((path.parent / "lock").read_text()) == holder
     # That it is silent is for others to find out: a run that starts has no time to.
-    sync.quietly(pending, tmp_path)
+    delivery.quietly(pending, tmp_path)
     assert client.get_run(run_id).info.status == "RUNNING"
     assert sync.main([]) == 0 and "it is watched for 2 s" in capfd.readouterr().out
     assert client.get_run(run_id).info.status == "KILLED" and not pending.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.cli.job import SWEPT, Ended, Outcome, Task, as_outcome, prepare, shown
 from runner.config import schema
 from runner.errors import UserError, first_line
+from runner.fused import manifest
 from runner.security import secrets, targets
 from runner.sweeps import composer
 from runner.sweeps.claims import Claims
@@ -68,7 +70,7 @@ class Sweep:
             self.planned([batch[i] for i, outcome in found.items() if outcome is None])
             return []
         if self.recorder is not None:
-            self.recorder.reused({each.identity for each in found.values() if each is not None})
+            manifest.forget(self.recorder.pending, {each.identity for each in found.values() if each is not None})
         try:
             while todo := [i for i, outcome in found.items() if outcome is None]:
                 if now := [i for i in todo if jobs[i][1] not in elsewhere]:
@@ -228,7 +230,7 @@ class Sweep:
         try:
             if runs > MANY or str(self.recorder.uri).startswith("http"):
                 self.say(f"{runs:,} runs are being reported; Ctrl-C leaves that to {self.reporting()}")
-            for line in self.recorder.report():
+            for line in self.recorder.report(self.facts()):
                 self.say(line)
         except KeyboardInterrupt:
             self.say(f"no report; it is made by {self.reporting()}")
@@ -236,11 +238,19 @@ class Sweep:
         except Exception as error:
             self.say(f"the report cannot be made: {first_line(error)}; again: {self.reporting()}")
 
+    def facts(self) -> dict[str, Any] | None:
+        """Return what is known of the losses, where TensorFlow is at hand, which the recorder process would have to import."""
+        if "tensorflow" not in sys.modules:
+            return None
+        from runner.report.tables import facts
+
+        return {key: fact.fields for key, fact in facts.of(self.recorder.losses()).items()}
+
     def reporting(self) -> str:
         """Return the command that reports this sweep."""
-        from runner.report import command as report
+        from runner.report.command import command
 
-        return report.command(str(self.recorder.uri), self.recorder.run_id)
+        return command(str(self.recorder.uri), self.recorder.run_id)
 
     def summary(self) -> str:
         """Say in a sentence what the jobs came to."""

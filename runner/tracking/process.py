@@ -51,7 +51,7 @@ class Process:
         # In a session of its own: Ctrl-C ends the run, and the recorder hears of it from there.
         with signals.blocked():
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "runner.tracking.server", str(theirs.fileno()), str(self.pulse.file)],
+                [sys.executable, "-m", "runner._recorder", str(theirs.fileno()), str(self.pulse.file)],
                 pass_fds=[theirs.fileno(), self.pulse.file],
                 env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,

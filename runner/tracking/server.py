@@ -9,7 +9,6 @@ import logging
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -20,27 +19,26 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner import sync
 from runner.errors import UserError, first_line
 from runner.pictures import report as pictures
 from runner.security import streams
 from runner.system import startup
-from runner.tracking import contract, journal, replay, store, sweep_client
+from runner.tracking import contract, delivery, journal, replay, store, sweep_server
 from runner.tracking.journal import messages
 from runner.tracking.pulse import Pulse
 from runner.tracking.store import heartbeat, parent_runs, runs
 from runner.tracking.store.retry import GaveUp, Policy
+from runner.tracking.sweep_server import Answers
 
-# This module is __main__ in its process.
-LOG = logging.getLogger("runner.tracking.server")
+LOG = logging.getLogger(__name__)
 # Seconds that a store has at a run's beginning.
 START = 5.0
 # How a disk's being full is told, which ends the run too where its folder is there, within so many seconds, and is told by it.
 NO_ROOM, ROOM = ("No space left", "disk is full"), 3.0
 
 
-def main(connection: Connection, pulse: Pulse) -> None:
-    """Be the recorder process."""
+def main(connection: Connection, pulse: Pulse, reports: Answers) -> None:
+    """Be the recorder process, which also answers to `reports`: words that a sweep that has ended can do without."""
     streams.hold()
     pulse.beat()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -48,7 +46,7 @@ def main(connection: Connection, pulse: Pulse) -> None:
     logging.getLogger("runner").addHandler(Forward(connection))
     store.quieten()
     try:
-        serve(connection, pulse)
+        serve(connection, pulse, reports)
     except (EOFError, BrokenPipeError):
         parent_runs.abandon(parent_runs.GONE)
     except Exception as error:
@@ -82,22 +80,23 @@ def rest() -> Any:
     return signal.SIG_IGN if parent_runs.OPEN else leave
 
 
-def serve(connection: Connection, pulse: Pulse) -> None:
+def serve(connection: Connection, pulse: Pulse, reports: Answers) -> None:
     """Record one run after another, until the run's process is gone."""
+    answers = {**sweep_server.ANSWERS, **reports}
     while True:
         word, fields, arrays = messages.receive(connection)
         if word == "more":
             continue
         os.chdir(fields.pop("cwd"))
         # A batch system sends SIGTERM to every process of a job; this one has to outlive the run, but not to end a report.
-        signal.signal(signal.SIGTERM, rest() if word in sweep_client.REPORTING else signal.SIG_IGN)
-        if word in sweep_client.ANSWERS:
-            messages.send(connection, "answer", sweep_client.ANSWERS[word](fields, arrays), {})
+        signal.signal(signal.SIGTERM, rest() if word in reports else signal.SIG_IGN)
+        if word in answers:
+            messages.send(connection, "answer", answers[word](fields, arrays), {})
         elif word == "prepare":
             signal.signal(signal.SIGTERM, rest())
             prepare(connection, **fields)
         elif word == "send":
-            sent = sync.send(Path(fields["folder"]), Path(fields["pending"]), fields["timeout"], LOG.warning)
+            sent = delivery.send(Path(fields["folder"]), Path(fields["pending"]), fields["timeout"], LOG.warning)
             messages.send(connection, "answer", {"left": sent.left}, {})
         elif word == "find":
             messages.send(connection, "answer", {"runs": interrupted(fields)}, {})
@@ -158,7 +157,7 @@ def record(connection: Connection, fields: Mapping[str, Any], pulse: Pulse) -> N
     messages.send(connection, "answer", {"run_id": run.run_id, "experiment_id": experiment_id}, {})
     inbox = Inbox(connection)
     run.retry = Policy(said.keys["flush_timeout"], inbox.ended, inbox.wait)
-    threading.Thread(target=sync.quietly, args=(Path(said.keys["pending"]), folder, said.keys["uri"]), daemon=True).start()
+    threading.Thread(target=delivery.quietly, args=(Path(said.keys["pending"]), folder, said.keys["uri"]), daemon=True).start()
     player = replay.Player(folder, Path(said.keys["pending"]), run.retry, run)
     with heartbeat.Heart(client, run.run_id, said.keys["heartbeat"]) as heart:
         run.silence = heart.stop
@@ -243,7 +242,3 @@ def to_disk(file: int) -> None:
     with suppress(OSError):
         os.fdatasync(file)
     os.close(file)
-
-
-if __name__ == "__main__":
-    main(Connection(int(sys.argv[1])), Pulse(int(sys.argv[2])))

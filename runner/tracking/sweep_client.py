@@ -1,24 +1,22 @@
-"""A sweep as a whole on its way to the tracking store: what the launching process asks, and what the recorder process does."""
+"""A sweep as a whole on its way to the tracking store: the launching process asks the recorder process."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runner.fused import manifest
 from runner.security import secrets
 from runner.system import started
 from runner.trace import Trace
 from runner.tracking import contract
-from runner.tracking.store import bulk_runs, parent_runs
+from runner.tracking.delivery import PENDING
+from runner.tracking.store import bulk_runs
 
 Fields = dict[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -39,6 +37,7 @@ class SweepRecorder:
         self.keys = {name: settings.pop(name) for name in ("uri", "experiment", "heartbeat", "flush_timeout", "pending")}
         self.where = {name: self.keys[name] for name in ("uri", "experiment")}
         self.uri, self.run_id, self.experiment_id = self.keys["uri"], None, None
+        self.pending = Path(self.keys["pending"])
 
     @property
     def process(self) -> Any:
@@ -77,10 +76,6 @@ class SweepRecorder:
         """Return the single numbers that are recorded of runs, by run."""
         return self.process.ask("sweep_metrics", {"uri": self.uri, "run_ids": list(run_ids)})["metrics"]
 
-    def reused(self, identities: Set[str]) -> None:
-        """Let go of what interrupted groups keep of jobs that are not run again."""
-        manifest.forget(Path(self.keys["pending"]), identities)
-
     def record(self, jobs: Iterable[bulk_runs.Job]) -> list[str | None]:
         """Record whole runs, while the next ones are made; returns their ids, and says how many could not be sent."""
         answers: list[Fields] = []
@@ -106,11 +101,8 @@ class SweepRecorder:
 
     def command(self) -> str:
         """Return the command that sends what is pending."""
-        from runner import sync
-
-        pending = Path(self.keys["pending"])
-        usual = pending == started.absolute(sync.PENDING)
-        return "python -m runner.sync" + ("" if usual else f" --pending {shlex.quote(str(pending))}")
+        usual = self.pending == started.absolute(PENDING)
+        return "python -m runner.sync" + ("" if usual else f" --pending {shlex.quote(str(self.pending))}")
 
     def end(self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float], table: Mapping[str, list]) -> None:
         """End the sweep's parent run."""
@@ -118,16 +110,14 @@ class SweepRecorder:
         if left := self.process.ask("sweep_end", {"keys": self.keys, "run_id": self.run_id, **said})["left"]:
             warn(f"the sweep's own run {self.run_id} could not be sent as a whole, {left}; send it with: {self.command()}")
 
-    def report(self) -> list[str]:
-        """Have the sweep reported, and return what that comes to in lines."""
-        where: Fields = {"uri": self.uri, "run_id": self.run_id}
-        if "tensorflow" in sys.modules:
-            # Here losses are at hand, which the recorder process would have to import TensorFlow for.
-            from runner.report.tables import facts
+    def losses(self) -> dict[str, Any]:
+        """Return the configurations that name the losses of the sweep's runs."""
+        return self.process.ask("sweep_losses", {"uri": self.uri, "run_id": self.run_id})["configs"]
 
-            known = facts.of(self.process.ask("sweep_losses", where)["configs"])
-            where["facts"] = {key: fact.fields for key, fact in known.items()}
-        return self.process.ask("sweep_report", where)["lines"]
+    def report(self, facts: Mapping[str, Any] | None) -> list[str]:
+        """Have the sweep reported, and return the report's lines; `facts` are those of its losses, where they are known."""
+        where: Fields = {"uri": self.uri, "run_id": self.run_id}
+        return self.process.ask("sweep_report", where if facts is None else {**where, "facts": facts})["lines"]
 
 
 def warn(text: str) -> None:
@@ -153,65 +143,3 @@ def arrays_of(rows: Trace) -> dict[str, np.ndarray]:
     """Return the arrays of rows that begin at step 0."""
     measured = {f"measured/{name}": values for name, values in rows.measured.items()}
     return {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient, **measured}
-
-
-def record(fields: Fields, arrays: Arrays) -> Fields:
-    """Record the runs of a message."""
-    jobs, measured = [], defaultdict(dict)
-    for key, values in arrays.items():
-        i, part, *name = key.split("/", 2)
-        if part == "measured":
-            measured[int(i)][name[0]] = values
-    for i, said in enumerate(fields["jobs"]):
-        rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"], measured=measured[i])
-        jobs.append(bulk_runs.Job(contract.about_of(said["about"]), rows, said["tags"], said["metrics"], said["key"]))
-    from runner.tracking import fused_runs
-
-    return fused_runs.record(fields["keys"], jobs, fields["settings"])
-
-
-def begin(fields: Fields, _: Arrays) -> Fields:
-    """Begin a sweep, and send meanwhile what earlier runs have left."""
-    from runner import sync
-
-    begun = parent_runs.begin(**fields)
-    keys = fields["keys"]
-    threading.Thread(target=sync.quietly, args=(Path(keys["pending"]), Path(), keys["uri"]), daemon=True).start()
-    return begun
-
-
-def settled(fields: Fields, _: Arrays) -> Fields:
-    """Send what is left of some jobs, and return the runs that are there and whether another process is at one of them."""
-    from runner import sync
-
-    busy = sync.left_by(set(fields["identities"]), Path(fields["pending"]), SETTLED, fields["uri"])
-    return {"busy": busy, **parent_runs.found(fields["uri"], fields["experiment"])}
-
-
-def losses(fields: Fields, _: Arrays) -> Fields:
-    """Return the configurations that name the losses of a sweep's runs."""
-    from runner.report import command as report
-
-    return {"configs": report.configurations(fields["uri"], fields["run_id"])}
-
-
-def report(fields: Fields, _: Arrays) -> Fields:
-    """Report a sweep, and return what that comes to in lines."""
-    from runner.report import command as report
-
-    return {"lines": report.of_sweep(fields["uri"], fields["run_id"], fields.get("facts"))}
-
-
-# What the recorder process does at each of these words.
-ANSWERS: dict[str, Callable[[Fields, Arrays], Fields]] = {
-    "sweep_known": lambda fields, _: parent_runs.found(**fields),
-    "sweep_settled": settled,
-    "sweep_metrics": lambda fields, _: {"metrics": parent_runs.metrics(**fields)},
-    "sweep_begin": begin,
-    "sweep_record": record,
-    "sweep_end": lambda fields, _: parent_runs.end(**fields),
-    "sweep_losses": losses,
-    "sweep_report": report,
-}
-# What a sweep that has ended can do without.
-REPORTING = ("sweep_losses", "sweep_report")

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from runner.fused import manifest
 from runner.tracking import contract, fused_runs
 from runner.tracking.journal import outbox
 from runner.tracking.store import bulk_runs
@@ -32,10 +31,6 @@ class OfflineSweep:
     def settled(self, identities: Set[str], before: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Return by identity what the runs of jobs that had begun, and whose processes are gone, have become since `before`."""
         return {each: run for each, run in self.known().items() if each in identities and run != before.get(each)}
-
-    def reused(self, identities: Set[str]) -> None:
-        """Let go of what interrupted groups keep of jobs that are not run again."""
-        manifest.forget(self.pending, identities)
 
     def record(self, jobs: Iterable[bulk_runs.Job]) -> list[str | None]:
         """Spool whole runs; returns their ids, which they do not have yet."""

@@ -1,0 +1,52 @@
+"""The recorder process's side of a sweep: it begins and ends the parent run, and records whole runs."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from runner.trace import Trace
+from runner.tracking import contract, delivery, fused_runs
+from runner.tracking.store import bulk_runs, parent_runs
+from runner.tracking.sweep_client import SETTLED, Arrays, Fields
+
+
+def record(fields: Fields, arrays: Arrays) -> Fields:
+    """Record the runs of a message."""
+    jobs, measured = [], defaultdict(dict)
+    for key, values in arrays.items():
+        i, part, *name = key.split("/", 2)
+        if part == "measured":
+            measured[int(i)][name[0]] = values
+    for i, said in enumerate(fields["jobs"]):
+        rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"], measured=measured[i])
+        jobs.append(bulk_runs.Job(contract.about_of(said["about"]), rows, said["tags"], said["metrics"], said["key"]))
+    return fused_runs.record(fields["keys"], jobs, fields["settings"])
+
+
+def begin(fields: Fields, _: Arrays) -> Fields:
+    """Begin a sweep, and send meanwhile what earlier runs have left."""
+    begun = parent_runs.begin(**fields)
+    keys = fields["keys"]
+    threading.Thread(target=delivery.quietly, args=(Path(keys["pending"]), Path(), keys["uri"]), daemon=True).start()
+    return begun
+
+
+def settled(fields: Fields, _: Arrays) -> Fields:
+    """Send what is left of some jobs, and return the runs that are there and whether another process is at one of them."""
+    busy = delivery.left_by(set(fields["identities"]), Path(fields["pending"]), SETTLED, fields["uri"])
+    return {"busy": busy, **parent_runs.found(fields["uri"], fields["experiment"])}
+
+
+# What the recorder process does at a word.
+Answers = Mapping[str, Callable[[Fields, Arrays], Fields]]
+ANSWERS: Answers = {
+    "sweep_known": lambda fields, _: parent_runs.found(**fields),
+    "sweep_settled": settled,
+    "sweep_metrics": lambda fields, _: {"metrics": parent_runs.metrics(**fields)},
+    "sweep_begin": begin,
+    "sweep_record": record,
+    "sweep_end": lambda fields, _: parent_runs.end(**fields),
+}
