@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.security import secrets, streams
 from runner.system import folders, started
-from runner.tracking import delivery, journal, store
+from runner.tracking import contract, delivery, journal, store
 from runner.tracking.store import parent_runs
 
 TIMEOUT = 20.0
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     made = argparse.ArgumentParser(prog="python -m runner.sync", description=__doc__)
     made.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a run's folder; default: all that are pending")
-    made.add_argument("--pending", type=Path, default=delivery.PENDING, help="where those are listed (tracking.pending)")
+    made.add_argument("--pending", type=Path, default=contract.PENDING, help="where those are listed (tracking.pending)")
     trusted = "a store that gets your password, or is made outside outputs, where a spool names it; MLFLOW_TRACKING_URI is one"
     made.add_argument("--tracking-uri", metavar="URI", help=trusted)
     made.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds that a store has to take something")

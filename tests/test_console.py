@@ -54,7 +54,7 @@ def test_a_reader_that_goes_ends_no_run(tmp_path, migrated, words, line, wanted)
 def test_a_stream_that_takes_nothing_is_no_error(tmp_path, closed):
     # Whatever opens a file next would get the number of the one that is closed.
     file = tmp_path / "opened"
-    code = f"from runner import streams; streams.hold(); open({str(file)!r}, 'w'); import sys\n"
+    code = f"from runner.security import streams; streams.hold(); open({str(file)!r}, 'w'); import sys\n"
     code += "print('x' * 100_000); print('y', file=sys.stderr); sys.stdout.flush()"
     done = shell(tmp_path, f'{sys.executable} -c "{code}" {closed}')
     assert done.returncode == 0 and done.stderr in ("", "y\n") and file.read_text() == ""
@@ -73,7 +73,7 @@ def test_a_working_folder_that_is_gone_is_told_in_one_line(tmp_path, module):
 
 
 def test_what_an_encoding_lacks_is_shown_in_other_signs(tmp_path):
-    code = "from runner import streams, private; streams.hold(); private.tell('\\u03b2 \\u2026 \\x1b')"
+    code = "from runner.security import secrets, streams; streams.hold(); secrets.tell('\\u03b2 \\u2026 \\x1b')"
     done = shell(tmp_path, f'{sys.executable} -c "{code}"', LC_ALL="C", PYTHONUTF8="0")
     assert done.stdout == "\\u03b2 \\u2026 \\x1b\n"
 

@@ -297,7 +297,8 @@ def test_a_mistake_is_one_line_that_names_what_is_legal(cli, runs, words: str) -
 
 def test_scikit_learn_is_imported_for_data_alone() -> None:
     code = (
-        "import sys; from runner import quick\nwith quick.without_optional_imports():\n    from runner import losses\n"
+        "import sys; from runner.system import startup\n"
+        "with startup.without_optional_imports():\n    from runner import losses\n"
         "before = 'sklearn' in sys.modules\n"
         "losses.data.iris(held_out=0.2, split_seed=0)\n"
         "print(before, 'sklearn' in sys.modules)"

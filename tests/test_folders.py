@@ -10,7 +10,7 @@ from conftest import own_loss, with_store
 
 from runner import records, sync
 from runner.security import uris
-from runner.tracking.journal import outbox
+from runner.tracking import outbox
 
 QUICK = ("max_iterations=3", "report=none")
 NAMES = ["a%41", "100%", "a#b", "a?b=c", "a b", "ä語", "a%2Fb;c&d"]

@@ -16,8 +16,7 @@ from runner import records, sync
 from runner.errors import UserError
 from runner.fused import manifest
 from runner.system import folders
-from runner.tracking import delivery, journal
-from runner.tracking.journal import outbox
+from runner.tracking import delivery, journal, outbox
 
 # What a run or a report writes, and what else a folder of the user's may hold: keys, sources, and what looks like a listing.
 OURS = ("report.html", "report.png", "trajectory.parquet", "spool", "lock", "config.yaml", "console.txt", "runner.log")

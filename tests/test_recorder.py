@@ -131,7 +131,9 @@ def test_a_run_deleted_meanwhile_goes_on_and_keeps_its_spool(prepared):
 
 
 def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(prepared):
-    (prepared / "sitecustomize.py").write_text("from runner import bulk\n\nbulk.REVISIONS = ('another',)\n")
+    (prepared / "sitecustomize.py").write_text(
+        "from runner.tracking.store import database\n\ndatabase.REVISIONS = ('another',)\n"
+    )
     ended = Command(prepared, "max_iterations=3", "report=none", paths=[prepared]).ended()
     assert ended.code == 0 and ended.err.startswith("WARNING: MLflow's schema ") and ended.err.count("\n") == 1
     (log,) = (prepared / "outputs" / "runs").glob("*/*/runner.log")

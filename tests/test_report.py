@@ -155,7 +155,7 @@ def test_a_picture_that_cannot_be_drawn_takes_no_run_along(drawn, runs, monkeypa
 
     monkeypatch.setattr(replay.pictures, "draw", broken)
     # In this process.
-    ended = drawn("max_iterations=3", "tracking._target_=runner.tracking.contract.mlflow")
+    ended = drawn("max_iterations=3", "tracking._target_=direct.mlflow", "--allow-target=direct")
     where = rf"\({re.escape(__file__)}, line {broken.__code__.co_firstlineno + 1}, in broken\)"
     told = rf"WARNING: the report cannot be drawn: RuntimeError: no ink {where}\n"
     assert ended.code == 0 and re.fullmatch(told, ended.err), ended

@@ -231,7 +231,7 @@ def test_a_store_whose_schema_is_not_covered_gets_the_same_rows_the_slower_way(c
     assert cli("max_iterations=20").code == 0
     # In this process, where the schema can be taken for another.
     monkeypatch.setattr(database, "REVISIONS", ("another",))
-    ended = cli("max_iterations=20", "tracking._target_=runner.tracking.contract.mlflow")
+    ended = cli("max_iterations=20", "tracking._target_=direct.mlflow", "--allow-target=direct")
     assert ended.code == 0 and ended.err.startswith("WARNING: ") and ended.err.count("\n") == 1 and "log_batch" in ended.err
     fast, slow = runs()
     for metric in ("x", "loss", "gradient"):

@@ -139,7 +139,7 @@ def test_what_configurations_are_for_is_had(nothing_of_ours, name):
 # What an argument is called by which something is read, opened, called or imported.
 READS = re.compile("file|path|dir$|vocab|custom|address|url|uri|host|port$|server|module|command|function$|^fn$|storage")
 # Of those that are listed: where rows go is the user's own to say, and the README tells of it.
-KNOWN = {"runner.tracking.mlflow", "runner.tracking.contract.mlflow"}
+KNOWN = {"runner.tracking.mlflow"}
 
 
 def test_each_listed_name_is_there_and_reads_nothing(nothing_of_ours):

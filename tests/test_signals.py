@@ -17,7 +17,7 @@ from runner.system import signals
 
 # Waits outside of Python, as TensorFlow does: for a lock that the thread itself has.
 STUCK = (
-    "import ctypes, os, sys; from runner import signals\n"
+    "import ctypes, os, sys; from runner.system import signals\n"
     "c, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
     "with signals.caught() as came:\n"
     "    for number in map(int, sys.argv[1:]): os.kill(os.getpid(), number); assert came()\n"

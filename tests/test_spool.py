@@ -31,8 +31,7 @@ from runner import sync
 from runner.errors import UserError
 from runner.system import processes as processes_of
 from runner.trace import Trace
-from runner.tracking import delivery, journal
-from runner.tracking.journal import outbox
+from runner.tracking import delivery, journal, outbox
 from runner.tracking.store import heartbeat, retry
 
 LONG = ("execution=eager", "max_iterations=1000000", "report=none")

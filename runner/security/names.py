@@ -27,7 +27,6 @@ OWN = {
     "runner.executions": "eager graph xla",
     "runner.stopping": "gradient_norm plateau step_size target",
     "runner.tracking": "mlflow none",
-    "runner.tracking.contract": "mlflow",
     "runner.pictures.thinning": "none run",
 }
 

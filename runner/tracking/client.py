@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,8 @@ from runner.errors import UserError, first_line
 from runner.security import trust
 from runner.system import folders, forks, processes, signals, started
 from runner.trace import Trace
-from runner.tracking import contract, journal, store
+from runner.tracking import contract, journal, outbox, store
 from runner.tracking.contract import About, Recorder
-from runner.tracking.journal import outbox
 from runner.tracking.process import STILL, Process
 from runner.tracking.store import heartbeat
 from runner.tracking.sweep_client import SweepRecorder
@@ -41,15 +39,37 @@ FULL = (
 )
 
 
-@wraps(contract.mlflow)
 @contextmanager
-def mlflow(about: About, *, max_unsent: float = 1, **keys: Any) -> Iterator[Recorder]:
-    """Record as `tracking.mlflow` does, by way of a spool; with `offline`, into that alone."""
-    contract.check(keys["every"], keys["full_loss_every"])
+def mlflow(
+    about: About,
+    *,
+    uri: str,
+    experiment: str,
+    name: str | None,
+    every: int,
+    max_coordinates: int,
+    full_loss_every: int,
+    offline: bool = False,
+    pending: str = str(contract.PENDING),
+    max_unsent: float = 1,
+    flush_timeout: float = 20,
+    heartbeat: float = 10,
+) -> Iterator[Recorder]:
+    """Record every row in MLflow, by way of a journal: one run, its rows as metrics, and all of them in `trajectory.parquet`.
+
+    The quantities that a loss measures come with the rows of every `full_loss_every`-th step, and are not thinned again. With
+    `offline` rows go to the journal alone.
+
+    Raises UserError where the tracking store cannot be used. An exception within ends the run as FAILED.
+    """
+    contract.check(every, full_loss_every)
     if not max_unsent > 0:
         raise UserError(
             f"tracking.max_unsent must be a positive number of GiB, got {max_unsent}; set it with tracking.max_unsent=1"
         )
+    keys = {"uri": uri, "experiment": experiment, "name": name, "every": every, "max_coordinates": max_coordinates}
+    keys |= {"full_loss_every": full_loss_every, "offline": offline, "pending": pending}
+    keys |= {"flush_timeout": flush_timeout, "heartbeat": heartbeat}
     session = Session(about, contract.named(keys), max_unsent)
     session.begin()
     try:

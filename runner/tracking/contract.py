@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from runner.errors import UserError, first_line
 from runner.loop import Ending
 from runner.pictures.data import Drawing
 from runner.security import secrets
-from runner.security.trust import store as trusted_store
 from runner.system import started
 from runner.trace import Trace
-from runner.tracking import store
-from runner.tracking.store import database, rest
-from runner.tracking.store.retry import Retry
-from runner.tracking.store.retry import once as once_only
 
-# What one of MLflow's parameters holds.
-PARAM_LENGTH = 6000
+# The usual place of what is pending.
+PENDING = Path("outputs/pending")
 # Tags of a run's end, and, `recording`, of one that is not in the store as a whole.
 ENDING = ("ending", "stopped_by", "first_nonfinite_step", "error", "end_reason", "recording")
 
@@ -96,56 +86,6 @@ def none(about: About) -> Iterator[Recorder]:
     yield Recorder(lambda rows: None, lambda tags, metrics: None)
 
 
-@contextmanager
-def mlflow(
-    about: About,
-    *,
-    uri: str,
-    experiment: str,
-    name: str | None,
-    every: int,
-    max_coordinates: int,
-    full_loss_every: int,
-    offline: bool = False,
-    pending: str = "",
-    max_unsent: float = 1,
-    flush_timeout: float = 0,
-    heartbeat: float = 0,
-) -> Iterator[Recorder]:
-    """Record every row in MLflow: one run, its rows as metrics, and all of them in `trajectory.parquet`.
-
-    What a loss measures comes with the rows, those of every `full_loss_every`-th step, and is not thinned again. The keys
-    from `offline` on are those of the recorder that has a spool.
-
-    Raises UserError where the tracking store cannot be used. An exception within ends the run as FAILED.
-    """
-    from runner.tracking import replay
-
-    check(every, full_loss_every)
-    trusted_store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
-    client, experiment_id = store.opened(uri, experiment)
-    tags = tags_of(about, uuid.uuid4().hex)
-    run = replay.Run(
-        client, client.create_run(experiment_id, run_name=secrets.masked(name or about.name), tags=tags).info.run_id
-    )
-    try:
-        run.begin(about, replay.Settings(every, max_coordinates))
-        yield Recorder(
-            lambda rows: run.record(rows, clock()),
-            lambda tags, metrics: run.finish(tags, metrics, clock()),
-            run.run_id,
-            experiment_id,
-            uri,
-            run.report,
-        )
-    except BaseException as error:
-        if "ending" not in run.tags:
-            run.fail(*abandoned(error))
-        raise
-    finally:
-        run.end(clock())
-
-
 def check(every: int, full_loss_every: int) -> None:
     """Raise UserError where a key is out of its range."""
     for key, value, usual in (("every", every, 1), ("full_loss_every", full_loss_every, 100)):
@@ -169,65 +109,3 @@ def abandoned(error: BaseException) -> tuple[str, Mapping[str, str]]:
 def status_of(tags: Mapping[str, str]) -> str:
     """Return the status that MLflow shows for a run that ended so."""
     return "KILLED" if tags["ending"] == Ending.INTERRUPTED else "FINISHED"
-
-
-def once(metrics: Mapping[str, float]) -> database.Columns:
-    """Return single numbers as metrics at step 0, those that are finite."""
-    return {key: (np.zeros(1, int), np.array([value])) for key, value in metrics.items() if np.isfinite(value)}
-
-
-def columns_of(rows: Trace, every: int, max_coordinates: int) -> database.Columns:
-    """Return steps and values of each metric, every so many-th row, and what was measured in any.
-
-    None is there that is not finite: MLflow's pages break on those.
-    """
-    found = {}
-    for key, values in rows.columns(max_coordinates).items():
-        kept = slice(None) if key in rows.measured else slice(-rows.start % every, None, every)
-        finite = np.isfinite(values[kept])
-        found[key] = rows.steps[kept][finite], values[kept][finite]
-    return found
-
-
-def direct(client: Any) -> database.Insert | None:
-    """Return `bulk.inserter`, or None with a warning where the database's schema is not one that the tests cover."""
-    try:
-        return database.inserter(client)
-    except database.UnknownSchema as error:
-        logging.getLogger(__name__).warning("%s: recording goes the slower way, by log_batch", error)
-        return None
-
-
-@contextmanager
-def writer(client: Any, run_id: str, retry: Retry = once_only) -> Iterator[Callable[[database.Columns, int], None]]:
-    """Give the fastest way to add metrics of a time to a run that its store offers; all are there at the end of this block."""
-    insert = direct(client)
-    if insert is not None:
-        into = client._tracking_client.store
-        yield lambda columns, at: retry(partial(database.write, into, insert, run_id, columns, at))
-    elif hasattr(client._tracking_client.store, "get_host_creds"):
-        with rest.at_once(client, run_id, retry) as write:
-            yield write
-    else:
-        yield rest.one_by_one(client, run_id, retry)
-
-
-def cut(params: Mapping[str, str]) -> dict[str, str]:
-    """Return parameters at the length that MLflow takes; config.yaml has them whole."""
-    return {key: value[:PARAM_LENGTH] for key, value in params.items()}
-
-
-def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
-    """Log parameters in batches of the 100 that MLflow takes."""
-    from mlflow.entities import Param
-
-    entities = [Param(key, value) for key, value in cut(params).items()]
-    for i in range(0, len(entities), 100):
-        client.log_batch(run_id, params=entities[i : i + 100])
-
-
-def log_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags in one call."""
-    from mlflow.entities import RunTag
-
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

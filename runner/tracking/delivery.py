@@ -13,13 +13,10 @@ from typing import Any, NamedTuple
 from runner.errors import first_line
 from runner.security import secrets, trust
 from runner.system import processes
-from runner.tracking import journal, replay
-from runner.tracking.journal import outbox
+from runner.tracking import journal, outbox, replay
 from runner.tracking.store import heartbeat, parent_runs, runs
 from runner.tracking.store.retry import Policy
 
-# The usual place of what is pending.
-PENDING = Path("outputs/pending")
 FORGET = "; it is forgotten by removing the file that names it from what is pending"
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from runner.errors import UserError, first_line
 from runner.system import folders
 from runner.tracking import contract, journal, replay, store
-from runner.tracking.store import bulk_runs, database, runs
+from runner.tracking.store import bulk_runs, database, runs, writers
 from runner.tracking.store.retry import Policy, Retry
 
 # Stores that have not taken something in time, nor anything since: they are asked once, and not waited for.
@@ -71,7 +71,7 @@ def reached(keys: Mapping[str, Any]) -> tuple[Any, str, database.Insert | None]:
     except UserError as error:
         # It was of use when the sweep began.
         raise ConnectionError(first_line(error)) from error
-    return client, experiment_id, contract.direct(client)
+    return client, experiment_id, writers.direct(client)
 
 
 def into_database(

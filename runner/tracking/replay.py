@@ -19,7 +19,7 @@ from runner.pictures.data import Drawing
 from runner.system import folders
 from runner.trace import Trace, join
 from runner.tracking import contract, journal
-from runner.tracking.store import artifacts, bulk_runs, database, parent_runs, runs
+from runner.tracking.store import artifacts, bulk_runs, database, parent_runs, runs, writers
 from runner.tracking.store.retry import GaveUp, Retry, once
 
 # Rows wait to be written for so long, or until their x take so much.
@@ -63,7 +63,7 @@ class Run:
         for name in {*contract.ENDING} & {*run.data.tags}:
             self.client.delete_tag(self.run_id, name)
         resumed = str(int(run.data.tags.get("resumed", 0)) + 1)
-        contract.log_tags(self.client, self.run_id, {**life, "resumed": resumed})
+        writers.log_tags(self.client, self.run_id, {**life, "resumed": resumed})
         self.client.update_run(self.run_id, "RUNNING")
 
     def clear(self) -> None:
@@ -74,14 +74,14 @@ class Run:
     def begin(self, about: contract.About, settings: Settings) -> None:
         """Say what is said of a run once."""
         self.about, self.settings = about, settings
-        self.retry(partial(contract.log_params, self.client, self.run_id, about.params))
+        self.retry(partial(writers.log_params, self.client, self.run_id, about.params))
         config = partial(artifacts.log_text, self.client, self.run_id, about.config, "config.yaml")
         try:
             config()
         except Exception:
             self.files.append(config)
         self.trajectory = artifacts.Trajectory(about.folder / artifacts.TRAJECTORY)
-        self.write = self.open.enter_context(contract.writer(self.client, self.run_id, self.retry))
+        self.write = self.open.enter_context(writers.writer(self.client, self.run_id, self.retry))
         self.pool = self.open.enter_context(ThreadPoolExecutor(1))
         self.gathered = Gathered(self.write_rows)
         self.record = self.gathered.add
@@ -90,7 +90,7 @@ class Run:
         """Write rows to the store and into a file."""
         # Both wait for a library most of the time, so each has a core.
         filed = self.pool.submit(self.filed, rows)
-        self.write(contract.columns_of(rows, *self.settings), at)
+        self.write(writers.columns_of(rows, *self.settings), at)
         filed.result()
         self.recorded = rows.start + len(rows)
 
@@ -127,13 +127,13 @@ class Run:
             if self.again and hasattr(store := self.client._tracking_client.store, "engine"):
                 # What a part of the run came to. A server offers no way to do so.
                 self.retry(partial(database.forget, store, self.run_id, "system/"))
-            self.write(contract.once(metrics), then)
+            self.write(writers.once(metrics), then)
         self.open.close()
         self.keep_files()
         tags = dict(self.tags) | ({"resumed": str(self.continued)} if self.continued else {})
         if self.unkept:
             tags["recording"] = "incomplete"
-        self.retry(partial(contract.log_tags, self.client, self.run_id, tags))
+        self.retry(partial(writers.log_tags, self.client, self.run_id, tags))
         # It may have been sent in part before, or been ended for a silence.
         self.retry(partial(drop_tags, self.client, self.run_id, set(contract.ENDING) - set(tags)))
         if self.run_id in runs.REPEATED:
@@ -163,7 +163,7 @@ class Run:
         """End a run that cannot be recorded further, for want of room perhaps, in a store that may be all right."""
         with suppress(Exception):
             self.client.set_terminated(self.run_id, "FAILED")
-            contract.log_tags(self.client, self.run_id, {"recording": "incomplete"})
+            writers.log_tags(self.client, self.run_id, {"recording": "incomplete"})
 
     def discard(self) -> None:
         """Let go of what is open, without a word to the store."""

@@ -15,7 +15,7 @@ from runner.security import secrets
 from runner.system import started
 from runner.trace import Trace
 from runner.tracking import contract
-from runner.tracking.delivery import PENDING
+from runner.tracking.contract import PENDING
 from runner.tracking.store import bulk_runs
 
 Fields = dict[str, Any]

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from runner.tracking import contract, fused_runs
-from runner.tracking.journal import outbox
+from runner.tracking import contract, fused_runs, outbox
 from runner.tracking.store import bulk_runs
 from runner.tracking.store.retry import once
 

@@ -21,7 +21,7 @@ from mlflow.entities import Metric
 
 from benchmarks.measure import Contender
 from runner.tracking import contract
-from runner.tracking.store import imported
+from runner.tracking.store import imported, writers
 from runner.tracking.store.database import Columns
 
 NAMES = "key, value, timestamp, step, is_nan, run_uuid"
@@ -116,7 +116,7 @@ def contender(store: Store, steps: int, record: Callable[[Store, Columns], None]
 
 def by_runner(store: Store, of: Columns) -> None:
     """Write as our recorder does, straight into a database or by requests to a server."""
-    with contract.writer(store.client, store.run_id) as write:
+    with writers.writer(store.client, store.run_id) as write:
         for part in parts(of, GATHERED):
             write(part, contract.clock())
 

@@ -29,10 +29,12 @@ LONG = ("optimizer.learning_rate=5e-8", "tracking.every=100", "report=none")
 GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal", "sweep.reuse=false")
 BARE = "report=none"
 HYDRA = """import sys
-from runner import __main__, bulk
-bulk.REVISIONS = ()
-sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=runner.tracking.contract.mlflow"]
-sys.exit(__main__.main())"""
+sys.path.append(TESTS)
+from runner import __main__
+from runner.tracking.store import database
+database.REVISIONS = ()
+sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=direct.mlflow", "--allow-target=direct"]
+sys.exit(__main__.main())""".replace("TESTS", repr(str(ROOT / "tests")))
 
 
 def process(quick: bool) -> Iterator[Row]:

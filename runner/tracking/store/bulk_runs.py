@@ -15,7 +15,7 @@ from runner.errors import first_line
 from runner.security import secrets
 from runner.trace import Trace
 from runner.tracking import contract
-from runner.tracking.store import artifacts, database
+from runner.tracking.store import artifacts, database, writers
 
 # KiB of an SQLite database that are kept at hand; its own 2,000 make it write the indexes' pages and read them again, over and
 # over within one transaction, which takes a quarter longer.
@@ -58,7 +58,7 @@ def record(
     for job in jobs:
         title, uri = secrets.masked(name or job.about.name), f"{location}/{job.key}/artifacts"
         runs.append(run_row(job.key, title, experiment_id, uri, job, now))
-        params += [{"run_uuid": job.key, "key": key, "value": value} for key, value in contract.cut(job.about.params).items()]
+        params += [{"run_uuid": job.key, "key": key, "value": value} for key, value in writers.cut(job.about.params).items()]
         said = {"mlflow.runName": title, **contract.tags_of(job.about, job.key), **job.tags}
         tags += [{"run_uuid": job.key, "key": key, "value": value} for key, value in said.items()]
     # Files on one core, tables on the other; whoever sees a run finds its files.
@@ -133,10 +133,10 @@ def there(client: Any, jobs: Sequence[Job], now: int) -> bool:
 
 def columns(job: Job, every: int, max_coordinates: int) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
     """Yield the metrics of a run that have values, those of its steps and those of its end."""
-    for key, column in contract.columns_of(job.rows, every, max_coordinates).items():
+    for key, column in writers.columns_of(job.rows, every, max_coordinates).items():
         if len(column[0]):
             yield key, column
-    yield from contract.once(job.metrics).items()
+    yield from writers.once(job.metrics).items()
 
 
 def run_row(run_id: str, name: str, experiment_id: str, uri: str, job: Job, now: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from runner.errors import first_line
 from runner.security import trust
 from runner.tracking import contract, store
-from runner.tracking.store import artifacts, heartbeat
+from runner.tracking.store import artifacts, heartbeat, writers
 from runner.tracking.store.retry import GaveUp, Policy
 
 # What is read back of a run, so that a sweep need not run it again.
@@ -141,7 +141,7 @@ def end(
         # One that had fallen silent may have been taken for dead.
         for name in {*contract.ENDING} & {*client.get_run(run_id).data.tags}:
             client.delete_tag(run_id, name)
-        contract.log_tags(client, run_id, tags)
+        writers.log_tags(client, run_id, tags)
         for key, value in metrics.items():
             client.log_metric(run_id, key, value, at)
         client.set_terminated(run_id, status, at)
@@ -199,7 +199,7 @@ def close_children(client: Any, run_id: str) -> None:
     """End the runs of a sweep that nobody else will: joblib and Ray kill a worker's recorder with it."""
     still = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([client.get_run(run_id).info.experiment_id], still, max_results=PAGE):
-        contract.log_tags(client, run.info.run_id, GONE)
+        writers.log_tags(client, run.info.run_id, GONE)
         client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -210,5 +210,5 @@ def abandon(tags: Marks) -> None:
         heart.stop()
         client = store.client_of(uri)
         close_children(client, run_id)
-        contract.log_tags(client, run_id, tags)
+        writers.log_tags(client, run_id, tags)
         client.set_terminated(run_id, "KILLED")

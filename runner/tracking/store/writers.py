@@ -1,0 +1,81 @@
+"""Rows, parameters and tags as MLflow takes them, and the fastest way to add metrics that a store offers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from runner.trace import Trace
+from runner.tracking.store import database, rest
+from runner.tracking.store.retry import Retry
+from runner.tracking.store.retry import once as once_only
+
+# What one of MLflow's parameters holds.
+PARAM_LENGTH = 6000
+
+
+def once(metrics: Mapping[str, float]) -> database.Columns:
+    """Return single numbers as metrics at step 0, those that are finite."""
+    return {key: (np.zeros(1, int), np.array([value])) for key, value in metrics.items() if np.isfinite(value)}
+
+
+def columns_of(rows: Trace, every: int, max_coordinates: int) -> database.Columns:
+    """Return steps and values of each metric, every so many-th row, and what was measured in any.
+
+    None is there that is not finite: MLflow's pages break on those.
+    """
+    found = {}
+    for key, values in rows.columns(max_coordinates).items():
+        kept = slice(None) if key in rows.measured else slice(-rows.start % every, None, every)
+        finite = np.isfinite(values[kept])
+        found[key] = rows.steps[kept][finite], values[kept][finite]
+    return found
+
+
+def direct(client: Any) -> database.Insert | None:
+    """Return `bulk.inserter`, or None with a warning where the database's schema is not one that the tests cover."""
+    try:
+        return database.inserter(client)
+    except database.UnknownSchema as error:
+        logging.getLogger(__name__).warning("%s: recording goes the slower way, by log_batch", error)
+        return None
+
+
+@contextmanager
+def writer(client: Any, run_id: str, retry: Retry = once_only) -> Iterator[Callable[[database.Columns, int], None]]:
+    """Give the fastest way to add metrics of a time to a run that its store offers; all are there at the end of this block."""
+    insert = direct(client)
+    if insert is not None:
+        into = client._tracking_client.store
+        yield lambda columns, at: retry(partial(database.write, into, insert, run_id, columns, at))
+    elif hasattr(client._tracking_client.store, "get_host_creds"):
+        with rest.at_once(client, run_id, retry) as write:
+            yield write
+    else:
+        yield rest.one_by_one(client, run_id, retry)
+
+
+def cut(params: Mapping[str, str]) -> dict[str, str]:
+    """Return parameters at the length that MLflow takes; config.yaml has them whole."""
+    return {key: value[:PARAM_LENGTH] for key, value in params.items()}
+
+
+def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
+    """Log parameters in batches of the 100 that MLflow takes."""
+    from mlflow.entities import Param
+
+    entities = [Param(key, value) for key, value in cut(params).items()]
+    for i in range(0, len(entities), 100):
+        client.log_batch(run_id, params=entities[i : i + 100])
+
+
+def log_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags in one call."""
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
