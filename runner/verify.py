@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from runner import __main__ as runner
 from runner import diff, records
+from runner.cli import entry
 from runner.config import schema
 from runner.errors import UserError
 from runner.loop import Ending
@@ -82,11 +82,12 @@ def rows(cfg: Any) -> Trace:
     """Return the rows of a configuration's run."""
     with quiet.tensorflow(), startup.without_optional_imports():
         from runner import experiment
+        from runner.config.parts import parts
 
-    ready = experiment.built(cfg)
+    ready = parts(cfg)
     taken: list[Trace] = []
     try:
-        experiment.steps(ready, [taken.append])
+        experiment.run(ready, [taken.append])
     finally:
         ready.program.execution.close()
     return join(taken)
@@ -102,15 +103,15 @@ def versions(run: Recorded, again: Recorded) -> str:
 def main() -> int:
     """Return the exit code: 0 where a run comes out again, 1 where it does not, 2 where it cannot be told."""
     schema.register()
-    if str(runner.PLUGINS) not in sys.path and runner.PLUGINS.is_dir():
-        sys.path.append(str(runner.PLUGINS))
+    if str(entry.PLUGINS) not in sys.path and entry.PLUGINS.is_dir():
+        sys.path.append(str(entry.PLUGINS))
     try:
         with targets.named(sys.argv):
             return records.answered(report)
     except UserError as error:
-        runner.complain(error)
+        entry.complain(error)
         return records.TROUBLE
 
 
 if __name__ == "__main__":
-    runner.command(main)
+    entry.command(main)

@@ -89,7 +89,7 @@ def printed(file: Path) -> list[int]:
 
 def command(folder: Path, words: tuple[str, ...], to: Path, environment: dict[str, str]) -> None:
     """Become the command line."""
-    from runner import __main__
+    from runner.cli import entry
 
     os.setsid()
     os.environ.clear()
@@ -100,7 +100,7 @@ def command(folder: Path, words: tuple[str, ...], to: Path, environment: dict[st
         os.dup2(file, number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     sys.argv = ["runner", *words]
-    __main__.command()
+    entry.command()
 
 
 def runs(uri: str) -> list[Any]:

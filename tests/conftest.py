@@ -100,11 +100,11 @@ def cli(prepared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.setattr(started, "_folder", None)
 
     def run(*words: str) -> Ended:
-        from runner import __main__
+        from runner.cli import entry
 
         monkeypatch.setattr(sys, "argv", ["runner", *words])
         try:
-            code = __main__.main()
+            code = entry.main()
         except SystemExit as exit:
             code = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
         return Ended(code, *capfd.readouterr())

@@ -128,7 +128,7 @@ def test_a_float_that_is_none_is_refused(cli):
         assert ended.code == 1 and ended.err.count("\n") == 1 and "max_iterations" in ended.err, ended
 
 
-# By the function of config.register that sets a guard: words that only it stops, or makes right, and what is then told.
+# By the function of schema.register that sets a guard: words that only it stops, or makes right, and what is then told.
 GUARDED = {
     "grammar.extend": (["optimizer.learning_rate=logspace(0,1,0)"], "the number of values must be 1 to 100000"),
     "allow_hydra.guard": (["hydra.launcher._target_=os.system"], "hydra.launcher._target_"),
@@ -141,16 +141,17 @@ GUARDED = {
 CODE = """
 import json, sys
 from hydra.core.plugins import Plugins
-from runner import __main__, config
-config.register()
-sys.path.append(str(__main__.PLUGINS))
+from runner.cli import entry
+from runner.config import schema
+schema.register()
+sys.path.append(str(entry.PLUGINS))
 # Hydra's scan makes the classes of its own plugins anew.
 Plugins.instance()
-config.register = lambda: None
+schema.register = lambda: None
 for name, words in json.loads(sys.argv[1]).items():
     sys.argv = ["runner", *words]
     print(name, file=sys.stderr)
-    assert __main__.main() == 1
+    assert entry.main() == 1
 """
 
 

@@ -95,8 +95,8 @@ def test_a_full_traceback_can_be_had(tmp_path):
 @pytest.mark.parametrize("words", ["--help", "--cfg job", "max_itr=5", "optimizer.learning_rate=fast"])
 def test_what_the_configuration_tells_imports_nothing_heavy(tmp_path, words):
     code = (
-        "import sys; from runner import __main__; sys.argv[1:] = sys.argv[1].split()\n"
-        "try:\n    __main__.main()\nexcept SystemExit:\n    pass\n"
+        "import sys; from runner.cli import entry; sys.argv[1:] = sys.argv[1].split()\n"
+        "try:\n    entry.main()\nexcept SystemExit:\n    pass\n"
         "print('heavy:', {'tensorflow', 'keras', 'mlflow', 'pandas', 'matplotlib', 'pyarrow'} & set(sys.modules))"
     )
     command, env = [sys.executable, "-c", code, words], os.environ | {"PYTHONPATH": str(ROOT)}

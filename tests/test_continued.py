@@ -19,7 +19,8 @@ from mlflow.entities import Run
 
 from runner import sync
 from runner.system import signals
-from runner.tracking.journal import frames, outbox
+from runner.tracking import outbox
+from runner.tracking.journal import frames
 
 # Slow enough to be interrupted, and of numbers that differ in each step.
 COMMAND = ("loss=rosenbrock", "optimizer=adam", "execution=eager", "max_iterations=400", "tracking.every=1")

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from test_fused import plugins  # noqa: F401 (a fixture)
 
-from runner import experiment
 from runner.config import grammar, schema
+from runner.config.parts import parts
 from runner.trace import Trace, join
 
 
@@ -32,7 +32,7 @@ def rows(name: str, *words: str) -> Trace:
     schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("config", overrides=[f"experiment={name}", "dtype=float64", *words])
-    execution = experiment.built(cfg).program.execution
+    execution = parts(cfg).program.execution
     return join([execution.advance(cfg.max_iterations), execution.last()])
 
 

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from runner import loop, optimizers
-from runner.__main__ import PLUGINS
+from runner.cli.entry import PLUGINS
 from runner.config import build, schema
 from runner.executions.cache import Programs
 from runner.fused import groups, lockstep

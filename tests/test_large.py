@@ -13,7 +13,8 @@ from commands import Command
 from conftest import store
 
 from runner import diff, experiment, records, verify
-from runner.experiment import Built
+from runner.cli import run
+from runner.experiment import Parts
 from runner.loop import Rules
 from runner.losses import Loss
 from runner.pictures import landscape, thinning
@@ -118,13 +119,13 @@ def test_what_takes_much_of_the_disk_is_told_first_with_what_takes_less(cli, mon
     def told(d: int, steps: int, **tracking: int) -> list[str]:
         x0 = np.zeros(d or (), np.float32)
         keys = {"every": 1, "max_coordinates": 16, **tracking}
-        return list(experiment.large(Built(None, x0, Rules({}, 0, steps, None), None, 0.0), keys))  # pyright: ignore
+        return list(run.large(Parts(None, x0, Rules({}, 0, steps, None), None, 0.0), keys))  # pyright: ignore
 
     assert told(0, 10**5) == told(100, 1000) == told(0, 10**7, every=100) == []
     (rows,) = told(10**7, 100)
     assert "16.2 GB" in rows and "max_iterations=" in rows and "tracking=none" in rows
     (metrics,) = told(0, 10**7)
     assert "6.9 GB" in metrics and "tracking.every=10," in metrics
-    monkeypatch.setattr(experiment, "LARGE", 10)
+    monkeypatch.setattr(run, "LARGE", 10)
     ended = cli("max_iterations=2")
     assert ended.code == 0 and ended.err.count("WARNING: ") == 2

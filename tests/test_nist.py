@@ -104,8 +104,8 @@ def ended(name: str, start: int, strategy: str, most: int = 500, **keys: Any) ->
     run = build.execution(OmegaConf.create({"_target_": "runner.executions.graph", "chunk": 100}), step)
     try:
         run.last()
-        return experiment.steps(
-            experiment.Built(loss, x0, Rules({}, 0, most, None), Program(x, optimizers.ready(made, x), run), 0.0), []
+        return experiment.run(
+            experiment.Parts(loss, x0, Rules({}, 0, most, None), Program(x, optimizers.ready(made, x), run), 0.0), []
         )
     finally:
         run.close()

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from runner import experiment, losses, optimizers, stopping
 from runner.config import build, schema
+from runner.config.parts import parts
 from runner.executions.cache import Program
 from runner.loop import Ending, Result, Rules
 from runner.losses import Loss, sums
@@ -47,8 +48,8 @@ def composed() -> Callable[..., Any]:
 def test_a_gradient_that_is_not_finite_leaves_x_where_it_is(composed, execution):
     # x - 4 doubles and changes its sign in each step: its square overflows first, beyond 2**64, and x is finite yet.
     cfg = composed("optimizer.learning_rate=1.5", "max_iterations=300", f"execution={execution}")
-    ready, rows = experiment.built(cfg), []
-    result = experiment.steps(ready, [rows.append])
+    ready, rows = parts(cfg), []
+    result = experiment.run(ready, [rows.append])
     assert (result.ending, result.stopped_by) == (Ending.DIVERGED, "nonfinite_loss")
     assert np.isfinite(result.x) and result.x == result.last.x[0] == ready.program.x.numpy()
     assert np.isfinite(join(rows)[:-1].loss).all()
@@ -58,8 +59,8 @@ def test_a_gradient_that_is_not_finite_leaves_x_where_it_is(composed, execution)
 def test_an_x_that_is_not_finite_gives_way_to_the_one_before(composed, execution):
     words = ("optimizer.learning_rate=3e38", "optimizer.momentum=0.5", "guess=point", "guess.x=100", "max_iterations=5")
     cfg = composed(*words, f"execution={execution}")
-    ready, rows = experiment.built(cfg), []
-    result = experiment.steps(ready, [rows.append])
+    ready, rows = parts(cfg), []
+    result = experiment.run(ready, [rows.append])
     assert result.ending is Ending.DIVERGED and result.iterations == 1 and not np.isfinite(result.last.x[0])
     assert result.x == ready.program.x.numpy() == 100
     assert int(ready.program.optimizer.iterations) == 1
@@ -95,8 +96,8 @@ def ended(
     step = build.strategy(STRATEGIES[strategy], loss, made, x)
     run = build.execution(OmegaConf.merge(EXECUTIONS[execution], {"chunk": 1 if execution == "eager" else 7}), step)
     run.last()
-    ready = experiment.Built(loss, x.numpy(), Rules({}, 0, most, None), Program(x, made, run), 0.0)
-    result = experiment.steps(ready, [])
+    ready = experiment.Parts(loss, x.numpy(), Rules({}, 0, most, None), Program(x, made, run), 0.0)
+    result = experiment.run(ready, [])
     slots = made.variables() if optimizer == "tf1" else made.variables
     # TensorFlow 1 numbers the names of its own.
     names = range(len(slots)) if optimizer == "tf1" else [each.name for each in slots]
@@ -142,8 +143,8 @@ def write(file: Path, words: list[str]) -> None:
 
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        ready, rows = experiment.built(compose("config", words)), []
-    experiment.steps(ready, [rows.append])
+        ready, rows = parts(compose("config", words)), []
+    experiment.run(ready, [rows.append])
     assert switches.is_op_determinism_enabled()
     file.write_bytes(join(rows).x.tobytes())
 
@@ -164,8 +165,8 @@ def test_adam_in_double_precision_is_its_formula_in_double_precision(composed, e
     rates = ["optimizer.learning_rate=0.3", "optimizer.beta_1=0.9", "optimizer.beta_2=0.999", "optimizer.epsilon=1e-7"]
     words = ["loss=quadratic", "optimizer=adam", "dtype=float64", "max_iterations=100", f"execution={execution}"]
     cfg = composed(*words, *rates)
-    ready, found = experiment.built(cfg), []
-    experiment.steps(ready, [found.append])
+    ready, found = parts(cfg), []
+    experiment.run(ready, [found.append])
     # Kingma and Ba (2015), arXiv:1412.6980, the last lines of section 2, as Keras has them.
     x, m, v, wanted = np.float64(0), 0.0, 0.0, [np.float64(0)]
     for t in range(1, 101):
@@ -190,8 +191,8 @@ def test_tf_keras_in_double_precision_steps_by_a_rate_of_double_precision(compos
     x, wanted = 0.0, [0.0]
     for rate in rates:
         wanted.append(x := x - rate * 2 * (x - 4))
-    ready, found = experiment.built(composed(*words, *keys, "max_iterations=20", f"execution={execution}")), []
-    experiment.steps(ready, [found.append])
+    ready, found = parts(composed(*words, *keys, "max_iterations=20", f"execution={execution}")), []
+    experiment.run(ready, [found.append])
     np.testing.assert_allclose(join(found).x, wanted, rtol=1e-14)
 
 
@@ -200,8 +201,8 @@ def test_a_schedule_in_double_precision_is_its_formula_in_double_precision(compo
     words = ["loss=quadratic", "optimizer=sgd", "optimizer/learning_rate=cosine_decay", "dtype=float64", "max_iterations=20"]
     schedule = {"initial_learning_rate": 0.1, "decay_steps": 20, "alpha": 0.3}
     keys = [f"optimizer.learning_rate.{name}={value}" for name, value in schedule.items()]
-    ready, found = experiment.built(composed(*words, *keys, f"execution={execution}")), []
-    experiment.steps(ready, [found.append])
+    ready, found = parts(composed(*words, *keys, f"execution={execution}")), []
+    experiment.run(ready, [found.append])
     x, wanted = 0.0, [0.0]
     for t in range(20):
         rate = 0.1 * (0.7 * 0.5 * (1 + math.cos(math.pi * t / 20)) + 0.3)

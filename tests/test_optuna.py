@@ -366,10 +366,11 @@ def test_without_optuna_the_extra_is_named(cli, monkeypatch):
 def test_nothing_else_imports_optuna():
     code = """
 import sys
-from runner import __main__, launching
+from runner.cli import entry
+from runner.sweeps import sweeper
 sys.argv = ["runner", "--help"]
 try:
-    __main__.main()
+    entry.main()
 finally:
     assert "hydra_plugins.runner_sweeps" in sys.modules
     print("optuna" in sys.modules, "cmaes" in sys.modules)

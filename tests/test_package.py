@@ -36,15 +36,16 @@ def installed(tmp_path_factory) -> Path:
 # One command after another, in a process that imports once, and what each of them printed.
 SEVERAL = """
 import contextlib, importlib, io, json, sys
-from runner import quick
+from runner.system import startup
+ENTRIES = {"runner": "runner.cli.entry", "runner.check": "runner.check.command", "runner.report": "runner.report.command"}
 told = []
 for _, name, *words in json.loads(sys.argv[1]):
     sys.argv = [name, *words]
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert importlib.import_module("runner.__main__" if name == "runner" else name).main() == 0
+        assert importlib.import_module(ENTRIES.get(name, name)).main() == 0
     told.append(out.getvalue())
 print(json.dumps(told))
-quick.leave(0)
+startup.leave(0)
 """
 
 
@@ -80,7 +81,7 @@ def test_the_installed_script_finds_a_users_files_too(installed, tmp_path):
 
 
 def test_the_wheel_is_what_runs_in_another_folder(installed, tmp_path):
-    where = "import runner, runner.__main__ as main; print(runner.__file__, main.CONF)"
+    where = "import runner, runner.cli.entry as main; print(runner.__file__, main.CONF)"
     command, env = [sys.executable, "-P", "-c", where], os.environ | {"PYTHONPATH": str(installed)}
     out = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout
     assert out.split() == [str(installed / "runner/__init__.py"), str(installed / "runner/conf")]

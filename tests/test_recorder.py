@@ -137,7 +137,7 @@ def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(prepared):
     ended = Command(prepared, "max_iterations=3", "report=none", paths=[prepared]).ended()
     assert ended.code == 0 and ended.err.startswith("WARNING: MLflow's schema ") and ended.err.count("\n") == 1
     (log,) = (prepared / "outputs" / "runs").glob("*/*/runner.log")
-    assert "[runner.tracking.contract][WARNING] MLflow's schema " in log.read_text()
+    assert "[runner.tracking.store.writers][WARNING] MLflow's schema " in log.read_text()
 
 
 def test_a_mistake_found_after_the_store_was_prepared_leaves_none(tmp_path):

@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from runner import checkpoints, experiment, loop
 from runner.checkpoints import Checkpoints
 from runner.config import schema
+from runner.config.parts import parts
 from runner.errors import UserError
 from runner.loop import Ending, Result
 from runner.system import folders
@@ -75,13 +76,13 @@ def at(step: int, taken: Callable[[], int]) -> Callable[[], str | None]:
 def part(cfg: Any, folder: Path, recorded: int = 0, until: int | None = None, every: float = 0) -> tuple[Trace, Result]:
     """Run until so many steps are taken, from the folder's checkpoint where rows are recorded; return the rows."""
     experiment.PROGRAMS.kept.clear()
-    ready = experiment.built(cfg)
+    ready = parts(cfg)
     saves, rows = Checkpoints(folder, ready.program, every), []
     start = saves.restore(recorded) if recorded else None
     taken = lambda: sum(map(len, rows)) + (start.step if start else 0)  # noqa: E731
     signal = at(until, taken) if until else lambda: None
     try:
-        result = experiment.steps(ready, [rows.append], signal, start=start, save=saves.save)
+        result = experiment.run(ready, [rows.append], signal, start=start, save=saves.save)
     finally:
         ready.program.execution.close()
     return join(rows), result
@@ -160,7 +161,7 @@ def replace(file: Path) -> None:
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(interrupted, caplog, file, damage):
     cfg, folder, rows = interrupted
     damage(folder / "8" / file)
-    saves = Checkpoints(folder, experiment.built(cfg).program, None)
+    saves = Checkpoints(folder, parts(cfg).program, None)
     state = saves.restore(len(rows))
     assert state is not None and state.step == 1
     (warning,) = caplog.messages

@@ -167,7 +167,7 @@ def test_a_time_limit_ends_a_run(cli, runs):
 
 def test_without_tracking_mlflow_is_not_imported(tmp_path):
     code = (
-        "import sys; from runner import __main__; sys.argv[1:] = ['tracking=none']; code = __main__.main();"
+        "import sys; from runner.cli import entry; sys.argv[1:] = ['tracking=none']; code = entry.main();"
         "print('mlflow' in sys.modules, code)"
     )
     ended = subprocess.run(

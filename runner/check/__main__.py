@@ -1,7 +1,7 @@
 """`python -m runner.check`."""
 
-from runner import __main__ as runner
 from runner.check.command import main
+from runner.cli import entry
 
 if __name__ == "__main__":
-    runner.command(main)
+    entry.command(main)

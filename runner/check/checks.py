@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from runner import experiment
 from runner.check import differences
 from runner.check.findings import Check, Failed, Skipped, Subject
 from runner.config import build
+from runner.config.parts import parts
 from runner.errors import UserError, first_line
 from runner.executions import eager, graph
 from runner.fused import groups
@@ -176,7 +176,7 @@ def minimum(subject: Subject) -> str:
 
 def steps(subject: Subject) -> str:
     """The optimizer takes a step with this strategy and in this execution."""
-    ready = experiment.built(subject.cfg)
+    ready = parts(subject.cfg)
     execution = ready.program.execution
     try:
         first = execution.advance(1)

@@ -8,16 +8,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner import __main__ as runner
+from runner.cli import entry
 from runner.errors import UserError
 from runner.security import secrets
 from runner.system import quiet, startup
 
 
-@hydra.main(version_base="1.3", config_path=str(runner.CONF), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="config")
 def task(cfg: DictConfig) -> None:
     """Check one configuration."""
-    runner.answer(report, cfg)
+    entry.answer(report, cfg)
 
 
 def report(cfg: DictConfig) -> int:
@@ -40,6 +40,6 @@ def report(cfg: DictConfig) -> int:
 def main() -> int:
     """Return the exit code: 0 where nothing failed, 1 otherwise."""
     if {"-m", "--multirun"} & {*sys.argv[1:]}:
-        runner.complain(UserError("runner.check looks at one configuration, not at a sweep; leave out -m"))
+        entry.complain(UserError("runner.check looks at one configuration, not at a sweep; leave out -m"))
         return 1
-    return runner.main(task)
+    return entry.main(task)

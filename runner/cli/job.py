@@ -67,10 +67,10 @@ def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -
     chosen = checked(cfg, hydra_cfg)
     prepare(cfg.tracking, draws=schema.draws(cfg, marks or {}))
     with quiet.tensorflow(), startup.without_optional_imports():
-        from runner import experiment
+        from runner.cli import run as on_the_command_line
 
     overrides, folder = hydra_cfg.overrides.task, Path(hydra_cfg.runtime.output_dir)
-    return experiment.run(cfg, about(schema.resolved(cfg), chosen, overrides, folder, marks or {}), chosen, console)
+    return on_the_command_line.run(cfg, about(schema.resolved(cfg), chosen, overrides, folder, marks or {}), chosen, console)
 
 
 def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from runner import experiment, loop
 from runner.cli import job
+from runner.cli import run as recording
 from runner.cli.job import Ended, Outcome, Task
 from runner.config import build
 from runner.errors import UserError, first_line
@@ -176,7 +177,7 @@ def whole(batch: Batch, mine: Sequence[int], results: Sequence[Any], kept: Check
         yield Run(
             said,
             rows,
-            experiment.tags(result) | again,
+            recording.tags(result) | again,
             {f"system/{name}": value for name, value in result.summary.items()},
             run.key,
         )
@@ -195,7 +196,7 @@ def measured(loss: Any, every: int | None, ended: tuple[Any, Any]) -> tuple[Any,
 def summed(result: Any, loss: Any) -> Any:
     """Return a job's result with its summary; the job is recorded while the next one is made."""
     result = replace(result, seconds={**result.seconds, "record": 0.0})
-    return replace(result, summary=experiment.plain(experiment.summed(result, loss)))
+    return replace(result, summary=experiment.plain(recording.summed(result, loss)))
 
 
 def about(each: Job, chosen: dict[str, str], folder: Path, task: Task) -> Any:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from runner import experiment
 from runner.config import build
+from runner.config.parts import parts
 from runner.errors import Misfit
 from runner.fused import lockstep
 from runner.trace import Execution
@@ -33,7 +33,7 @@ def plan(cfgs: Sequence[Any], fuse: bool) -> Iterator[str]:
     skipped: Counter[str] = Counter()
     for cfg in rest:
         try:
-            made = experiment.built(cfg)
+            made = parts(cfg)
         except Misfit as misfit:
             skipped[str(misfit)] += 1
             continue

@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks.measure import Contender, Row, Target, seconds
 from benchmarks.processes import ROOT, RUNNER, TENSORFLOW, Folder, folder, smallest_app
 from runner import experiment
+from runner.cli import run
 from runner.config import schema
 from runner.loop import Result
 from runner.tracking import contract
@@ -30,11 +31,11 @@ GRID = ("loss=rosenbrock", "optimizer=adam", "max_iterations=200", "guess=normal
 BARE = "report=none"
 HYDRA = """import sys
 sys.path.append(TESTS)
-from runner import __main__
+from runner.cli import entry
 from runner.tracking.store import database
 database.REVISIONS = ()
 sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=direct.mlflow", "--allow-target=direct"]
-sys.exit(__main__.main())""".replace("TESTS", repr(str(ROOT / "tests")))
+sys.exit(entry.main())""".replace("TESTS", repr(str(ROOT / "tests")))
 
 
 def process(quick: bool) -> Iterator[Row]:
@@ -85,7 +86,7 @@ def job(steps: int, *words: str) -> Result:
     overrides = [f"{group}={choice}" for group, choice in chosen.items()] + [f"max_iterations={steps}", *words]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", overrides)
-    return experiment.run(cfg, contract.About(Path(), "", {}, {}, ""), chosen, Console(file=io.StringIO()))
+    return run.run(cfg, contract.About(Path(), "", {}, {}, ""), chosen, Console(file=io.StringIO()))
 
 
 def long(quick: bool) -> Iterator[Row]:

@@ -17,7 +17,9 @@ import gc, json, os, sys
 from pathlib import Path
 from hydra import compose, initialize_config_dir
 from rich.console import Console
-from runner import __main__, config, recorder
+from runner.cli import entry
+from runner.config import schema
+from runner.tracking import client
 
 def held(pid):
     memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
@@ -25,15 +27,15 @@ def held(pid):
 
 def tell(count):
     gc.collect()
-    own, other = held(os.getpid()), held(recorder.Process.of_this_process().child.pid)
+    own, other = held(os.getpid()), held(client.Process.of_this_process().child.pid)
     print(json.dumps({"count": count, "run": own, "recorder": other}), flush=True)
 
-sys.path.append(str(__main__.PLUGINS))
-config.register()
+sys.path.append(str(entry.PLUGINS))
+schema.register()
 runs, told, *words = json.loads(sys.argv[1])
-with initialize_config_dir(str(__main__.CONF), version_base="1.3"):
+with initialize_config_dir(str(entry.CONF), version_base="1.3"):
     cfg = compose("config", words)
-from runner import experiment
+from runner.cli import run
 from runner.tracking.contract import About
 from runner.cli.job import about
 chosen = dict.fromkeys(("loss", "guess", "optimizer", "strategy", "execution", "tracking"), "-")
@@ -41,12 +43,12 @@ console = Console(file=open(os.devnull, "w"))
 for i in range(runs):
     cfg.seed = i
     said = about(config.resolved(cfg), chosen, words, Path(f"outputs/runs/{i}"), {})
-    result = experiment.run(cfg, said, chosen, console)
+    result = run.run(cfg, said, chosen, console)
     if i + 1 in told:
         tell(i + 1)
     if i % 500 == 499:
         print(i + 1, file=sys.stderr, flush=True)
-recorder.Process.of_this_process().stop()
+client.Process.of_this_process().stop()
 os._exit(0)
 """
 
