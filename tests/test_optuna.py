@@ -19,9 +19,9 @@ from conftest import CONF, environment, own_loss, store
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from runner.cli.job import Outcome
 from runner.config import grammar
 from runner.sweeps.optuna import space, trials
+from runner.sweeps.task import Outcome
 
 OPTUNA = ["-m", "hydra/sweeper=optuna"]
 FUSED = [*OPTUNA, "hydra/launcher=fused", "max_iterations=1"]

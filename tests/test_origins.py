@@ -372,7 +372,7 @@ def test_what_the_users_words_name_is_read_as_hydra_reads_them():
 def test_a_job_knows_the_users_words_wherever_it_arrives(tmp_path, monkeypatch):
     import pickle
 
-    from runner.cli.job import Task
+    from runner.sweeps.task import Task
 
     with trust.command(["tracking.uri=sqlite:///x.db"]):
         task = Task(tmp_path, False)

@@ -10,9 +10,9 @@ import threading
 import optuna
 import pytest
 
-from runner.cli.job import Task
 from runner.errors import UserError
 from runner.sweeps.optuna import study as studies
+from runner.sweeps.task import Task
 from runner.system import orphans, processes
 from runner.tracking import journal
 

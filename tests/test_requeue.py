@@ -17,8 +17,8 @@ from commands import runs, same
 from conftest import environment, with_store
 from processes import wait
 
-from runner.cli.job import Ended, Outcome
 from runner.sweeps.requeue import Call
+from runner.sweeps.task import Ended, Outcome
 from runner.system import signals
 
 USR2, TERM = signal.SIGUSR2, signal.SIGTERM

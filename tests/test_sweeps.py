@@ -29,11 +29,11 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf, open_dict
 
 from runner import sync
-from runner.cli.job import Outcome, Task
 from runner.config import grammar, schema
 from runner.errors import UserError
 from runner.sweeps import composer, packs
 from runner.sweeps import sweep as sweeps
+from runner.sweeps.task import Outcome, Task
 from runner.tracking import sweep_client
 from runner.tracking.sweep_client import SweepRecorder
 

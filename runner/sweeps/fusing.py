@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from runner import experiment, loop
 from runner.cli import job
 from runner.cli import run as recording
-from runner.cli.job import Ended, Outcome, Task
 from runner.config import build
 from runner.errors import UserError, first_line
 from runner.fused import checkpoints, groups, lockstep, manifest
@@ -22,6 +21,7 @@ from runner.loop import Ending
 from runner.losses import measures
 from runner.security import secrets, trust
 from runner.sweeps.composer import Job
+from runner.sweeps.task import Ended, Outcome, Task
 from runner.system import signals, started
 from runner.tracking.store.bulk_runs import Job as Run
 
@@ -145,7 +145,7 @@ def noted(batch: Batch, mine: list[int], results: Sequence[Any], losses: Sequenc
     kept.recording(batch.places(mine))
     ids = recorded(batch.task, batch.cfgs(mine), partial(whole, batch, mine, results, kept))
     jobs = [batch.jobs[index] for index in mine]
-    found = [came_to(each, result, run_id) for each, (_, result), run_id in zip(jobs, results, ids, strict=True)]
+    found = [outcome(each, result, run_id) for each, (_, result), run_id in zip(jobs, results, ids, strict=True)]
     for index, each in zip(mine, found, strict=True):
         batch.task.write(batch.numbers[index], asdict(each))
     kept.recorded([each.interrupted for each in found])
@@ -223,10 +223,10 @@ def recorded(task: Task, cfgs: Sequence[Any], runs: Callable[[], Iterable[Run]])
     return ids
 
 
-def came_to(each: Job, result: Any, run_id: str | None) -> Outcome:
+def outcome(each: Job, result: Any, run_id: str | None) -> Outcome:
     """Return a job's result as an Outcome."""
     seconds = sum(result.seconds.values())
-    return job.came_to(result, overrides=each.overrides, identity=each.identity, seconds=seconds, run_id=run_id)
+    return Outcome.of(result, overrides=each.overrides, identity=each.identity, seconds=seconds, run_id=run_id)
 
 
 def told(found: Sequence[Outcome]) -> str:

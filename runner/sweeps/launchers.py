@@ -14,11 +14,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from runner.cli.job import Outcome, Task, line
 from runner.errors import UserError
 from runner.security import script_words, secrets
 from runner.sweeps import packs, requeue
 from runner.sweeps.packs import Batch
+from runner.sweeps.task import Outcome, Task, line
 from runner.system import startup
 
 # Seconds between looks at jobs that run.

@@ -15,11 +15,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from runner.cli import job
-from runner.cli.job import Outcome, Task
 from runner.errors import first_line
 from runner.security import secrets
 from runner.sweeps import composer, sweeper
+from runner.sweeps.task import Outcome, Task, as_outcome
 from runner.system import folders, orphans
 
 Batch = Sequence[Sequence[str]]
@@ -87,7 +86,7 @@ class Pack:
             # A worker's errors may go where nobody looks.
             with redirect_stdout(said), redirect_stderr(said):
                 values = self.run([*left.values()], [*left]) if left else []
-            done |= {number: job.as_outcome(left[number], value) for number, value in zip(left, values, strict=True)}
+            done |= {number: as_outcome(left[number], value) for number, value in zip(left, values, strict=True)}
             return [done[number] for number in jobs]
         finally:
             for number in left:

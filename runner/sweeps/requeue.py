@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from runner.cli.job import SIGNALS, Ended
+from runner.cli.job import SIGNALS
+from runner.sweeps.task import Ended
 from runner.system import signals
 
 

@@ -14,13 +14,14 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
-from runner.cli.job import SWEPT, Ended, Outcome, Task, as_outcome, prepare, shown
+from runner.cli.job import SWEPT, prepare
 from runner.config import schema
 from runner.errors import UserError, first_line
 from runner.fused import manifest
 from runner.security import secrets, targets
 from runner.sweeps import composer
 from runner.sweeps.claims import Claims
+from runner.sweeps.task import Ended, Outcome, Task, as_outcome, shown
 from runner.system import quiet, startup
 from runner.tracking import store
 

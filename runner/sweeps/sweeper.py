@@ -18,12 +18,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from runner.cli import job
-from runner.cli.job import SIGNALS, Ended, Outcome, Task
+from runner.cli.job import SIGNALS
 from runner.config import grammar
 from runner.errors import UserError
 from runner.security import secrets, trust
 from runner.sweeps import composer
 from runner.sweeps.sweep import Sweep
+from runner.sweeps.task import Ended, Outcome, Task
 from runner.system import folders, quiet, started, startup
 
 

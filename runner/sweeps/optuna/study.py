@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli import job
-from runner.cli.job import Outcome
 from runner.config import grammar
 from runner.errors import UserError, first_line, nearest
 from runner.security import pickles, targets, trust
@@ -22,6 +21,7 @@ from runner.sweeps.optuna import space as spaces
 from runner.sweeps.optuna.space import Axis
 from runner.sweeps.optuna.trials import OBJECTIVES, WORST, Trials, quiet
 from runner.sweeps.sweep import Sweep
+from runner.sweeps.task import Outcome
 from runner.system import processes, startup
 from runner.system import quiet as quiet_imports
 

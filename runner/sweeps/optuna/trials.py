@@ -11,12 +11,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from runner.cli.job import SIGNALS, Outcome
+from runner.cli.job import SIGNALS
 from runner.config import dump
 from runner.errors import UserError, first_line, nearest
 from runner.security import secrets
 from runner.sweeps.optuna.space import Axis
 from runner.sweeps.sweep import Sweep
+from runner.sweeps.task import Outcome
 
 # What a diverged run is told as. Optuna takes infinities as values, and its samplers rank them last; told as a failure it would
 # be forgotten: TPE then went on to draw 30 diverging trials of 60 instead of 18 (medians over 8 seeds).
