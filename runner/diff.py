@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner import records
-from runner.config import schema
+from runner.config import parameters
 from runner.errors import UserError
 from runner.records import DIFFERENT, SAME, Parser, Recorded, compare
 from runner.records.compare import QUANTITIES, Comparison
@@ -70,7 +70,7 @@ def differences(a: Recorded, b: Recorded) -> str:
 
     ended = ("ending", "stopped_by")
     said = [
-        {key: value for key, value in present(run.params).items() if schema.is_param(key)}
+        {key: value for key, value in present(run.params).items() if parameters.is_param(key)}
         | run.versions
         | {key: run.tags[key] for key in ended if key in run.tags}
         for run in (a, b)

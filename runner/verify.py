@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner import diff, records
 from runner.cli import entry
-from runner.config import schema
+from runner.config import parameters, schema, validation
 from runner.errors import UserError
 from runner.loop import Ending
 from runner.records import DIFFERENT, SAME, Parser, Recorded
@@ -42,7 +42,7 @@ def report(words: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(words)
     run = records.read(records.client(chosen.tracking_uri), chosen.run)
     cfg = configuration(run)
-    again = Recorded("again", "from its record", run.params, schema.provenance(), run.config, rows(cfg)[: len(run.rows)])
+    again = Recorded("again", "from its record", run.params, parameters.provenance(), run.config, rows(cfg)[: len(run.rows)])
     secrets.tell(f"A  {run.run_id}  {run.name}, as it was recorded")
     secrets.tell_lines("B  run again from its record\n")
     secrets.tell_lines(versions(run, again))
@@ -61,8 +61,8 @@ def configuration(run: Recorded) -> DictConfig:
     if "ending" not in run.tags:
         raise UserError(f"run {run.run_id} came to no end that could come out again: {run.tags.get('error', 'it is running')}")
     plain = yaml.safe_load(run.config)
-    said = {key: value[: len(run.params.get(key, ""))] for key, value in schema.flat(plain).items()}
-    keys = {key for key in said.keys() | run.params.keys() if schema.is_param(key) or key in run.params}
+    said = {key: value[: len(run.params.get(key, ""))] for key, value in parameters.flat(plain).items()}
+    keys = {key for key in said.keys() | run.params.keys() if parameters.is_param(key) or key in run.params}
     if unlike := sorted(key for key in keys if said.get(key) != run.params.get(key)):
         raise UserError(f"run {run.run_id}: config.yaml and the run's parameters differ in {', '.join(unlike)}")
     if faults := [fault for group, each in plain.items() for fault in targets.faults(str(group), each)]:
@@ -74,7 +74,7 @@ def configuration(run: Recorded) -> DictConfig:
         # The last row of an interrupted run is that of a step, not of an end.
         ends = len(run.rows) - (run.tags["ending"] != Ending.INTERRUPTED)
         cfg.stopping.time_limit, cfg.max_iterations = None, max(ends, 1)
-    schema.check(cfg, {}, ())
+    validation.check(cfg, {}, ())
     return cfg
 
 

@@ -14,7 +14,6 @@ import pytest
 from absl import logging as absl_logging
 from omegaconf import OmegaConf
 
-from runner.config import schema
 from runner.sweeps.sweep import Sweep
 from runner.system import started
 
@@ -28,7 +27,7 @@ os.environ["RUNNER_ALLOW_TARGETS"] = ":".join(OWN)
 # Hydra's logging setup closes all handlers, and this one, which TensorFlow brings, would close pytest's capture of stderr.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
-REPORT, DRAWS = Sweep.report, schema.draws
+REPORT, DRAWS = Sweep.report, parameters.draws
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
@@ -94,7 +93,7 @@ def cli(prepared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(prepared)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr(schema, "draws", lambda cfg, marks: False)
+    monkeypatch.setattr(parameters, "draws", lambda cfg, marks: False)
     monkeypatch.setattr(Sweep, "report", lambda sweep: None)
     # Where a test before took another folder for that of the command.
     monkeypatch.setattr(started, "_folder", None)
@@ -115,7 +114,7 @@ def cli(prepared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 @pytest.fixture
 def drawn(cli: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
     """Run `python -m runner` as `cli` does, with pictures of a run when it ends."""
-    monkeypatch.setattr(schema, "draws", DRAWS)
+    monkeypatch.setattr(parameters, "draws", DRAWS)
     return cli
 
 

@@ -17,7 +17,7 @@ from conftest import CONF, store
 from hydra import compose, initialize_config_dir
 
 from runner import diff, records, sync, verify
-from runner.config import schema
+from runner.config import parameters, schema
 from runner.report import command as report
 from runner.security import names, targets
 from runner.system import started
@@ -66,7 +66,7 @@ def test_a_configuration_has_the_digest_that_it_had(words):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=words.split())
-    assert schema.identity(schema.resolved(cfg)) == DIGESTS[words]
+    assert parameters.digest(parameters.resolved(cfg)) == DIGESTS[words]
 
 
 @pytest.mark.parametrize("name", names.RENAMED)

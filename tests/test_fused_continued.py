@@ -32,7 +32,7 @@ from mlflow.artifacts import download_artifacts
 from omegaconf import OmegaConf
 
 from runner import checkpoints, sync
-from runner.config import schema
+from runner.config import parameters, schema
 from runner.errors import UserError
 from runner.executions.cache import Programs
 from runner.fused import checkpoints as group_checkpoints
@@ -78,7 +78,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def identity(cfg: Any) -> str:
-    return schema.identity(schema.resolved(cfg))
+    return parameters.digest(parameters.resolved(cfg))
 
 
 def begun(cfgs: list[Any], pending: Path, chunks: int | None = None, every: float | None = 0) -> Ended:

@@ -151,11 +151,11 @@ def test_what_cannot_be_traced_is_told_by_its_line_and_the_way_out(cli, mine):
 
 @pytest.mark.parametrize("execution", ["eager", "graph", "xla"])
 def test_a_picture_is_not_heard_of_in_the_users_loss(cli, drawn, mine, monkeypatch, execution):
-    from runner.config import schema
+    from runner.config import parameters
 
     words = ("loss._target_=mine.prints", *POINT, f"execution={execution}", "max_iterations=4")
     with_picture = drawn(*words)
-    monkeypatch.setattr(schema, "draws", lambda cfg, marks: False)
+    monkeypatch.setattr(parameters, "draws", lambda cfg, marks: False)
     without = cli(*words)
     assert with_picture.code == without.code == 0 and with_picture.err == without.err == ""
     # An eager run looks at its first point before it begins, and has a row for each step and the last point; another is traced

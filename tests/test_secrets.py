@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from test_security import GUESS, seen
 
 from runner import sync
-from runner.config import dump, schema
+from runner.config import dump, parameters
 from runner.security import secrets, targets
 
 SECRET = "S3CRETpw"
@@ -134,7 +134,7 @@ def test_a_secret_at_any_place_is_hidden_wherever_it_occurs(place, quote):
     secrets.Known.values, secrets.Known.pattern = set(), None
     secrets.learn(plain)
     hidden = secrets.hidden(plain)
-    texts = [dump.text(hidden), OmegaConf.to_yaml(OmegaConf.create(hidden)), str(schema.flat(hidden)), json.dumps(hidden)]
+    texts = [dump.text(hidden), OmegaConf.to_yaml(OmegaConf.create(hidden)), str(parameters.flat(hidden)), json.dumps(hidden)]
     typed = [f"+{key}={typed_as(value, quote)}" for key, value in plain.items()]
     texts += [secrets.override(each) for each in typed] + [secrets.lines(repr(plain)), secrets.lines(json.dumps(plain))]
     texts += [secrets.lines(f"failed: {each}") for each in (plain["note"], repr(plain["note"]), " ".join(secret.split()))]

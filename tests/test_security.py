@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import environment, own_loss
 
-from runner.config import schema
+from runner.config import parameters
 from runner.errors import UserError
 from runner.security import names, pickles, secrets, targets
 from runner.trace import Trace
@@ -452,7 +452,7 @@ def test_a_record_names_nothing_that_its_reader_sees_otherwise(untouched, nested
     text = yaml.safe_dump(plain)
     assert facts.of({"a": text}).get("a", facts.UNKNOWN) is facts.UNKNOWN
     rows = Trace(0, np.zeros((1, 1)), np.zeros(1), np.zeros((1, 1)))
-    run = records.Recorded("a", "a", schema.flat(plain), {"ending": "converged"}, text, rows)
+    run = records.Recorded("a", "a", parameters.flat(plain), {"ending": "converged"}, text, rows)
     with pytest.raises(UserError, match="must hold no interpolation"):
         verify.configuration(run)
 

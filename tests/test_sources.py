@@ -8,7 +8,7 @@ import pytest
 from conftest import own_loss
 from test_sweeps import children
 
-from runner.config import schema, sources
+from runner.config import parameters, schema, sources
 
 HELPED = """
 import tensorflow as tf
@@ -69,42 +69,44 @@ def plain(**keys):
 
 
 def test_the_digest_is_of_the_module_and_of_what_it_imports_from_beside_it(package):
-    first = schema.identity(plain())
+    first = parameters.digest(plain())
     assert {*sources.of(plain())} == {"mine", "mine.losses", "mine.parts", "mine.parts.helper", "mine.more", "beside"}
     assert not any(name.partition(".")[0] in ("mine", "beside") for name in sys.modules), "nothing is imported"
     edited(package / "mine/apart.py", "1", "2")
-    assert schema.identity(plain()) == first
+    assert parameters.digest(plain()) == first
     for name in ("mine/losses.py", "mine/parts/helper.py", "beside.py", "mine/more.py"):
-        before = schema.identity(plain())
+        before = parameters.digest(plain())
         (package / name).write_text((package / name).read_text() + "\n# changed")
         forgotten()
-        assert schema.identity(plain()) != before, name
+        assert parameters.digest(plain()) != before, name
     # Python has imported it by now, and runs what it has.
-    before = schema.identity(plain())
+    before = parameters.digest(plain())
     (package / "mine/losses.py").write_text("")
-    assert schema.identity(plain()) == before
+    assert parameters.digest(plain()) == before
 
 
 def test_files_that_an_own_function_is_told_to_read_belong_to_it(package):
-    before, named = schema.identity(plain()), schema.identity(plain(file="rows.csv"))
+    before, named = parameters.digest(plain()), parameters.digest(plain(file="rows.csv"))
     (package / "rows.csv").write_text("1,2")
-    there = schema.identity(plain(file="rows.csv"))
+    there = parameters.digest(plain(file="rows.csv"))
     assert len({before, named, there}) == 3
     (package / "rows.csv").write_text("1,3")
-    assert schema.identity(plain(file="rows.csv")) != there
-    assert schema.identity(plain(data={"_target_": "numpy.array", "object": ["rows.csv"]})) != schema.identity(plain(data=1))
+    assert parameters.digest(plain(file="rows.csv")) != there
+    assert parameters.digest(plain(data={"_target_": "numpy.array", "object": ["rows.csv"]})) != parameters.digest(
+        plain(data=1)
+    )
 
 
 def test_without_own_functions_the_digest_is_what_it_was(package, monkeypatch):
     monkeypatch.setattr(schema, "__version__", "0.2.0")
     (package / "quadratic").write_text("a file that only bears a value's name")
     ours = {"loss": {"_target_": "runner.losses.quadratic"}, "guess": {"kind": "quadratic"}, "seed": 0, "resume": True}
-    assert schema.identity(ours) == schema.identity({**ours, "resume": False, "tracking": {"_target_": "mine.losses.loss"}})
+    assert parameters.digest(ours) == parameters.digest({**ours, "resume": False, "tracking": {"_target_": "mine.losses.loss"}})
     monkeypatch.setattr(sources, "of", lambda plain: {})
-    without = schema.identity(ours)
+    without = parameters.digest(ours)
     monkeypatch.undo()
     monkeypatch.setattr(schema, "__version__", "0.2.0")
-    assert schema.identity(ours) == without and sources.of(ours) == {}
+    assert parameters.digest(ours) == without and sources.of(ours) == {}
 
 
 def test_of_what_is_installed_the_file_and_the_version_count(monkeypatch):

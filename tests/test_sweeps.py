@@ -29,7 +29,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf, open_dict
 
 from runner import sync
-from runner.config import grammar, schema
+from runner.config import grammar, parameters, schema
 from runner.errors import UserError
 from runner.sweeps import composer, packs
 from runner.sweeps import sweep as sweeps
@@ -282,7 +282,7 @@ def test_a_job_is_composed_as_hydra_composes_it(choices, values):
         with open_dict(expected):
             del expected["hydra"]
         assert OmegaConf.to_yaml(job.cfg) == OmegaConf.to_yaml(expected)
-        assert json.dumps(job.plain) == json.dumps(schema.resolved(expected))
+        assert json.dumps(job.plain) == json.dumps(parameters.resolved(expected))
 
 
 def start_eight(folder: Path, uri: str) -> Counter:

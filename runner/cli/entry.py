@@ -19,7 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 
 from runner import __version__
-from runner.config import schema
+from runner.config import explain, schema
 from runner.errors import UserError, first_line
 from runner.security import secrets, streams, targets, trust
 from runner.system import started
@@ -89,7 +89,7 @@ def main(task: Callable[[], None] = task) -> int:
     except Exception as error:
         if full_error:
             raise
-        complain(UserError(schema.explain(error)))
+        complain(UserError(explain.explain(error)))
         return 1
     finally:
         os.umask(mask)

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner.config import dump, schema
+from runner.config import dump, labels, parameters, validation
 from runner.security import secrets, targets
 from runner.system import quiet, startup
 from runner.tracking.contract import About
@@ -25,31 +25,33 @@ def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -
     """Check a composed configuration, then import what is heavy, run it and return its Result; `marks` are further tags."""
     hydra_cfg = HydraConfig.get()
     chosen = checked(cfg, hydra_cfg)
-    prepare(cfg.tracking, draws=schema.draws(cfg, marks or {}))
+    prepare(cfg.tracking, draws=parameters.draws(cfg, marks or {}))
     with quiet.tensorflow(), startup.without_optional_imports():
         from runner.cli import run as on_the_command_line
 
     overrides, folder = hydra_cfg.overrides.task, Path(hydra_cfg.runtime.output_dir)
-    return on_the_command_line.run(cfg, about(schema.resolved(cfg), chosen, overrides, folder, marks or {}), chosen, console)
+    return on_the_command_line.run(
+        cfg, about(parameters.resolved(cfg), chosen, overrides, folder, marks or {}), chosen, console
+    )
 
 
 def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:
     """Return what each group is called; raises UserError for what the configuration alone shows to be wrong."""
     sources = tuple(Path(source.path) for source in hydra_cfg.runtime.config_sources if source.schema == "file")
-    chosen = schema.choices(hydra_cfg.runtime.choices, cfg)
-    schema.check(cfg, chosen, sources)
-    return schema.labels(chosen, cfg, sources)
+    chosen = labels.choices(hydra_cfg.runtime.choices, cfg)
+    validation.check(cfg, chosen, sources)
+    return labels.labels(chosen, cfg, sources)
 
 
 def about(
     plain: Mapping[str, Any], chosen: Mapping[str, str], overrides: Sequence[str], folder: Path, marks: Mapping[str, str]
 ) -> About:
     """Return what is said of a run once, from its resolved configuration, without its secrets."""
-    identity = schema.identity(plain)
+    identity = parameters.digest(plain)
     secrets.learn(plain)
     plain, overrides = secrets.hidden(plain), [secrets.override(each) for each in overrides]
-    tags = schema.tags(chosen, overrides) | {"identity": identity} | dict(marks)
-    called, params = name(plain, chosen, overrides, marks), schema.params(plain)
+    tags = parameters.tags(chosen, overrides) | {"identity": identity} | dict(marks)
+    called, params = name(plain, chosen, overrides, marks), parameters.params(plain)
     return About(folder, called, params, tags, dump.text(plain), bool(plain["resume"]))
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from runner import experiment, loop
 from runner.checkpoints import Checkpoints
 from runner.cli import console
-from runner.config import build, schema
+from runner.config import build, parameters
 from runner.config.parts import parts
 from runner.errors import first_line
 from runner.experiment import Parts
@@ -147,7 +147,7 @@ def keep_nothing(state: State, now: bool) -> None:
 def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
     """Return what makes a run's pictures, or None where it gets none."""
     make = build.function("report", cfg.report, "title")
-    if chosen["tracking"] == "none" or not schema.draws(cfg, about.tags):
+    if chosen["tracking"] == "none" or not parameters.draws(cfg, about.tags):
         return None
     rate = cfg.optimizer.get("learning_rate")
     with_rate = f" with learning rate {rate:g}" if isinstance(rate, int | float) else ""

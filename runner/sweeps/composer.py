@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config import schema
+from runner.config import parameters
 from runner.security import expansion, secrets
 
 # Jobs that are kept, each of which takes some 50 KB.
@@ -33,7 +33,7 @@ class Base:
     def plain(self) -> dict[str, Any]:
         """The task's part as plain data; empty where it cannot be resolved by itself."""
         try:
-            return schema.resolved(self.cfg)
+            return parameters.resolved(self.cfg)
         except OmegaConfBaseException:
             return {}
 
@@ -89,13 +89,13 @@ class Job:
     @cached_property
     def plain(self) -> dict[str, Any]:
         """The configuration as plain data; raises what OmegaConf raises where it cannot be resolved."""
-        return self.base.with_numbers(self.values) or schema.resolved(self.cfg)
+        return self.base.with_numbers(self.values) or parameters.resolved(self.cfg)
 
     @cached_property
     def identity(self) -> str:
         """The digest of all that the result depends on, or nothing where the configuration is wrong, as its run will tell."""
         try:
-            return schema.identity(self.plain)
+            return parameters.digest(self.plain)
         except Exception:
             return ""
 

@@ -15,7 +15,7 @@ from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
 from runner.cli.job import SWEPT, prepare
-from runner.config import schema
+from runner.config import parameters
 from runner.errors import UserError, first_line
 from runner.fused import manifest
 from runner.security import secrets, targets
@@ -125,7 +125,7 @@ class Sweep:
         text = " ".join(shown(self.overrides))
         if self.options:
             self.task.marks["options"] = " ".join(shown(self.options))
-        tags = {"overrides": text, "sweep": "parent", **self.task.marks, **self.tags, **schema.provenance()}
+        tags = {"overrides": text, "sweep": "parent", **self.task.marks, **self.tags, **parameters.provenance()}
         self.known = self.recorder.begin(f"sweep {text}"[:250], tags)
         # Offline there is no such run.
         if self.recorder.run_id is not None:

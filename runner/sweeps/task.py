@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from runner.cli.job import SIGNALS, run
-from runner.config import schema
+from runner.config import parameters, schema
 from runner.errors import Misfit, first_line
 from runner.security import secrets, streams, targets, trust
 from runner.system import orphans, processes, started
@@ -181,7 +181,7 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
     log, began = folder / f"{hydra_cfg.job.name}.log", time.perf_counter()
     known: dict[str, Any] = {"overrides": overrides, "log": str(log)}
     try:
-        known["identity"] = schema.identity(schema.resolved(cfg))
+        known["identity"] = parameters.digest(parameters.resolved(cfg))
         with secrets.unlinked(folder / "console.txt").open("a", encoding="utf-8") as file:
             result = run(cfg, Console(file=file, width=200), {**marks, "job": str(hydra_cfg.job.num)})
     except KeyboardInterrupt:

@@ -246,7 +246,7 @@ class Sandbox:
 
     def restate(self, store: sqlite3.Connection, run: str, plain: dict[str, Any]) -> None:
         """Have a run's parameters say what its configuration does, as whoever owns the store can."""
-        from runner.config.schema import flat
+        from runner.config.parameters import flat
 
         store.execute("DELETE FROM params WHERE run_uuid = ?", (run,))
         rows = [(run, key, value) for key, value in flat(plain).items()]
