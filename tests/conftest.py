@@ -14,6 +14,7 @@ import pytest
 from absl import logging as absl_logging
 from omegaconf import OmegaConf
 
+from runner.config import parameters
 from runner.sweeps.sweep import Sweep
 from runner.system import started
 

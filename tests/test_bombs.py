@@ -131,10 +131,10 @@ def test_a_float_that_is_none_is_refused(cli):
 # By the function of schema.register that sets a guard: words that only it stops, or makes right, and what is then told.
 GUARDED = {
     "grammar.extend": (["optimizer.learning_rate=logspace(0,1,0)"], "the number of values must be 1 to 100000"),
-    "allow_hydra.guard": (["hydra.launcher._target_=os.system"], "hydra.launcher._target_"),
-    "sizes.guard": (["--config-dir", "conf", "experiment=large"], "large.yaml must be 1 MiB or less"),
+    "hydra_node.guard": (["hydra.launcher._target_=os.system"], "hydra.launcher._target_"),
+    "yaml_limits.guard": (["--config-dir", "conf", "experiment=large"], "large.yaml must be 1 MiB or less"),
     "expansion.guard": (["--config-dir", "conf", "experiment=nodes"], "a configuration must come to"),
-    "private.guard": (["max_iterations=1", "tracking=none", "++report.token=SECRETPW", "hydra.run.dir=run", "seed=-1"], "seed"),
+    "secrets.guard": (["max_iterations=1", "tracking=none", "++report.token=SECRETPW", "hydra.run.dir=run", "seed=-1"], "seed"),
     "origins.guard": (["hydra.run.dir=taken", "tracking=none"], "set hydra.run.dir=another folder"),
     "take_whole_floats": (["max_iterations=-1e1"], "max_iterations must be 1 or more, and 9007199254740992 or less, got -10;"),
 }

@@ -42,12 +42,12 @@ if wanted := os.environ.pop("INTERRUPT_IN", None):
 """
 # What the command is in: functions by folder and module. When Keras is imported, TensorFlow has printed already.
 PHASES = {
-    "composing": "runner.sweeps.sweep.launch runner.sweeps.composer.compose",
+    "composing": "sweeps.sweep.launch sweeps.composer.compose",
     "importing": "tensorflow.__init__.<module> keras.__init__.<module>",
-    "grouping": "runner.fused.groups.fault polymorphic_function.tracing_compilation.trace_function",
-    "running": "runner.fused.lockstep.run",
-    "recording": "runner.tracking.sweep_client.record runner.tracking.process.answer",
-    "reporting": "runner.sweeps.sweep.report",
+    "grouping": "fused.groups.fault polymorphic_function.tracing_compilation.trace_function",
+    "running": "fused.lockstep.run",
+    "recording": "tracking.sweep_client.record tracking.process.answer",
+    "reporting": "sweeps.sweep.report",
 }
 JOBS, STEPS = 300, 10
 SWEEP = ("-m", "guess=uniform", f"max_iterations={STEPS}")
