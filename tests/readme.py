@@ -1,4 +1,4 @@
-"""Write the parts of README.md that come from conf/ and from a run: `python tests/readme.py`."""
+"""Write the parts of the READMEs that come from conf/, from a run and from the imports: `python tests/readme.py`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,45 @@ import yaml
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CONF = ROOT / "conf"
+HOUSE = ROOT / "runner/README.md"
+# Drawn as one.
+HEART = {"errors", "trace", "loop", "stopping", "guesses", "optimizers", "losses", "strategies", "executions", "experiment"}
 
 
 def part(text: str, name: str) -> re.Match[str]:
     """Return what stands between the comment that begins with these words and the next `end`."""
     found = re.search(rf"(<!-- {re.escape(name)}.*? -->\n)(.*?)(<!-- end -->)", text, re.DOTALL)
-    assert found, f"README.md has no part '{name}'"
+    assert found, f"there is no part '{name}'"
     return found
 
 
-def replace(name: str, new: str) -> None:
-    """Put this text where README.md has the part of this name."""
-    text = README.read_text()
+def replace(name: str, new: str, file: Path = README) -> None:
+    """Put this text where a file has the part of this name."""
+    text = file.read_text()
     found = part(text, name)
-    README.write_text(text[: found.start(2)] + new + text[found.end(2) :])
+    file.write_text(text[: found.start(2)] + new + text[found.end(2) :])
+
+
+def drawing() -> str:
+    """Return the imports between packages as a Mermaid graph, without those that follow from others."""
+    import grimp
+
+    graph = grimp.build_graph("runner")
+    below: dict[str, set[str]] = {}
+    for module in graph.modules - {"runner"}:
+        for other in graph.find_modules_directly_imported_by(module) - {"runner"}:
+            one, another = ("heart" if each in HEART else each for each in (module.split(".")[1], other.split(".")[1]))
+            if one != another:
+                below.setdefault(one, set()).add(another)
+
+    def all_below(name: str) -> set[str]:
+        return below.get(name, set()).union(*map(all_below, below.get(name, set())))
+
+    lines = []
+    for name in sorted(below):
+        follows = set().union(*map(all_below, below[name]))
+        lines += [f"  {name} --> {other}" for other in sorted(below[name] - follows)]
+    return "\n".join(["```mermaid", "graph TD", *lines, "```", ""])
 
 
 def groups() -> str:
@@ -102,6 +127,7 @@ def outputs() -> list[str]:
 def main() -> None:
     """Write all parts anew."""
     replace("groups", groups())
+    replace("drawing", drawing(), HOUSE)
     for command in outputs():
         with tempfile.TemporaryDirectory() as folder:
             write_own(Path(folder))

@@ -34,6 +34,19 @@ def test_the_table_of_groups_is_that_of_conf():
     assert readme.part(TEXT, "groups")[2] == readme.groups(), "run `python tests/readme.py`"
 
 
+def test_the_drawing_is_that_of_the_imports():
+    house = readme.HOUSE.read_text()
+    assert readme.part(house, "drawing")[2] == readme.drawing(), "run `python tests/readme.py`"
+    assert len(house.splitlines()) <= 120
+
+
+def test_each_file_that_the_drawing_page_names_is_there():
+    found = set(re.findall(r"`([\w/]+(?:\.py|/))`", readme.HOUSE.read_text())) - {"conf/"}
+    found = {each for each in found if not each.startswith("checkpoint/") and not each.startswith("outputs/")}
+    missing = [each for each in found if not list((readme.ROOT / "runner").glob(f"**/{each}"))]
+    assert len(found) > 40 and missing == []
+
+
 def test_the_output_is_what_the_command_prints(cli):
     ended = cli("strategy=tape")
     shown = readme.part(TEXT, "output of: python -m runner strategy=tape")[2].removeprefix("```text\n").removesuffix("```\n")
