@@ -35,7 +35,7 @@ from runner.cli import entry
 from runner.tracking.store import database
 database.REVISIONS = ()
 sys.argv[1:1] = ["-m", "hydra/sweeper=basic", "tracking._target_=direct.mlflow", "--allow-target=direct"]
-sys.exit(entry.main())""".replace("TESTS", repr(str(ROOT / "tests")))
+sys.exit(entry.main())""".replace("TESTS", repr(str(ROOT / "tests/support")))
 
 
 def process(quick: bool) -> Iterator[Row]:

@@ -24,7 +24,7 @@ time.time_ns, time.time = shifted, lambda: shifted() / 10**9
 """
 
 
-# tests/test_spool.py holds the spool to it quickly.
+# tests/tracking/test_spool.py holds the spool to it quickly.
 @pytest.mark.long
 def test_a_run_whose_clock_is_put_back_goes_on_as_if_it_had_not_been(prepared):
     own_loss(prepared, "mine", "import clock\n\ndef loss(x, *, way):\n    return (x - 4) ** 2\n")

@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(reference, folder, k
     worth_it(kills, taken, STEPS + 1)
 
 
-# tests/test_fused_continued.py kills a sweep quickly.
+# tests/fused/test_fused_continued.py kills a sweep quickly.
 @pytest.mark.long
 @pytest.mark.parametrize("kills", [1, 12])
 def test_a_sweep_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path, migrated, folder, kills):

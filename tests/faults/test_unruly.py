@@ -133,7 +133,7 @@ def test_what_a_loss_forks_and_starts_has_no_part_in_its_run(folder):
     assert not list(folder.glob("outputs/runs/*/*/lock"))
 
 
-# tests/test_runs.py holds a run to its limit quickly, tests/test_signals.py gives up what does not come back.
+# tests/cli/test_runs.py holds a run to its limit quickly, tests/system/test_signals.py gives up what does not come back.
 @pytest.mark.long
 def test_a_loss_that_takes_long_is_held_to_the_time_limit(folder):
     command = Command(folder, *WORDS, "loss.way=slow", "stopping.time_limit=1")

@@ -16,7 +16,7 @@ import servers
 from commands import Command, Ended
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHART = ".js-plotly-plot .scatterlayer path.js-line"
 ARGUMENTS = [
     "--no-sandbox",

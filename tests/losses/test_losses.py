@@ -1,6 +1,6 @@
 """Every loss of conf/loss with a formula of its own keeps the contract, declares what is true of it, and is what others have.
 
-Those whose facts depend on their arguments, as on data, are in tests/test_data_losses.py.
+Those whose facts depend on their arguments, as on data, are in tests/losses/test_data_losses.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from conftest import CONF
 from loss_peers import PEERS
 
 import runner.losses
 from runner.losses import Known, Loss, intermediate, intermediates
 
-ALL_FILES = sorted((Path(__file__).parents[1] / "conf" / "loss").glob("*.yaml"))
+ALL_FILES = sorted((CONF / "loss").glob("*.yaml"))
 EPSILON = {dtype: float(np.finfo(dtype).eps) for dtype in ("float32", "float64")}
 
 

@@ -26,7 +26,7 @@ from runner.losses import Loss
 from runner.optimizers import NoOptimizer
 
 STRATEGIES = strategies(own_steps=True)
-PROBLEMS = json.loads((Path(__file__).parent / "nist_strd.json").read_text())
+PROBLEMS = json.loads((Path(__file__).parents[1] / "data/nist_strd.json").read_text())
 exp = tf.exp
 
 
