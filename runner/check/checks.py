@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from runner.check import differences
 from runner.check.findings import Check, Failed, Skipped, Subject
-from runner.config import build
+from runner.config import nodes
 from runner.config.parts import parts
 from runner.errors import UserError, first_line
 from runner.executions import eager, graph
@@ -113,14 +113,14 @@ def broadcasts(subject: Subject) -> str:
 
 def traces(subject: Subject) -> str:
     """A tf.function gives the same."""
-    if build.function_of("execution", subject.cfg.execution) is eager:
+    if nodes.function_of("execution", subject.cfg.execution) is eager:
         raise Skipped("execution=eager runs plain Python")
     return compared(subject, False, "execution=eager")
 
 
 def compiles(subject: Subject) -> str:
     """XLA gives the same."""
-    if build.function_of("execution", subject.cfg.execution) in (eager, graph):
+    if nodes.function_of("execution", subject.cfg.execution) in (eager, graph):
         raise Skipped("this execution does not compile")
     return compared(subject, True, "execution=graph")
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from runner import experiment, loop
 from runner.checkpoints import Checkpoints
 from runner.cli import console
-from runner.config import build, parameters
+from runner.config import build, nodes, parameters
 from runner.config.parts import parts
 from runner.errors import first_line
 from runner.experiment import Parts
@@ -42,7 +42,7 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
     ready = parts(cfg)
     execution = ready.program.execution
     say, opening = console.screen(terminal), time.perf_counter()
-    record_rows = build.function("tracking", cfg.tracking, "about")
+    record_rows = nodes.function("tracking", cfg.tracking, "about")
     report = drawn(cfg, about, chosen)
     with record_rows(about) as recorder, signals.caught() as signal, ExitStack() as afterwards:
         afterwards.callback(execution.close)
@@ -146,7 +146,7 @@ def keep_nothing(state: State, now: bool) -> None:
 
 def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
     """Return what makes a run's pictures, or None where it gets none."""
-    make = build.function("report", cfg.report, "title")
+    make = nodes.function("report", cfg.report, "title")
     if chosen["tracking"] == "none" or not parameters.draws(cfg, about.tags):
         return None
     rate = cfg.optimizer.get("learning_rate")

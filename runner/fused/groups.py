@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from runner import executions, strategies
-from runner.config import build
+from runner.config import build, nodes
 from runner.errors import UserError, first_line
 from runner.executions.cache import Program, Programs
 from runner.fused import lanes, probe
@@ -134,7 +134,7 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
     numbers = build.numbers(plain["optimizer"])
     others = json.dumps({key: None if key in numbers else value for key, value in plain["optimizer"].items()}, default=str)
 
-    functions = tuple(build.function_of(name, cfg[name]) for name in build.OF_LOSS)
+    functions = tuple(nodes.function_of(name, cfg[name]) for name in build.OF_LOSS)
     asks = [
         "seed" in inspect.signature(each).parameters and plain[name].get("seed") is None
         for name, each in zip(build.OF_LOSS, functions, strict=True)
@@ -142,7 +142,7 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
     of_loss = tuple(written[name] for name in build.OF_LOSS), functions
     # Of what jobs share, so that a thousand seeds need one loss where it does not ask for them.
     loss = once(("loss", of_loss, plain["seed"] if any(asks) else None), lambda: build.loss(cfg))
-    guess = once(("guess", written["guess"]), lambda: build.function("guess", cfg.guess, "loss", "dtype", "seed"))
+    guess = once(("guess", written["guess"]), lambda: nodes.function("guess", cfg.guess, "loss", "dtype", "seed"))
     x0 = guess(loss, plain["dtype"], plain["seed"])
     limit = plain["max_iterations"]
     rules = once(

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from runner import optimizers
-from runner.config import build, schema
+from runner.config import build, nodes, schema
 from runner.errors import Misfit
 
 LOSSES = [path.stem for path in sorted((CONF / "loss").glob("*.yaml"))]
@@ -56,7 +56,7 @@ def stepped(node: Any, shapes: list[tuple[int, ...]]) -> np.ndarray:
     """Return where the steps of these gradients lead when each tensor is a variable of its own, as in `fit`."""
     draw = np.random.default_rng(0)
     variables = [keras.Variable(draw.normal(size=shape).astype("float32"), name=f"v{i}") for i, shape in enumerate(shapes)]
-    optimizer = build.made("optimizer", node)
+    optimizer = nodes.made("optimizer", node)
     optimizer.build(variables)
     for drawn in gradients(shapes):
         optimizer.apply_gradients(zip(map(tf.constant, drawn), variables, strict=True))
@@ -68,7 +68,7 @@ def flat(node: Any, shapes: list[tuple[int, ...]]) -> np.ndarray:
     draw = np.random.default_rng(0)
     x0 = np.concatenate([np.ravel(draw.normal(size=shape)) for shape in shapes])
     x = tf.Variable(tf.constant(x0, tf.float32), name="x")
-    optimizer = optimizers.ready(build.made("optimizer", node), x)
+    optimizer = optimizers.ready(nodes.made("optimizer", node), x)
     for drawn in gradients(shapes):
         optimizer.apply_gradients([(tf.constant(np.concatenate([np.ravel(each) for each in drawn])), x)])
     return x.numpy()
@@ -82,7 +82,7 @@ def test_an_optimizer_is_refused_if_and_only_if_its_steps_are_others_by_tensor(n
     )
     for shapes in PARTS:
         same = np.allclose(stepped(node, shapes), flat(node, shapes), rtol=1e-5, atol=1e-6)
-        optimizer = build.made("optimizer", node)
+        optimizer = nodes.made("optimizer", node)
         try:
             optimizers.fit(optimizer, shapes)
             refused = ""
@@ -131,4 +131,4 @@ def test_no_study_ranks_an_optimizer_on_a_loss_whose_tensors_it_does_not_see(pat
     names = [str(swept.get(group, "")).split(",") for group in ("loss", "optimizer")]
     for loss, optimizer in itertools.product(*names):
         if loss and (found := parts(loss)):
-            optimizers.fit(build.made("optimizer", OmegaConf.create(node_of(optimizer))), found)
+            optimizers.fit(nodes.made("optimizer", OmegaConf.create(node_of(optimizer))), found)
