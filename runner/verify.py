@@ -69,7 +69,7 @@ def configuration(run: Recorded) -> DictConfig:
         raise UserError(f"run {run.run_id}: config.yaml: {'; '.join(faults)}")
     cfg = OmegaConf.merge(OmegaConf.structured(schema.Config), OmegaConf.create(run.config))
     assert isinstance(cfg, DictConfig)
-    cfg.tracking = {"_target_": "runner.tracking.none"}
+    cfg.tracking = {"_target_": "runner.tracking.Nothing"}
     if run.tags["ending"] in FROM_OUTSIDE:
         # The last row of an interrupted run is that of a step, not of an end.
         ends = len(run.rows) - (run.tags["ending"] != Ending.INTERRUPTED)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner.config import dump, labels, parameters, validation
-from runner.security import secrets, targets
+from runner.config import dump, labels, nodes, parameters, validation
+from runner.security import secrets
 from runner.system import quiet, startup
-from runner.tracking.contract import About
+from runner.tracking.contract import About, OneByOne, Tracker
 
 # The tag of a sweep's job that names the keys whose values differ among its jobs.
 SWEPT = "swept"
@@ -25,14 +24,13 @@ def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -
     """Check a composed configuration, then import what is heavy, run it and return its Result; `marks` are further tags."""
     hydra_cfg = HydraConfig.get()
     chosen = checked(cfg, hydra_cfg)
-    prepare(cfg.tracking, draws=parameters.draws(cfg, marks or {}))
+    made = prepare(cfg.tracking, draws=parameters.draws(cfg, marks or {}))
     with quiet.tensorflow(), startup.without_optional_imports():
         from runner.cli import run as on_the_command_line
 
     overrides, folder = hydra_cfg.overrides.task, Path(hydra_cfg.runtime.output_dir)
-    return on_the_command_line.run(
-        cfg, about(parameters.resolved(cfg), chosen, overrides, folder, marks or {}), chosen, console
-    )
+    said = about(parameters.resolved(cfg), chosen, overrides, folder, marks or {})
+    return on_the_command_line.run(cfg, made, said, chosen, console)
 
 
 def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:
@@ -83,10 +81,15 @@ def shortened(value: str) -> str:
         return value
 
 
-def prepare(tracking: DictConfig, *, draws: bool = False) -> None:
-    """Let a recorder that takes long to open begin before TensorFlow is imported."""
-    if tracking.get("offline"):
-        return
-    # What is wrong with it is told where it is built.
-    with suppress(Exception):
-        targets.target("tracking._target_", tracking._target_).prepare(uri=tracking.uri, draws=draws)
+def tracker(node: Any) -> Tracker:
+    """Return the tracker that the tracking group names; a function of a run is one that records runs one by one."""
+    if isinstance(nodes.function_of("tracking", node), type):
+        return nodes.function("tracking", node)()
+    return OneByOne(nodes.function("tracking", node, "about"))
+
+
+def prepare(tracking: DictConfig, *, draws: bool = False) -> Tracker:
+    """Return the tracker that the tracking group names, which begins to open what takes long; raises UserError."""
+    made = tracker(tracking)
+    made.prepare(draws=draws)
+    return made

@@ -27,14 +27,14 @@ from runner.pictures.data import Drawing
 from runner.pictures.thinning import Report
 from runner.security import secrets
 from runner.system import signals
-from runner.tracking.contract import About, Recorder
+from runner.tracking.contract import About, Recorder, Tracker
 
 LOG = logging.getLogger(__name__)
 # Bytes that a run does not write without a word; and those of a metric's row in SQLite, with its indexes.
 LARGE, METRIC_BYTES = 10**9, 230
 
 
-def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) -> Result:
+def run(cfg: Any, tracker: Tracker, about: About, chosen: Mapping[str, str], terminal: Console) -> Result:
     """Build what the configuration names, take the steps, record and show every row, and say how it ended.
 
     Raises UserError, before any run is created, for what does not fit together.
@@ -42,9 +42,8 @@ def run(cfg: Any, about: About, chosen: Mapping[str, str], terminal: Console) ->
     ready = parts(cfg)
     execution = ready.program.execution
     say, opening = console.screen(terminal), time.perf_counter()
-    record_rows = nodes.function("tracking", cfg.tracking, "about")
     report = drawn(cfg, about, chosen)
-    with record_rows(about) as recorder, signals.caught() as signal, ExitStack() as afterwards:
+    with tracker.run(about) as recorder, signals.caught() as signal, ExitStack() as afterwards:
         afterwards.callback(execution.close)
         opened = time.perf_counter() - opening
         facts = {"learning_rate": cfg.optimizer.get("learning_rate"), "dtype": cfg.dtype.name, "seed": cfg.seed}

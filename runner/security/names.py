@@ -26,7 +26,7 @@ OWN = {
     "runner.strategies.scipy_driver": "scipy",
     "runner.executions": "eager graph xla",
     "runner.stopping": "gradient_norm plateau step_size target",
-    "runner.tracking": "mlflow none",
+    "runner.tracking": "Mlflow Nothing",
     "runner.pictures.thinning": "none run",
 }
 
@@ -35,12 +35,15 @@ RENAMED = {
     "runner.second_order.newton": "runner.strategies.second_order.newton",
     "runner.least_squares.gauss_newton": "runner.strategies.least_squares.gauss_newton",
     "runner.by_scipy.scipy": "runner.strategies.scipy_driver.scipy",
-    "runner.recorder.mlflow": "runner.tracking.mlflow",
+    "runner.recorder.mlflow": "runner.tracking.Mlflow",
+    "runner.tracking.mlflow": "runner.tracking.Mlflow",
+    "runner.tracking.none": "runner.tracking.Nothing",
     "runner.portrait.run": "runner.pictures.thinning.run",
     "runner.portrait.none": "runner.pictures.thinning.none",
     "runner.private.Formatter": "runner.security.secrets.Formatter",
     "runner.private.LogFile": "runner.security.secrets.LogFile",
 }
+# Of a part that has moved more than once, its first name; trackers have no part in a digest.
 FIRST = {new: old for old, new in RENAMED.items()}
 
 # Of both Keras 3 and tf_keras.

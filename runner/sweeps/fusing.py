@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from runner import experiment, loop
 from runner.cli import job
 from runner.cli import run as recording
-from runner.config import nodes
+from runner.cli.job import tracker
 from runner.errors import UserError, first_line
 from runner.fused import checkpoints, groups, lockstep, manifest
 from runner.fused.checkpoints import Checkpoints
@@ -216,7 +216,7 @@ def recorded(task: Task, cfgs: Sequence[Any], runs: Callable[[], Iterable[Run]])
             return task.recorder.record(runs())
     ids = []
     for cfg, run in zip(cfgs, runs(), strict=True):
-        with nodes.function("tracking", cfg.tracking, "about")(run.about) as recorder:
+        with tracker(cfg.tracking).run(run.about) as recorder:
             recorder.record(run.rows)
             recorder.finish(run.tags, run.metrics)
         ids.append(recorder.run_id)

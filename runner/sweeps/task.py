@@ -15,10 +15,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from runner.cli.job import SIGNALS, run
+from runner.cli.job import SIGNALS, run, tracker
 from runner.config import parameters, schema
 from runner.errors import Misfit, first_line
-from runner.security import secrets, streams, targets, trust
+from runner.security import secrets, streams, trust
 from runner.system import orphans, processes, started
 
 
@@ -114,9 +114,7 @@ class Task:
 
     def record_by(self, tracking: DictConfig) -> Any:
         """Record jobs together that are tracked in this way, and return what does so; None where this way knows no sweeps."""
-        target = targets.target("tracking._target_", tracking._target_)
-        keys = {key: value for key, value in targets.plain("tracking", tracking).items() if key != "_target_"}
-        self.recorder, self.tracking = target.sweep(**keys) if hasattr(target, "sweep") else None, tracking
+        self.recorder, self.tracking = tracker(tracking).sweep(), tracking
         return self.recorder
 
     def begin(self, number: int) -> None:

@@ -39,74 +39,73 @@ FULL = (
 )
 
 
-@contextmanager
-def mlflow(
-    about: About,
-    *,
-    uri: str,
-    experiment: str,
-    name: str | None,
-    every: int,
-    max_coordinates: int,
-    full_loss_every: int,
-    offline: bool = False,
-    pending: str = str(contract.PENDING),
-    max_unsent: float = 1,
-    flush_timeout: float = 20,
-    heartbeat: float = 10,
-) -> Iterator[Recorder]:
-    """Record every row in MLflow, by way of a journal: one run, its rows as metrics, and all of them in `trajectory.parquet`.
+class Mlflow:
+    """Records every row in MLflow: one run, its rows as metrics, and all of them in `trajectory.parquet`.
 
-    The quantities that a loss measures come with the rows of every `full_loss_every`-th step, and are not thinned again. With
-    `offline` rows go to the journal alone.
+    Rows go to a journal in the run's folder, from where the recorder process sends them to the store; with `offline` they stay
+    in the journal. The quantities that a loss measures come with the rows of every `full_loss_every`-th step.
 
-    Raises UserError where the tracking store cannot be used. An exception within ends the run as FAILED.
+    `run` raises UserError for a key that is out of its range, and where the tracking store cannot be used.
     """
-    contract.check(every, full_loss_every)
-    if not max_unsent > 0:
-        raise UserError(
-            f"tracking.max_unsent must be a positive number of GiB, got {max_unsent}; set it with tracking.max_unsent=1"
-        )
-    keys = {"uri": uri, "experiment": experiment, "name": name, "every": every, "max_coordinates": max_coordinates}
-    keys |= {"full_loss_every": full_loss_every, "offline": offline, "pending": pending}
-    keys |= {"flush_timeout": flush_timeout, "heartbeat": heartbeat}
-    session = Session(about, contract.named(keys), max_unsent)
-    session.begin()
-    try:
-        yield session.recorder()
-    except BaseException as error:
-        # What went wrong matters more than a recorder that cannot be told of it.
-        with suppress(UserError):
-            session.fail(*contract.abandoned(error))
-        raise
-    session.end()
 
+    def __init__(
+        self,
+        *,
+        uri: str,
+        experiment: str,
+        name: str | None,
+        every: int,
+        max_coordinates: int,
+        full_loss_every: int,
+        offline: bool = False,
+        pending: str = str(contract.PENDING),
+        max_unsent: float = 1,
+        flush_timeout: float = 20,
+        heartbeat: float = 10,
+    ) -> None:
+        self.max_unsent = max_unsent
+        keys = {"uri": uri, "experiment": experiment, "name": name, "every": every, "max_coordinates": max_coordinates}
+        keys |= {"full_loss_every": full_loss_every, "offline": offline, "pending": pending}
+        self.keys = contract.named({**keys, "flush_timeout": flush_timeout, "heartbeat": heartbeat})
 
-def prepare(*, uri: str, draws: bool) -> None:
-    """Start the process, to open the store, and to import what draws, while TensorFlow is imported; raises UserError."""
-    trust.store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
-    Process.of_this_process().say("prepare", {"uri": uri, "draws": draws, "cwd": str(started.folder())})
+    def prepare(self, *, draws: bool) -> None:
+        """Start the recorder process, to open the store, and to import what draws; raises UserError."""
+        if self.keys["offline"]:
+            return
+        trust.store("tracking.uri", self.keys["uri"], "MLFLOW_TRACKING_URI")
+        said = {"uri": self.keys["uri"], "draws": draws, "cwd": str(started.folder())}
+        Process.of_this_process().say("prepare", said)
 
+    @contextmanager
+    def run(self, about: About) -> Iterator[Recorder]:
+        """Give the recorder of a run. An exception within ends the run as FAILED."""
+        contract.check(self.keys["every"], self.keys["full_loss_every"], self.max_unsent)
+        session = Session(about, self.keys, self.max_unsent)
+        session.begin()
+        try:
+            yield session.recorder()
+        except BaseException as error:
+            # What went wrong matters more than a recorder that cannot be told of it.
+            with suppress(UserError):
+                session.fail(*contract.abandoned(error))
+            raise
+        session.end()
 
-def sweep(*, offline: bool, pending: str, max_unsent: float = 1, **keys: Any) -> Any:
-    """Return what records a sweep as a whole; the keys are those of the tracking group, `max_unsent` that of its runs alone."""
-    trusted(pending, keys["uri"])
-    where, keys = str(started.absolute(pending)), dict(contract.named(keys))
-    if not offline:
-        return SweepRecorder(Process.of_this_process, pending=where, **keys)
-    from runner.tracking.sweep_offline import OfflineSweep
+    def sweep(self) -> Any:
+        """Return the recorder of a sweep as a whole."""
+        trusted(self.keys["pending"], self.keys["uri"])
+        keys = {**self.keys, "pending": str(started.absolute(self.keys["pending"]))}
+        if not keys.pop("offline"):
+            return SweepRecorder(Process.of_this_process, **keys)
+        from runner.tracking.sweep_offline import OfflineSweep
 
-    return OfflineSweep(where, **keys)
+        return OfflineSweep(**keys)
 
 
 def trusted(pending: str, uri: str) -> None:
     """Raise UserError where a file of the configuration names what only the user may."""
     trust.folder("tracking.pending", pending)
     trust.store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
-
-
-setattr(mlflow, "prepare", prepare)
-setattr(mlflow, "sweep", sweep)
 
 
 class Session:

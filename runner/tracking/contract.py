@@ -1,14 +1,14 @@
-"""Where rows go: a recorder is a context manager around a run that gives a `record`; `none` does nothing, `mlflow` records."""
+"""What a run and its tracker agree upon: what is said of a run, its recorder, and how it ended."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runner.errors import UserError, first_line
 from runner.loop import Ending
@@ -80,17 +80,50 @@ class Abandoned(Exception):
         self.status, self.tags = status, tags
 
 
-@contextmanager
-def none(about: About) -> Iterator[Recorder]:
-    """Record nothing."""
-    yield Recorder(lambda rows: None, lambda tags, metrics: None)
+class Tracker(Protocol):
+    """Where rows go, as a node of `conf/tracking` names it; its keys are the arguments of its making."""
+
+    def prepare(self, *, draws: bool) -> None:
+        """Begin to open what takes long, before TensorFlow is imported; `draws` tells whether a run will have pictures."""
+
+    def run(self, about: About) -> AbstractContextManager[Recorder]:
+        """Return the recorder of one run; an exception within ends that run as failed."""
+        ...
+
+    def sweep(self) -> Any:
+        """Return the recorder of a whole sweep, or None where runs are recorded one by one alone."""
 
 
-def check(every: int, full_loss_every: int) -> None:
+class Nothing:
+    """Records nothing."""
+
+    def prepare(self, *, draws: bool) -> None:
+        """Open nothing."""
+
+    @contextmanager
+    def run(self, about: About) -> Iterator[Recorder]:
+        """Give a recorder that drops all rows."""
+        yield Recorder(lambda rows: None, lambda tags, metrics: None)
+
+    def sweep(self) -> None:
+        """Record no sweep."""
+
+
+class OneByOne(Nothing):
+    """Records by a function of a run: `opened(about)` is a context manager that gives a Recorder."""
+
+    def __init__(self, opened: Callable[[About], AbstractContextManager[Recorder]]) -> None:
+        self.run = opened
+
+
+def check(every: int, full_loss_every: int, max_unsent: float) -> None:
     """Raise UserError where a key is out of its range."""
     for key, value, usual in (("every", every, 1), ("full_loss_every", full_loss_every, 100)):
         if value < 1:
             raise UserError(f"tracking.{key} must be 1 or more, got {value}; set it with tracking.{key}={usual}")
+    if not max_unsent > 0:
+        text = f"tracking.max_unsent must be a positive number of GiB, got {max_unsent}"
+        raise UserError(f"{text}; set it with tracking.max_unsent=1")
 
 
 def clock() -> int:

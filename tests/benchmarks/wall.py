@@ -86,7 +86,7 @@ def job(steps: int, *words: str) -> Result:
     overrides = [f"{group}={choice}" for group, choice in chosen.items()] + [f"max_iterations={steps}", *words]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", overrides)
-    return run.run(cfg, contract.About(Path(), "", {}, {}, ""), chosen, Console(file=io.StringIO()))
+    return run.run(cfg, contract.Nothing(), contract.About(Path(), "", {}, {}, ""), chosen, Console(file=io.StringIO()))
 
 
 def long(quick: bool) -> Iterator[Row]:

@@ -36,6 +36,7 @@ runs, told, *words = json.loads(sys.argv[1])
 with initialize_config_dir(str(entry.CONF), version_base="1.3"):
     cfg = compose("config", words)
 from runner.cli import run
+from runner.cli.job import tracker
 from runner.tracking.contract import About
 from runner.cli.job import about
 chosen = dict.fromkeys(("loss", "guess", "optimizer", "strategy", "execution", "tracking"), "-")
@@ -43,7 +44,7 @@ console = Console(file=open(os.devnull, "w"))
 for i in range(runs):
     cfg.seed = i
     said = about(config.resolved(cfg), chosen, words, Path(f"outputs/runs/{i}"), {})
-    result = run.run(cfg, said, chosen, console)
+    result = run.run(cfg, tracker(cfg.tracking), said, chosen, console)
     if i + 1 in told:
         tell(i + 1)
     if i % 500 == 499:
