@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from runner import diff, records
+from runner import records
 from runner.cli import entry
 from runner.config import parameters, schema, validation
 from runner.errors import UserError
 from runner.loop import Ending
-from runner.records import DIFFERENT, SAME, Parser, Recorded
+from runner.records import DIFFERENT, SAME, Parser, Recorded, parting
 from runner.security import secrets, targets
 from runner.system import quiet, startup
 from runner.trace import Trace, join
@@ -30,9 +30,9 @@ def parser() -> Parser:
         "Run a recorded run again, as its record says, and compare every row; nothing is recorded. It runs what the record "
         "names, so the store has to be one that you trust. Exit code 0: the same rows, 1: others, 2: it cannot be told."
     )
-    made = Parser("verify", about, diff.TOLERANCE.partition("; by default")[0] + "; by default 0")
+    made = Parser("verify", about, parting.TOLERANCE.partition("; by default")[0] + "; by default 0")
     made.add_argument("run", metavar="RUN", help="a run's id, or the beginning of it")
-    where = f"where a picture goes; {diff.FOLDER}/RUN-again.png where the rows are others, and none where they are the same"
+    where = f"where a picture goes; {parting.FOLDER}/RUN-again.png where the rows are others, and none where they are the same"
     made.add_argument("--picture", type=Path, metavar="FILE", help=where)
     return made
 
@@ -46,10 +46,10 @@ def report(words: Sequence[str] | None = None) -> int:
     secrets.tell(f"A  {run.run_id}  {run.name}, as it was recorded")
     secrets.tell_lines("B  run again from its record\n")
     secrets.tell_lines(versions(run, again))
-    found = diff.compared(run, again, chosen.tolerance or 0.0)
-    secrets.tell_lines(diff.told(found), end="")
+    found = parting.compared(run, again, chosen.tolerance or 0.0)
+    secrets.tell_lines(parting.told(found), end="")
     if chosen.picture or not found.equal:
-        diff.draw(chosen.picture, found, run, again)
+        parting.draw(chosen.picture, found, run, again)
     return SAME if found.equal else DIFFERENT
 
 

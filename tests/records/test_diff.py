@@ -11,7 +11,7 @@ import pytest
 from conftest import Ended, store
 
 from runner import diff, records, verify
-from runner.records import compare
+from runner.records import compare, parting
 from runner.trace import Trace
 
 
@@ -64,7 +64,7 @@ def test_a_longer_run_differs_and_its_rows_beyond_are_not_compared():
     a, b = rows([8, 4, 2, 1]), rows([8, 4, 2])
     found = compare.compare(a, b, 0.0)
     assert found.parting is None and not found.equal and found.rows == (4, 3)
-    assert diff.sentence(found) == "the same bit for bit, in all 3 rows that both have; A goes on from step 2 to 3"
+    assert parting.sentence(found) == "the same bit for bit, in all 3 rows that both have; A goes on from step 2 to 3"
     vector = Trace(0, np.ones((3, 2)), np.ones(3), np.ones((3, 2)))
     with pytest.raises(ValueError, match="x has 1 numbers in one run and 2 in the other"):
         compare.compare(a, vector, 0.0)
