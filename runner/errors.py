@@ -21,7 +21,7 @@ class UserError(Exception):
     """What the user can mend; its message is the one line that they see."""
 
 
-class Misfit(UserError):
+class Incompatible(UserError):
     """Choices that are each right and cannot go together; in a sweep such a job is skipped, and none that failed."""
 
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from runner.errors import Misfit, UserError
+from runner.errors import Incompatible, UserError
 
 # What Keras's classes use of a variable besides its numbers one by one: its norm, or the rows and columns of a matrix. An
 # optimizer of the user's declares it by an attribute `uses`.
@@ -38,13 +38,13 @@ class NoOptimizer:
         self.variables = [self.iterations]
 
     def build(self, _: list[tf.Variable]) -> None:
-        """Raise Misfit where it was given a learning rate."""
+        """Raise Incompatible where it was given a learning rate."""
         if self.learning_rate is not None:
-            raise Misfit("optimizer.learning_rate means nothing to a strategy that takes its own steps; leave it out")
+            raise Incompatible("optimizer.learning_rate means nothing to a strategy that takes its own steps; leave it out")
 
     def apply_gradients(self, _: Any) -> None:
-        """Raise Misfit: it takes no steps."""
-        raise Misfit("optimizer=none takes no steps; set optimizer=sgd")
+        """Raise Incompatible: it takes no steps."""
+        raise Incompatible("optimizer=none takes no steps; set optimizer=sgd")
 
 
 def set_floatx(dtype: str) -> None:
@@ -95,7 +95,7 @@ def uses(optimizer: Any) -> frozenset[str]:
 
 
 def fit(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> None:
-    """Raise Misfit where an optimizer, which sees x as one vector, would step its parts otherwise than as tensors of their own.
+    """Raise Incompatible for an optimizer whose steps on x as one vector are not its steps on the parts as tensors of their own.
 
     `parts` are their shapes, as a loss declares them.
     """
@@ -103,7 +103,9 @@ def fit(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> None:
     if reasons:
         shapes = ", ".join("×".join(map(str, each)) for each in parts)
         of = f"which are {len(parts)} tensors ({shapes if len(shapes) <= 60 else f'{shapes[:59]}…'})"
-        raise Misfit(f"{'; '.join(reasons)}; all weights of this loss, {of}, are one vector here, so its steps would be others")
+        raise Incompatible(
+            f"{'; '.join(reasons)}; all weights of this loss, {of}, are one vector here, so its steps would be others"
+        )
 
 
 def unlike(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> Iterator[str]:

@@ -45,6 +45,22 @@ class Trace:
         flat = (each.reshape(len(self), -1) for each in (self.x, self.loss, self.gradient))
         return np.logical_and.reduce([np.isfinite(each).all(axis=1) for each in flat])
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays of the rows by name; `from_arrays` makes the same rows of them, wherever they were written or sent."""
+        parts = {f"{of}/{name}": values for of in ("named", "measured") for name, values in getattr(self, of).items()}
+        return {"x": self.x, "loss": self.loss, "gradient": self.gradient, **parts}
+
+    @classmethod
+    def from_arrays(cls, start: int, arrays: Mapping[str, np.ndarray]) -> Trace:
+        """Return the rows that begin at step `start` from their `arrays`."""
+        parts: dict[str, dict[str, np.ndarray]] = {"named": {}, "measured": {}}
+        for key, values in arrays.items():
+            of, slash, name = key.partition("/")
+            if slash:
+                parts[of][name] = values
+        return cls(start, arrays["x"], arrays["loss"], arrays["gradient"], **parts)
+
     def columns(self, coordinates: int | None = None) -> dict[str, np.ndarray]:
         """Return one [n] array a metric, named as in MLflow, with at most so many coordinates of each vector (None: all).
 

@@ -173,7 +173,7 @@ def write(state: State, folder: Path) -> None:
     """Write the loop's part of a checkpoint."""
     rows = {name: trace for name in TRACES if (trace := getattr(state, name)) is not None}
     with (folder / ROWS).open("wb") as file:
-        parts = {f"{name}/{key}": part for name, trace in rows.items() for key, part in arrays(trace).items()}
+        parts = {f"{name}/{key}": part for name, trace in rows.items() for key, part in trace.arrays.items()}
         np.savez(file, allow_pickle=False, **parts)
     starts = {name: trace.start for name, trace in rows.items()}
     fields = {"step": state.step, "clock": state.clock, "pace": state.pace, "starts": starts}
@@ -184,26 +184,13 @@ def read(folder: Path) -> State:
     """Return the loop's part of a checkpoint."""
     fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
     with np.load(folder / ROWS, allow_pickle=False) as file:
-        parts = {key: file[key] for key in file.files}
-    rows = {name: trace(start, name, parts) for name, start in fields["starts"].items()}
+        parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in fields["starts"]}
+        for key in file.files:
+            name, _, part = key.partition("/")
+            parts[name][part] = file[key]
+    rows = {name: Trace.from_arrays(start, parts[name]) for name, start in fields["starts"].items()}
     pace = [(step, seconds) for step, seconds in fields["pace"]]
     return State(fields["step"], **rows, clock=fields["clock"], pace=pace)
-
-
-def arrays(rows: Trace) -> dict[str, np.ndarray]:
-    """Return the arrays of rows by name."""
-    own = {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient}
-    named, measured = ({f"{of}/{name}": part for name, part in getattr(rows, of).items()} for of in ("named", "measured"))
-    return own | named | measured
-
-
-def trace(start: int, name: str, parts: Mapping[str, np.ndarray]) -> Trace:
-    """Return rows from the arrays that `arrays` gave."""
-    mine = {key.removeprefix(f"{name}/"): part for key, part in parts.items() if key.startswith(f"{name}/")}
-    named, measured = (
-        {key.removeprefix(of): part for key, part in mine.items() if key.startswith(of)} for of in ("named/", "measured/")
-    )
-    return Trace(start, mine["x"], mine["loss"], mine["gradient"], named, measured)
 
 
 def verify(folder: Path) -> None:

@@ -100,7 +100,7 @@ def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] =
 
 
 def strategy(node: DictConfig, loss: Loss, optimizer: Any, x: tf.Variable) -> Any:
-    """Return the strategy's Step; raises Misfit where it cannot go together with the loss or the optimizer."""
+    """Return the strategy's Step; raises Incompatible where it cannot go together with the loss or the optimizer."""
     bound = function("strategy", node, "loss", "optimizer", "x")
     strategies.fit(bound.func, loss, optimizer)
     return bound(loss, optimizer, x)

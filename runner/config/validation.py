@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import bounds
 from runner.config.labels import declared
 from runner.config.schema import Config
-from runner.errors import Misfit, UserError, nearest
+from runner.errors import Incompatible, UserError, nearest
 from runner.security import secrets, targets
 
 # What else may stand where a value of this kind stands.
@@ -47,7 +47,7 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
     unlike = list(contradictions(given, choices, sources))
     if faults or unlike:
         # Choices that are each right make an empty cell of a sweep, and not a failed job.
-        raise (UserError if faults else Misfit)("; ".join([*faults, *unlike]))
+        raise (UserError if faults else Incompatible)("; ".join([*faults, *unlike]))
 
 
 def contradictions(given: Mapping[Any, Any], choices: Mapping[str, Any], sources: tuple[Path, ...]) -> Iterator[str]:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from runner import optimizers, stopping
-from runner.errors import Misfit, UserError, first_line
+from runner.errors import Incompatible, UserError, first_line
 from runner.loop import Ending
 from runner.losses import Loss
 from runner.losses import intermediates as named_intermediates
@@ -71,17 +71,21 @@ def own_steps(strategy: Any) -> Any:
 
 
 def fit(strategy: Any, loss: Loss, optimizer: Any) -> None:
-    """Raise Misfit where a strategy cannot go together with this optimizer, or with this loss."""
+    """Raise Incompatible where a strategy cannot go together with this optimizer, or with this loss."""
     own, none, name = takes_own_steps(strategy), isinstance(optimizer, NoOptimizer), strategy.__name__
     if own and not none:
         kind = type(optimizer).__name__
-        raise Misfit(
+        raise Incompatible(
             f"strategy={name} takes its own steps and no optimizer, got {kind}; leave optimizer out or set optimizer=none"
         )
     if none and not own:
-        raise Misfit(f"strategy={name} leaves the step to an optimizer, got none; leave optimizer out or set optimizer=sgd")
+        raise Incompatible(
+            f"strategy={name} leaves the step to an optimizer, got none; leave optimizer out or set optimizer=sgd"
+        )
     if own and loss.seed is not None:
-        raise Misfit(f"strategy={name} needs a loss that is the same in each step, and this one draws anew; set strategy=tape")
+        raise Incompatible(
+            f"strategy={name} needs a loss that is the same in each step, and this one draws anew; set strategy=tape"
+        )
     optimizers.fit(optimizer, loss.parts)
 
 
@@ -109,8 +113,8 @@ def tape(
     Euclidean norm of each one's gradient and the angle between each two of them; both take a `persistent` tape. `average`
     records the optimizer's own average of x and the loss there.
 
-    Raises UserError where there is no gradient, or a tape that is not persistent is asked for a second one; Misfit where the
-    loss names no terms.
+    Raises UserError where there is no gradient, or a tape that is not persistent is asked for a second one, and Incompatible
+    where the loss names no terms.
     """
 
     def evaluate() -> Row:
@@ -225,7 +229,7 @@ def intermediates_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Vari
 def terms_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) -> dict[str, tf.Tensor]:
     """Return each term, its gradient's norm and, in degrees, its angle to each other one's gradient, by metric name."""
     if not named:
-        raise Misfit("strategy.terms=true records the terms that a loss names, and this one names none; leave it out")
+        raise Incompatible("strategy.terms=true records the terms that a loss names, and this one names none; leave it out")
     found = {f"term/{name}": tf.convert_to_tensor(value) for name, value in named.items()}
     gradients = gradients_of(named, t, x, "strategy.terms")
     norms = {name: norm(tf.reshape(gradient, [-1])) for name, gradient in gradients.items()}

@@ -8,14 +8,14 @@ import keras
 import tensorflow as tf
 
 from runner import optimizers
-from runner.errors import Misfit
+from runner.errors import Incompatible
 from runner.losses import Loss
 
 
 def recorded(loss: Loss, optimizer: Any, x: tf.Variable) -> dict[str, tf.Tensor]:
     """Return the average and, at this step, the loss there, by metric name.
 
-    Raises Misfit where the optimizer keeps none.
+    Raises Incompatible where the optimizer keeps none.
     """
     mean = average(optimizer, x)
     return {"average": mean, "average_loss": loss.at(optimizers.steps(optimizer))(mean)}
@@ -35,7 +35,7 @@ def average(optimizer: Any, x: tf.Variable) -> tf.Tensor:
     if isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW):
         (z,) = optimizer._momentums
         return (tf.convert_to_tensor(x) - (1 - optimizer.beta_1) * tf.convert_to_tensor(z)) / optimizer.beta_1
-    raise Misfit(
+    raise Incompatible(
         f"strategy.average=true records the optimizer's own average of x, and {type(optimizer).__name__} keeps none; set "
         "optimizer.use_ema=true or optimizer=schedule_free_adamw"
     )

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from runner import optimizers
-from runner.errors import Misfit, UserError
+from runner.errors import Incompatible, UserError
 from runner.loop import EVALUATIONS
 from runner.losses import Loss
 from runner.losses.sums import norm as norm_of
@@ -70,7 +70,7 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
     step that lowers the sum of squares by too little is tried again within a smaller Δ, and x stays after `max_trials` of them.
     A run ends where x stays although fewer were tried. The rows are the points at which MINPACK computes J.
 
-    Raises Misfit where the loss names no residuals, and UserError where it is not their sum of squares.
+    Raises Incompatible where the loss names no residuals, and UserError where it is not their sum of squares.
     """
     r = residuals_of(loss, x)
     n = x.shape.num_elements()
@@ -119,10 +119,13 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
 
 
 def residuals_of(loss: Loss, x: tf.Variable) -> Function:
-    """Return a loss's residuals, [m] at x; raises Misfit where it names none, UserError where they are not what is squared."""
+    """Return a loss's residuals, [m] at x; raises Incompatible where it names none.
+
+    Raises UserError where the loss is not the sum of their squares.
+    """
     r = loss.residuals
     if r is None:
-        raise Misfit(
+        raise Incompatible(
             "strategy=gauss_newton needs a loss that names its residuals, which this one does not; set strategy=newton"
         )
     point = tf.convert_to_tensor(x)

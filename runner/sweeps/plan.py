@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.config import build
 from runner.config.parts import parts
-from runner.errors import Misfit
+from runner.errors import Incompatible
 from runner.fused import lockstep
 from runner.trace import Execution
 
@@ -34,7 +34,7 @@ def plan(cfgs: Sequence[Any], fuse: bool) -> Iterator[str]:
     for cfg in rest:
         try:
             made = parts(cfg)
-        except Misfit as misfit:
+        except Incompatible as misfit:
             skipped[str(misfit)] += 1
             continue
         key = build.depends_on(cfg, made.loss), made.x0.shape

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from runner.cli.job import SIGNALS, run, tracker
 from runner.config import parameters, schema
-from runner.errors import Misfit, first_line
+from runner.errors import Incompatible, first_line
 from runner.security import secrets, streams, trust
 from runner.system import orphans, processes, started
 
@@ -184,7 +184,7 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
             result = run(cfg, Console(file=file, width=200), {**marks, "job": str(hydra_cfg.job.num)})
     except KeyboardInterrupt:
         raise
-    except Misfit as misfit:
+    except Incompatible as misfit:
         return Outcome(**known, skipped=first_line(misfit), seconds=time.perf_counter() - began)
     # A loss may call sys.exit, or raise what is no Exception or cannot be pickled: only its text goes on.
     except BaseException as error:

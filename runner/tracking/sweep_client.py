@@ -13,7 +13,6 @@ import numpy as np
 
 from runner.security import secrets
 from runner.system import started
-from runner.trace import Trace
 from runner.tracking import contract
 from runner.tracking.contract import PENDING
 from runner.tracking.store import bulk_runs
@@ -85,7 +84,7 @@ class SweepRecorder:
             if waiting > AHEAD:
                 answers.append(process.answer())
                 waiting -= 1
-            arrays = {f"{i}/{name}": array for i, job in enumerate(part) for name, array in arrays_of(job.rows).items()}
+            arrays = {f"{i}/{name}": array for i, job in enumerate(part) for name, array in job.rows.arrays.items()}
             said = [
                 {"about": contract.fields_of(job.about), "tags": dict(job.tags), "metrics": dict(job.metrics), "key": job.key}
                 for job in part
@@ -137,9 +136,3 @@ def pieces(jobs: Iterable[bulk_runs.Job]) -> Iterator[list[bulk_runs.Job]]:
             part, size = [], 0
     if part:
         yield part
-
-
-def arrays_of(rows: Trace) -> dict[str, np.ndarray]:
-    """Return the arrays of rows that begin at step 0."""
-    measured = {f"measured/{name}": values for name, values in rows.measured.items()}
-    return {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient, **measured}

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from runner.trace import Trace
 from runner.tracking import contract, delivery, fused_runs
 from runner.tracking.store import bulk_runs, parent_runs
@@ -15,14 +17,16 @@ from runner.tracking.sweep_client import SETTLED, Arrays, Fields
 
 def record(fields: Fields, arrays: Arrays) -> Fields:
     """Record the runs of a message."""
-    jobs, measured = [], defaultdict(dict)
+    parts: dict[int, dict[str, np.ndarray]] = defaultdict(dict)
     for key, values in arrays.items():
-        i, part, *name = key.split("/", 2)
-        if part == "measured":
-            measured[int(i)][name[0]] = values
-    for i, said in enumerate(fields["jobs"]):
-        rows = Trace(0, arrays[f"{i}/x"], arrays[f"{i}/loss"], arrays[f"{i}/gradient"], measured=measured[i])
-        jobs.append(bulk_runs.Job(contract.about_of(said["about"]), rows, said["tags"], said["metrics"], said["key"]))
+        i, _, name = key.partition("/")
+        parts[int(i)][name] = values
+    jobs = [
+        bulk_runs.Job(
+            contract.about_of(said["about"]), Trace.from_arrays(0, parts[i]), said["tags"], said["metrics"], said["key"]
+        )
+        for i, said in enumerate(fields["jobs"])
+    ]
     return fused_runs.record(fields["keys"], jobs, fields["settings"])
 
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from runner import optimizers
 from runner.config import build, nodes, schema
-from runner.errors import Misfit
+from runner.errors import Incompatible
 
 LOSSES = [path.stem for path in sorted((CONF / "loss").glob("*.yaml"))]
 OPTIMIZERS = [path.stem for path in sorted((CONF / "optimizer").glob("*.yaml")) if path.stem not in ("none", "custom")]
@@ -86,7 +86,7 @@ def test_an_optimizer_is_refused_if_and_only_if_its_steps_are_others_by_tensor(n
         try:
             optimizers.fit(optimizer, shapes)
             refused = ""
-        except Misfit as misfit:
+        except Incompatible as misfit:
             refused = str(misfit)
         assert same == (not refused), (shapes, refused)
         assert not refused or ("set optimizer" in refused and "\n" not in refused)

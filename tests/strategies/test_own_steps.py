@@ -17,7 +17,7 @@ from scipy import optimize
 
 import runner.losses
 from runner.config import build
-from runner.errors import Misfit, UserError
+from runner.errors import Incompatible, UserError
 from runner.loop import Ending
 from runner.losses import Loss
 from runner.optimizers import NoOptimizer
@@ -111,17 +111,19 @@ def test_a_scalar_and_float32_will_do(strategy):
 def test_a_keras_optimizer_or_a_random_loss_is_refused(strategy):
     x = tf.Variable(tf.constant(ROSENBROCK.start))
     adam = build.optimizer(OmegaConf.load(CONF / "optimizer/adam.yaml"), x)
-    with pytest.raises(Misfit, match=f"strategy={strategy} takes its own steps and no optimizer, got Adam; .*optimizer=none"):
+    with pytest.raises(
+        Incompatible, match=f"strategy={strategy} takes its own steps and no optimizer, got Adam; .*optimizer=none"
+    ):
         build.strategy(OWN[strategy], ROSENBROCK, adam, x)
     noisy = Loss(lambda x, *, seed: tf.reduce_sum(x * x), (2,), seed=3)
-    with pytest.raises(Misfit, match=f"strategy={strategy} needs a loss that is the same in each step"):
+    with pytest.raises(Incompatible, match=f"strategy={strategy} needs a loss that is the same in each step"):
         build.strategy(OWN[strategy], noisy, NoOptimizer(), x)
 
 
 @pytest.mark.parametrize("strategy", strategies(own_steps=False))
 def test_no_optimizer_goes_with_a_strategy_that_needs_one(strategy):
     x = tf.Variable([1.0, 2.0])
-    with pytest.raises(Misfit, match=f"strategy={strategy} leaves the step to an optimizer"):
+    with pytest.raises(Incompatible, match=f"strategy={strategy} leaves the step to an optimizer"):
         build.strategy(strategies(own_steps=False)[strategy], ROSENBROCK, NoOptimizer(), x)
 
 
@@ -251,7 +253,7 @@ def test_gauss_newton_counts_what_minpack_printed(name):
 
 
 def test_gauss_newton_refuses_a_loss_without_residuals_and_one_that_names_others():
-    with pytest.raises(Misfit, match="names its residuals, which this one does not; set strategy=newton"):
+    with pytest.raises(Incompatible, match="names its residuals, which this one does not; set strategy=newton"):
         running("gauss_newton", Loss.of(runner.losses.ackley, 2))
     wrong = Loss(lambda x: tf.reduce_sum(x * x), (2,), start=np.ones(2), residuals=lambda x: 2 * x)
     with pytest.raises(UserError, match="the sum of their squares; got shape"):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from runner import losses
 from runner.config import build
-from runner.errors import Misfit, UserError
+from runner.errors import Incompatible, UserError
 from runner.losses import Loss
 from runner.trace import join
 
@@ -67,7 +67,7 @@ def test_terms_are_recorded_with_their_gradients_norms_and_the_angle_between_the
 def test_terms_take_a_persistent_tape_and_a_loss_that_names_some():
     with pytest.raises(UserError, match=r"strategy\.terms: .*set strategy\.persistent=true"):
         running(lambda x: losses.term("all", x * x), terms=True).last()
-    with pytest.raises(Misfit, match="this one names none"):
+    with pytest.raises(Incompatible, match="this one names none"):
         running(terms=True, persistent=True).last()
 
 

@@ -152,16 +152,17 @@ def tail(path: Path) -> tuple[int, int]:
 
 def row_fields(rows: Trace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return rows as a message's fields and arrays."""
-    own = {"x": rows.x, "loss": rows.loss, "gradient": rows.gradient}
-    return {"start": rows.start, "measured": list(rows.measured)}, {**own, **rows.named, **rows.measured}
+    return {"start": rows.start}, rows.arrays
 
 
 def rows_of(message: messages.Message) -> Trace:
     """Return the rows of a message."""
-    arrays = dict(message.arrays)
-    row = {name: arrays.pop(name) for name in ("x", "loss", "gradient")}
-    measured = {name: arrays.pop(name) for name in message.fields["measured"]}
-    return Trace(message.fields["start"], **row, named=arrays, measured=measured)
+    arrays, measured = message.arrays, message.fields.get("measured")
+    if measured is not None:
+        # Of an earlier version, which lists the measured names; all others that are not the rows' own are named.
+        others = {name: "measured" if name in measured else "named" for name in arrays.keys() - {"x", "loss", "gradient"}}
+        arrays = {f"{others[name]}/{name}" if name in others else name: values for name, values in arrays.items()}
+    return Trace.from_arrays(message.fields["start"], arrays)
 
 
 def rows(folder: Path) -> Iterator[Trace]:
