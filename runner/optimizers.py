@@ -95,7 +95,7 @@ def uses(optimizer: Any) -> frozenset[str]:
 
 
 def fit(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> None:
-    """Raise Incompatible for an optimizer whose steps on x as one vector are not its steps on the parts as tensors of their own.
+    """Raise Incompatible for an optimizer whose steps on x as one vector differ from its steps on the parts as tensors.
 
     `parts` are their shapes, as a loss declares them.
     """

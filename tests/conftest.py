@@ -33,13 +33,13 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
 
-def strategies(own_steps: bool) -> dict[str, Any]:
+def strategies(without_optimizer: bool) -> dict[str, Any]:
     """Return the strategies of conf/ by name: those that take their own steps, or those that leave them to an optimizer."""
     found = {}
     for path in sorted((CONF / "strategy").glob("*.yaml")):
         node = OmegaConf.load(path)
         node.pop("defaults", None)
-        if getattr(resolve_name(node._target_), "own_steps", False) == own_steps:
+        if getattr(resolve_name(node._target_), "without_optimizer", False) == without_optimizer:
             found[path.stem] = node
     return found
 

@@ -2,7 +2,7 @@
 
 Both strategies here are one: a tape for the gradient of the loss at x, then `apply_gradients`. `tape` spells the two steps out
 and offers the tape's own switches; `minimize` leaves them to the optimizer where it has a `minimize` of its own. Those of
-`second_order`, `least_squares` and `by_scipy` take their own steps, and leave an optimizer nothing to do but count them.
+`second_order`, `least_squares` and `scipy_driver` work without an optimizer, which only counts their steps.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def stands_still(trace: Trace, start: int, where: Any = True) -> int | None:
     return stopping.first((same & where)[start:], start)
 
 
-def own_steps(strategy: Any) -> Any:
-    """Declare that a strategy takes its own steps, which no optimizer has a part in; a decorator."""
-    setattr(strategy, "own_steps", True)
+def without_optimizer(strategy: Any) -> Any:
+    """Declare that a strategy takes its own steps, in which no optimizer has a part; a decorator."""
+    setattr(strategy, "without_optimizer", True)
     return strategy
 
 
@@ -91,7 +91,8 @@ def fit(strategy: Any, loss: Loss, optimizer: Any) -> None:
 
 def takes_own_steps(strategy: Any) -> bool:
     """Tell whether a strategy takes its own steps."""
-    return getattr(strategy, "own_steps", False)
+    # The attribute of before is that of users' strategies.
+    return getattr(strategy, "without_optimizer", False) or getattr(strategy, "own_steps", False)
 
 
 def tape(

@@ -21,7 +21,7 @@ from runner.loop import EVALUATIONS
 from runner.losses import Loss
 from runner.losses.sums import norm as norm_of
 from runner.losses.sums import total
-from runner.strategies import Row, Step, own_steps, stands_still
+from runner.strategies import Row, Step, stands_still, without_optimizer
 from runner.strategies.second_order import jacobian
 from runner.trace import Trace
 
@@ -61,7 +61,7 @@ class Search(NamedTuple):
     rounds: tf.Tensor
 
 
-@own_steps
+@without_optimizer
 def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, max_trials: int) -> Step:
     """Step by x ← x + p, where p minimises ‖r + J p‖² among ‖D p‖ ≤ Δ: Gauss and Newton's step where that is short enough.
 

@@ -16,7 +16,7 @@ from runner import optimizers
 from runner.errors import UserError, first_line, nearest
 from runner.loop import EVALUATIONS, Ending
 from runner.losses import Loss
-from runner.strategies import Row, Step, own_steps, second_order
+from runner.strategies import Row, Step, second_order, without_optimizer
 from runner.strategies.coroutine import Returned, Suspended
 
 # SciPy's own limits of iterations are far below those of a long run; the runner's is the one that counts.
@@ -48,7 +48,7 @@ METHODS = {
 LIMITED = 1
 
 
-@own_steps
+@without_optimizer
 def scipy(
     loss: Loss,
     optimizer: Any,

@@ -18,7 +18,7 @@ from runner import optimizers
 from runner.errors import UserError
 from runner.loop import EVALUATIONS
 from runner.losses import Loss
-from runner.strategies import Row, Step, checked, no_gradient, own_steps, stands_still
+from runner.strategies import Row, Step, checked, no_gradient, stands_still, without_optimizer
 
 Function = Callable[[tf.Tensor], tf.Tensor]
 # The least eigenvalue of a scaled Hessian, by size and in parts of the largest, that newton does not raise.
@@ -82,7 +82,7 @@ def jacobian(t: tf.GradientTape, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     return t.jacobian(y, x, unconnected_gradients=tf.UnconnectedGradients.ZERO, experimental_use_pfor=at_once)
 
 
-@own_steps
+@without_optimizer
 def newton(
     loss: Loss, optimizer: Any, x: tf.Variable, *, sufficient_decrease: float, max_halvings: int, shift: float | None = None
 ) -> Step:

@@ -46,10 +46,10 @@ def send(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None
 
 
 def gone(folder: Path, watch: bool, holder: Mapping[str, Any]) -> bool:
-    """Tell whether the run of a spool whose lock is free here has ended or is dead; not every machine shares its locks.
+    """Tell whether the run of a journal whose lock is free here has ended or is dead: not every machine shares its locks.
 
-    Of one that was on another machine its heartbeat in the store tells, which is watched, or is for `alive.reap` to judge. One
-    that is not in the store has none, and is left for the user to send.
+    A run of another machine has a heartbeat in the store. With `watch` that is watched; else `heartbeat.reap` judges it. A run
+    that is not in the store has no heartbeat, and is left for the user to send.
     """
     with (folder / journal.FILE).open("rb") as file:
         if processes.same_machine(holder) or outbox.came_to(journal.frames(file))["status"] != "RUNNING":

@@ -19,7 +19,7 @@ from mlflow.artifacts import download_artifacts
 
 from runner.tracking.store import database
 
-STRATEGIES = sorted(strategies(own_steps=False))
+STRATEGIES = sorted(strategies(without_optimizer=False))
 EXECUTIONS = sorted(path.stem for path in (CONF / "execution").glob("*.yaml"))
 # What takes long, test_data_runs runs.
 EXPERIMENTS = [

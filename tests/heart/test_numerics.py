@@ -27,7 +27,7 @@ from runner.losses import Loss, sums
 from runner.optimizers import NoOptimizer
 from runner.trace import Trace, join, norm
 
-STRATEGIES = strategies(own_steps=False) | strategies(own_steps=True)
+STRATEGIES = strategies(without_optimizer=False) | strategies(without_optimizer=True)
 EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execution").glob("*.yaml"))}
 
 

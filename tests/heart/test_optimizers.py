@@ -24,7 +24,7 @@ from runner.trace import join
 NODES = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "optimizer").glob("*.yaml"))}
 KERAS = [name for name, node in NODES.items() if str(OmegaConf.to_container(node)["_target_"]).startswith("keras.")]
 SCHEDULES = {path.stem: path for path in sorted((CONF / "optimizer/learning_rate").glob("*.yaml"))}
-STRATEGIES = strategies(own_steps=False)
+STRATEGIES = strategies(without_optimizer=False)
 EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execution").glob("*.yaml"))}
 # Three losses of three shapes: a parabola, a curved valley, a condition number of a hundred.
 LOSSES = {

@@ -25,7 +25,7 @@ from runner.loop import Ending, Result, Rules
 from runner.losses import Loss
 from runner.optimizers import NoOptimizer
 
-STRATEGIES = strategies(own_steps=True)
+STRATEGIES = strategies(without_optimizer=True)
 PROBLEMS = json.loads((Path(__file__).parents[1] / "data/nist_strd.json").read_text())
 exp = tf.exp
 

@@ -26,7 +26,7 @@ from runner.strategies.coroutine import Closed, Returned, Suspended
 from runner.strategies.scipy_driver import METHODS
 from runner.trace import Trace, join
 
-OWN = strategies(own_steps=True)
+OWN = strategies(without_optimizer=True)
 EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execution").glob("*.yaml"))}
 ARGUMENTS = {"ellipsoid": {"condition_number": 100.0}}
 SQUARES = {
@@ -120,11 +120,11 @@ def test_a_keras_optimizer_or_a_random_loss_is_refused(strategy):
         build.strategy(OWN[strategy], noisy, NoOptimizer(), x)
 
 
-@pytest.mark.parametrize("strategy", strategies(own_steps=False))
+@pytest.mark.parametrize("strategy", strategies(without_optimizer=False))
 def test_no_optimizer_goes_with_a_strategy_that_needs_one(strategy):
     x = tf.Variable([1.0, 2.0])
     with pytest.raises(Incompatible, match=f"strategy={strategy} leaves the step to an optimizer"):
-        build.strategy(strategies(own_steps=False)[strategy], ROSENBROCK, NoOptimizer(), x)
+        build.strategy(strategies(without_optimizer=False)[strategy], ROSENBROCK, NoOptimizer(), x)
 
 
 # Newton.

@@ -17,7 +17,7 @@ from runner.errors import Incompatible, UserError
 from runner.losses import Loss
 from runner.trace import join
 
-STRATEGIES = strategies(own_steps=False)
+STRATEGIES = strategies(without_optimizer=False)
 EXECUTIONS = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "execution").glob("*.yaml"))}
 SGD = OmegaConf.load(CONF / "optimizer" / "sgd.yaml")
 QUADRATIC = Loss.of(losses.quadratic)

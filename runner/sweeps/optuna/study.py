@@ -68,7 +68,7 @@ class Settings:
 def search(make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], keys: Mapping[str, Any]) -> list[Outcome]:
     """Launch the trials that a study lacks, round after round; returns the outcomes of the jobs.
 
-    Raises UserError for what makes no search, and what `launching.ending` raises.
+    Raises UserError for what makes no search, and what `sweeper.ending` raises.
     """
     settings = Settings.of(keys)
     made = make(arguments)

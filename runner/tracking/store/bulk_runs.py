@@ -46,7 +46,7 @@ def record(
 ) -> dict[str, str]:
     """Create, fill and end a run for each job, whose rows come measured, at this time, in ms since 1970.
 
-    Of a run that is there, what it says of itself is replaced. `insert` is that of `bulk`.
+    Of a run that is there, what it says of itself is replaced. `insert` is that of `database`.
 
     Returns by key why the files of a job could not be stored, whose run is marked as incomplete.
     """

@@ -36,7 +36,7 @@ def delete_others(client: Any, run_id: str) -> None:
 def interrupted(client: Any, experiment_id: str, identity: str) -> list[dict[str, Any]]:
     """Return the runs of this identity that did not end of themselves and have a spool here, the newest first.
 
-    `silent` is, of one that may be going on where its folder's lock is not this machine's, what `alive.still` is to watch.
+    `silent` is, of one that may be going on where its folder's lock is not this machine's, what `heartbeat.still` is to watch.
     """
     words = f"tags.identity = '{identity}' and attributes.status != 'FINISHED'"
     runs = []

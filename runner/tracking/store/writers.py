@@ -38,7 +38,7 @@ def columns_of(rows: Trace, every: int, max_coordinates: int) -> database.Column
 
 
 def direct(client: Any) -> database.Insert | None:
-    """Return `bulk.inserter`, or None with a warning where the database's schema is not one that the tests cover."""
+    """Return `database.inserter`, or None with a warning where the database's schema is not one that the tests cover."""
     try:
         return database.inserter(client)
     except database.UnknownSchema as error:
