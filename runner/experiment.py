@@ -51,11 +51,11 @@ def run(
 
 
 def summary(result: Result, loss: Loss) -> dict[str, float]:
-    """Return what a run came to as metrics, with what its last row measures; distances only to what is known.
+    """Return a run's single numbers as metrics: its result, the measurements of its last row, and distances to known minima.
 
-    Of a random loss `last_loss` and `best_loss` are its `full_loss` at the last row and the lowest one that was measured; one
-    without a full loss has no best. The distance to the minimiser is Euclidean, to the nearest one. MLflow draws a bar for each
-    single number, above the curves of the steps; those that begin with `system/` get a tab of their own instead.
+    For a random loss, `last_loss` is its `full_loss` at the last row, and `best_loss` the lowest one that was measured; without
+    a full loss there is no best. The distance is Euclidean, to the nearest minimiser. MLflow draws a bar for each single number
+    above the curves, but gives a tab of their own to names that begin with `system/`.
     """
     metrics: dict[str, float] = {"iterations": result.iterations}
     metrics |= {f"{name}_evaluations": count for name, count in result.evaluations.items()}
@@ -74,5 +74,5 @@ def summary(result: Result, loss: Loss) -> dict[str, float]:
 
 
 def plain(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return a run's single metrics by the names that a user knows, without their tab's."""
+    """Return single metrics by the names that a user knows, without the `system/` of their tab."""
     return {name.removeprefix("system/"): value for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""The loop: advance, look for an end, cut the rows there, hand them on; it knows rows and nothing of TensorFlow."""
+"""The loop: advance, look for an end, cut the rows there, hand them on. It knows rows, and nothing of TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from runner.trace import Execution, Trace, join
 
 Rule = Callable[[Trace, int], int | None]
 
-# A chunk should last long enough to cost nothing and end soon enough to be seen, stopped and timed: seconds.
+# Seconds that a chunk should last: so long that a call costs nothing beside it, so short that rows are seen, and a run stopped,
+# soon.
 SHORT, LONG = 0.1, 1.0
-# What a strategy records that evaluates otherwise than once a row: how often so far, by what is evaluated.
+# A strategy that evaluates more, or less, than once a row records how often so far, under the name of the quantity.
 EVALUATIONS = "evaluations/"
-# The loss of a row, and of a random loss that of all data, or without the noise.
+# The loss of a row; of a random loss also the loss of all data, or without its noise.
 LOSS, FULL = "loss", "full_loss"
 
 
@@ -52,15 +53,15 @@ class Stop:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to."""
+    """The result of a run."""
 
     ending: Ending
     stopped_by: str | None
     last: Trace  # the one row that the run ended at
     best: Trace  # the first row of the lowest finite `best_of`, or the first row where none is finite
     seconds: dict[str, float]  # in compilation, in the loop, in recording
-    run_id: str | None = None  # by which it is found where it is recorded
-    says: str | None = None  # what the strategy that ended it has to say
+    run_id: str | None = None  # in MLflow, where it is recorded
+    says: str | None = None  # the sentence of the strategy that ended it
     pace: tuple[tuple[int, float], ...] = ()  # steps, and the seconds in the loop after which they were taken
     before: Trace | None = None  # the row before the last one, if there is any
     # The quantity by which rows are compared: a row's loss, or what it measures; None where a random loss measures nothing.
@@ -86,7 +87,7 @@ class Result:
 
     @property
     def sentence(self) -> str:
-        """Why it ended, for the user."""
+        """The reason of its end, for the user."""
         return self.says or self.ending.sentence
 
     @property
@@ -96,7 +97,7 @@ class Result:
 
     @property
     def evaluations(self) -> dict[str, int]:
-        """How often what was evaluated: the gradient once for each row, where the rows do not say otherwise."""
+        """Evaluations of each quantity: of the gradient one a row, unless the rows say otherwise."""
         counts = {key: int(values[0]) for key, values in self.last.named.items() if key.startswith(EVALUATIONS)}
         return {"gradient": self.last.start + 1} | {key.removeprefix(EVALUATIONS): count for key, count in counts.items()}
 
@@ -161,48 +162,50 @@ def run(
 ) -> Result:
     """Take steps until a rule, a non-finite row, a limit or a signal ends them.
 
-    `measure` adds to rows what the loss measures, told whether the run ends with them; rules do not see it. The best row is
-    that of the lowest `best_of`, the loss or what is measured. Each watcher gets
-    every row once and in order, up to the one that the run ends at. `start` is where a run goes on; `save` is offered the state
+    Each watcher gets every row once and in order, up to the row at which the run ends. `measure` adds the loss's own
+    measurements to rows, and is told whether the run ends with them; rules do not see them. The best row has the lowest
+    `best_of`: the loss, or a measured quantity. An interrupted run goes on from the state `start`. `save` is offered the state
     before each chunk, and told whether a signal makes it the last one.
     """
-    at, size = start or State(), 1
+    state, size = start or State(), 1
     while True:
-        at.step, came, saving = iterations(), signal(), time.perf_counter()
-        save(at, came is not None)
+        state.step, signalled, saving = iterations(), signal(), time.perf_counter()
+        save(state, signalled is not None)
         began = time.perf_counter()
-        over: tuple[Any, ...] | None = rules.over(at.step, at.clock["loop"], came) or execution.ended()
-        if not over:
-            new = execution.advance(min(size, execution.chunk, rules.max_iterations - at.step))
+        limit: tuple[Any, ...] | None = rules.over(state.step, state.clock["loop"], signalled) or execution.ended()
+        if not limit:
+            new = execution.advance(min(size, execution.chunk, rules.max_iterations - state.step))
         else:
-            new = interrupted(execution) if came and at.step < rules.max_iterations else execution.last()
+            new = interrupted(execution) if signalled and state.step < rules.max_iterations else execution.last()
         stepped = time.perf_counter()
 
-        reached, trace = new.start + len(new), join([*([at.earlier] if at.earlier else []), new])
+        reached, trace = new.start + len(new), join([*([state.earlier] if state.earlier else []), new])
         first = len(trace) - len(new)
-        stop = rules.stop(trace, first) or (Stop(new.start, *over) if over else None)
+        stop = rules.stop(trace, first) or (Stop(new.start, *limit) if limit else None)
         stop = sooner(stop, stalled(execution, trace, first))
         if stop is not None and stop.ending is Ending.DIVERGED:
             execution.rewind(stop.step)
         new = new if stop is None else new[: stop.step + 1 - new.start]
         look_back = max(rules.look_back, 1 if execution.stalled else 0)
-        at.earlier = trace[max(0, len(trace) - look_back) :] if look_back else None
+        state.earlier = trace[max(0, len(trace) - look_back) :] if look_back else None
         new = measure(new, stop is not None and stop.ending is not Ending.INTERRUPTED)
-        at.best = lower(at.best, new, best_of)
+        state.best = lower(state.best, new, best_of)
         for watch in watchers:
             watch(new)
         recorded = time.perf_counter()
 
-        at.clock["loop"] += stepped - began
-        # Not of each step that is a chunk of its own.
-        if reached > 1.01 * at.pace[-1][0]:
-            at.pace.append((reached, at.clock["loop"]))
-        at.clock["record"] += recorded - stepped + began - saving
+        state.clock["loop"] += stepped - began
+        # Not after each step where a chunk is one step.
+        if reached > 1.01 * state.pace[-1][0]:
+            state.pace.append((reached, state.clock["loop"]))
+        state.clock["record"] += recorded - stepped + began - saving
         size = resized(size, recorded - began)
-        before, at.before = new[-2:-1] if len(new) > 1 else at.before, new[len(new) - 1 :]
+        before, state.before = new[-2:-1] if len(new) > 1 else state.before, new[len(new) - 1 :]
         if stop is not None:
-            pace = tuple(at.pace)
-            return Result(stop.ending, stop.by, at.before, at.best, at.clock, None, stop.sentence, pace, before, best_of)
+            pace = tuple(state.pace)
+            return Result(
+                stop.ending, stop.by, state.before, state.best, state.clock, None, stop.sentence, pace, before, best_of
+            )
 
 
 def stalled(execution: Execution, trace: Trace, start: int) -> Stop | None:

@@ -1,4 +1,4 @@
-"""Rows: x, loss and gradient of each step, all at the same point, as NumPy arrays; and what they come from."""
+"""Rows: x, loss and gradient of each step, all at the same point, as NumPy arrays; and the execution that returns them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Trace:
     x: np.ndarray  # [n, *shape]
     loss: np.ndarray  # [n]
     gradient: np.ndarray  # [n, *shape]
-    named: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n, ...] each: what else a strategy records
-    measured: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n] each: what a loss measures; NaN where it does not
+    named: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n, ...] each: further quantities of a strategy
+    measured: Mapping[str, np.ndarray] = field(default_factory=dict)  # [n] each: measured by the loss; NaN: not there
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -72,17 +72,17 @@ class Trace:
 
 
 class Execution(NamedTuple):
-    """Steps of one strategy from where x is now.
+    """Steps of one strategy, from the present x.
 
-    `advance(n)` takes n ≤ `chunk` steps and returns their n rows; `last()` is the row where that left x, which no step has been
-    taken from yet. The first `last()` compiles, evaluates the first point and takes no step. `restart(at)` follows a change of
-    x and the optimizer's state from outside: the next row is that of step `at`, 0 where it is left out, what the strategy
-    carries is as before step 0, and nothing is compiled again. `variables` hold what it carries; None: there are none that do.
-    `rewind(step)` undoes what updates from this step on have done, bit for bit, where a row of the last chunk is not finite.
-    `stalled` is the strategy's rule for rows from which it could take no further step, where it has one; it looks back one row.
+    `advance(n)` takes n ≤ `chunk` steps and returns their n rows. `last()` returns the row of the present x, and takes no step;
+    the first call compiles. `restart(step)` follows a change of x and of the optimizer's state from outside: the next row is
+    that of this step (default 0), the strategy's own state is as before step 0, and nothing is compiled again. `variables` hold
+    the strategy's own state; None: no variables hold it. `rewind(step)` undoes the updates from this step on, bit for bit,
+    where a row of the last chunk is not finite. `stalled` is the strategy's rule for rows from which it could take no further
+    step, if it has one; it looks back one row.
 
-    A strategy may come to an end of its own: `ended()` is why, an ending with its finer word and its sentence, and `advance`
-    returns fewer rows where that shows on the way. `close()` follows the last row that is asked for.
+    A strategy may end a run: `ended()` returns the ending, its finer word and its sentence, and `advance` then returns fewer
+    rows. `close()` follows the last row.
     """
 
     advance: Callable[[int], Trace]
