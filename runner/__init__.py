@@ -1,3 +1,3 @@
-"""Which optimizer, on which loss, from where, at which learning rate, and what happened at every step."""
+"""A configuration-driven experiment runner for TensorFlow optimizers: it records every step of a run."""
 
 __version__ = "0.1.0"

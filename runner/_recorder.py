@@ -1,4 +1,4 @@
-"""The recorder process: `python -m runner._recorder CONNECTION PULSE`, which a run or a sweep starts."""
+"""Entry point of the recorder process, `python -m runner._recorder CONNECTION PULSE`, which a run or a sweep starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def losses(fields: Fields, _: Arrays) -> Fields:
 
 
 def report(fields: Fields, _: Arrays) -> Fields:
-    """Report a sweep, and return the report's lines."""
+    """Write the report of a sweep, and return the report's lines."""
     from runner.report.command import of_sweep
 
     return {"lines": of_sweep(fields["uri"], fields["run_id"], fields.get("facts"))}

@@ -1,4 +1,4 @@
-"""`python -m runner.diff A B`: where two recorded runs part, by what, and what they differ in."""
+"""`python -m runner.diff A B`: the step and the quantity in which two recorded runs part, and their differing settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.records.parting import FOLDER, TOLERANCE, compared, draw, told
 from runner.security import secrets, streams
 from runner.security.names import present
 
-# Characters of a value that a line has room for.
+# Characters of a value that are shown in a line.
 WIDTH = 60
 
 
@@ -26,7 +26,7 @@ def parser() -> Parser:
 
 
 def report(words: Sequence[str] | None = None) -> int:
-    """Print in what two runs differ and where they part; returns the exit code."""
+    """Print how two runs differ and where they part; return the exit code."""
     chosen = parser().parse_args(words)
     client = records.client(chosen.tracking_uri)
     a, b = (records.read(client, each) for each in chosen.runs)
@@ -40,7 +40,7 @@ def report(words: Sequence[str] | None = None) -> int:
 
 
 def differences(a: Recorded, b: Recorded) -> str:
-    """Return a table of the parameters, the versions and the ending in which two runs differ."""
+    """Return a table of the parameters, versions and endings in which two runs differ."""
     import pandas as pd
 
     ended = ("ending", "stopped_by")
@@ -58,12 +58,12 @@ def differences(a: Recorded, b: Recorded) -> str:
 
 
 def short(value: str) -> str:
-    """Return a value at the length that a line has room for."""
+    """Return a value, shortened to WIDTH characters."""
     return value if len(value) <= WIDTH else f"{value[: WIDTH - 1]}…"
 
 
 def main() -> int:
-    """Return the exit code: 0 where two runs are the same, 1 where they differ, 2 where it cannot be told."""
+    """Return the exit code: 0 if two runs are the same, 1 if they differ, 2 if they cannot be compared."""
     return records.answered(report)
 
 

@@ -1,4 +1,4 @@
-"""A mistake of the user's, told in one line: where, what came, what is allowed and what to do."""
+"""User errors in one line: the place, the given value, the allowed values and the remedy."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from difflib import get_close_matches
 from pathlib import Path
 from sysconfig import get_path
 
-# The extra that brings a package which not everyone needs.
+# Optional packages, each with the extra that installs it.
 EXTRAS = {"tf_keras": "tf-keras", "psycopg": "postgresql", "optuna": "optuna", "cmaes": "optuna"}
 EXTRAS |= {"joblib": "joblib", "hydra_plugins.hydra_joblib_launcher": "joblib"}
 EXTRAS |= {"ray": "ray", "hydra_plugins.hydra_ray_launcher": "ray"}
 EXTRAS |= {"submitit": "slurm", "hydra_plugins.hydra_submitit_launcher": "slurm"}
-# Folders of what is not the user's: this package and Python's library; and names of those that hold what is installed.
+# Folders without code of the user's: this package and Python's library; and the names of folders of installed packages.
 OTHERS = (Path(__file__).parent, Path(get_path("stdlib")))
 INSTALLED = {"site-packages", "dist-packages"}
 
 
 class UserError(Exception):
-    """What the user can mend; its message is the one line that they see."""
+    """An error that the user can fix; its message is the one line that the user sees."""
 
 
 class Incompatible(UserError):
-    """Choices that are each right and cannot go together; in a sweep such a job is skipped, and none that failed."""
+    """Choices that are each valid but do not fit together; in a sweep such a job is skipped, not failed."""
 
 
 def nearest(word: object, known: Iterable[object]) -> str:
-    """Return the legal words as a clause, led by the one that was probably meant."""
+    """Return the known words as a clause, after the one that was probably meant."""
     words = sorted(str(each) for each in known)
     close = get_close_matches(str(word), words, 1)
     return (f"did you mean {close[0]!r}? " if close else "") + "known: " + (", ".join(words) or "none")
 
 
 def place(error: BaseException) -> str | None:
-    """Return the last line of the user's own code on an exception's way: file, line and function; None where it has none."""
+    """Return the last line of the user's code in an exception's traceback (file, line, function); None if there is none."""
     found, at = None, error.__traceback__
     while at is not None:
         code = at.tb_frame.f_code
@@ -46,8 +46,10 @@ def place(error: BaseException) -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an exception's text on one line, with its type, the line of the user's own code that it came from, and the extra
-    that a missing module needs.
+    """Return an exception's text on one line.
+
+    The line also holds the exception's type, the line of the user's code that raised it, and the extra that installs a missing
+    module. A UserError's text needs none of these.
     """
     text = " ".join(str(error).split())
     if isinstance(error, UserError):

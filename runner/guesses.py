@@ -1,4 +1,4 @@
-"""Where x begins: a guess is `(loss, dtype, seed) -> x0`, an array of the loss's shape."""
+"""The start of a run: a guess is `(loss, dtype, seed) -> x0`, an array of the loss's shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.errors import UserError
 def standard(loss: Any, dtype: str, seed: int) -> np.ndarray:
     """Return the loss's own conventional start.
 
-    Raises UserError where the loss declares none.
+    Raises UserError if the loss declares none.
     """
     if loss.start is None:
         raise UserError("guess=standard needs a loss that declares its start, and this one does not; set guess=point guess.x=…")
@@ -22,7 +22,7 @@ def standard(loss: Any, dtype: str, seed: int) -> np.ndarray:
 def point(loss: Any, dtype: str, seed: int, *, x: Any) -> np.ndarray:
     """Return the given x, a number or a flat list of numbers.
 
-    Raises UserError where it is neither, is not finite, or its dimension is not the loss's.
+    Raises UserError if it is neither, is not finite, or has another dimension than the loss.
     """
     try:
         x0 = np.array(x, dtype)
@@ -36,9 +36,10 @@ def point(loss: Any, dtype: str, seed: int, *, x: Any) -> np.ndarray:
 
 
 def uniform(loss: Any, dtype: str, seed: int, *, low: Any, high: Any) -> np.ndarray:
-    """Return a point drawn evenly from the box [low, high), by default the loss's domain.
+    """Return a point drawn uniformly from the box [low, high), by default the loss's domain.
 
-    Raises UserError where the loss has no shape, or no domain and the box is open, or the box is empty.
+    Raises UserError if the loss has no shape, if a side of the box is missing and the loss has no domain, or if the box is
+    empty.
     """
     shape = shape_of(loss, "uniform")
     if loss.domain is None and (low is None or high is None):
@@ -54,7 +55,7 @@ def uniform(loss: Any, dtype: str, seed: int, *, low: Any, high: Any) -> np.ndar
 def normal(loss: Any, dtype: str, seed: int, *, mean: Any, standard_deviation: Any) -> np.ndarray:
     """Return a point drawn from a normal distribution, by default around the loss's start.
 
-    Raises UserError where the loss has no shape, or no start and no mean is given, or the deviation is negative.
+    Raises UserError if the loss has no shape, if the loss has no start and no mean is given, or if the deviation is negative.
     """
     shape = shape_of(loss, "normal")
     if mean is None and loss.start is None:
@@ -67,14 +68,17 @@ def normal(loss: Any, dtype: str, seed: int, *, mean: Any, standard_deviation: A
 
 
 def shape_of(loss: Any, guess: str) -> tuple[int, ...]:
-    """Return the loss's shape of x, or say how to give it."""
+    """Return the shape of x that the loss declares; raise UserError, with the remedy, if it declares none."""
     if loss.shape is None:
         raise UserError(f"guess={guess} needs the loss's dimension, which is not declared; set +loss.dimension=2 (0: scalar x)")
     return loss.shape
 
 
 def bound(name: str, given: Any, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return one number, or one for each coordinate, as an array of the loss's shape."""
+    """Return one number, or one for each coordinate, as an array of the loss's shape.
+
+    Raises UserError if the numbers do not fit the shape or are not finite.
+    """
     try:
         array = np.broadcast_to(np.asarray(value, np.float64), shape)
     except (TypeError, ValueError):
@@ -85,5 +89,5 @@ def bound(name: str, given: Any, value: Any, shape: tuple[int, ...]) -> np.ndarr
 
 
 def dimension(shape: tuple[int, ...]) -> str:
-    """Say a shape of x in words."""
+    """Return a description of a shape of x."""
     return f"a list of {shape[0]} numbers (dimension {shape[0]})" if shape else "a number (dimension 0, a scalar)"

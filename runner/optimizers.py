@@ -1,6 +1,6 @@
-"""What the loop asks of an optimizer: `build([x])`, `apply_gradients([(gradient, x)])` and `iterations`.
+"""The interface of an optimizer: `build([x])`, `apply_gradients([(gradient, x)])` and `iterations`.
 
-Keras 3's optimizers and those of `tf_keras` have all three as they are; TensorFlow 1's get them here.
+The optimizers of Keras 3 and of `tf_keras` have all three. For TensorFlow 1's optimizers, this module adds the missing ones.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import tensorflow as tf
 
 from runner.errors import Incompatible, UserError
 
-# What Keras's classes use of a variable besides its numbers one by one: its norm, or the rows and columns of a matrix. An
-# optimizer of the user's declares it by an attribute `uses`.
+# Properties of a whole tensor that Keras's classes use besides its single numbers: its norm, or its rows and columns as a
+# matrix. A user's own optimizer declares them by an attribute `uses`.
 USES = {"Adafactor": ("norm", "matrix"), "Lamb": ("norm",), "LAMB": ("norm",), "Muon": ("matrix",)}
 KERAS = ("keras.", "tf_keras.")
-# NumPy's numbers leave arithmetic with a variable of Keras to the variable, as they do with TensorFlow's: where a program is
-# traced, the variable has no value that NumPy could compute with.
+# NumPy's numbers leave arithmetic with a Keras variable to the variable, as they do with TensorFlow's variables: while a
+# program is traced, the variable has no value that NumPy could compute with.
 keras.Variable.__array_priority__ = 100
 
 
 class NoOptimizer:
-    """Counts the steps of a strategy that takes its own.
+    """Counts the steps of a strategy that works without an optimizer.
 
-    `learning_rate` is there to be refused in one line: a sweep over it may have strategies that have no use for one.
+    It accepts a `learning_rate` only to refuse it in one line: a sweep over learning rates may include such strategies.
     """
 
     def __init__(self, *, learning_rate: Any = None) -> None:
@@ -38,32 +38,32 @@ class NoOptimizer:
         self.variables = [self.iterations]
 
     def build(self, _: list[tf.Variable]) -> None:
-        """Raise Incompatible where it was given a learning rate."""
+        """Raise Incompatible if a learning rate is set."""
         if self.learning_rate is not None:
             raise Incompatible("optimizer.learning_rate means nothing to a strategy that takes its own steps; leave it out")
 
     def apply_gradients(self, _: Any) -> None:
-        """Raise Incompatible: it takes no steps."""
+        """Raise Incompatible, because this optimizer takes no steps."""
         raise Incompatible("optimizer=none takes no steps; set optimizer=sgd")
 
 
 def set_floatx(dtype: str) -> None:
-    """Let tf_keras, where it is imported, make its variables of this dtype, a constant learning rate's among them."""
+    """Make tf_keras, if it is imported, create its variables with this dtype, including the one of a constant learning rate."""
     if tf_keras := sys.modules.get("tf_keras"):
         tf_keras.backend.set_floatx(dtype)
 
 
 def ready(optimizer: Any, x: tf.Variable) -> Any:
-    """Return the optimizer built for x, which is the only variable that it will ever step.
+    """Return the optimizer built for x, the only variable that it will ever step.
 
-    Raises UserError where it is no optimizer.
+    Raises UserError if it is no optimizer.
     """
     if not callable(getattr(optimizer, "apply_gradients", None)):
         raise UserError(f"optimizer._target_ must be an optimizer with apply_gradients, got {type(optimizer).__name__}")
     if x.dtype == tf.float64:
         exact(optimizer)
         exact(getattr(optimizer, "_learning_rate", None))
-        # In which tf_keras keeps what a schedule has given last.
+        # tf_keras stores the last value of a schedule in this variable.
         if (kept := getattr(optimizer, "_current_learning_rate", None)) is not None:
             optimizer._current_learning_rate = tf.Variable(tf.cast(kept, x.dtype), trainable=False)
     if isinstance(optimizer, tf.compat.v1.train.Optimizer):
@@ -74,30 +74,30 @@ def ready(optimizer: Any, x: tf.Variable) -> Any:
 
 
 def exact(of: Any) -> None:
-    """Make the Python floats among the attributes of an optimizer, or a schedule, NumPy's of double precision.
+    """Convert the Python floats among the attributes of an optimizer, or of a schedule, to NumPy's float64.
 
-    `tf.cast`, by which Keras gives them x's dtype, first makes a Python float single precision: 0.999 becomes 0.99900001.
+    Keras casts them to x's dtype by `tf.cast`, which first rounds a Python float to single precision: 0.999 becomes 0.99900001.
     """
     for name, value in list(getattr(of, "__dict__", {}).items()):
         if type(value) is float:
             setattr(of, name, np.float64(value))
     if isinstance(of, keras.optimizers.schedules.CosineDecayRestarts):
-        # It counts restarts by a quotient of logarithms, which at a restart may be rounded to below a whole number: the rate
-        # would be that of the end of the cycle, 0. Cycles that are shorter by so little are over in time.
+        # This schedule counts restarts by a quotient of logarithms. At a restart, the quotient may be rounded to below a whole
+        # number; the rate would then be 0, the value at the end of the cycle. Slightly shorter cycles avoid this.
         of.first_decay_steps = np.float64(of.first_decay_steps) * (1 - 2**-45)
 
 
 def uses(optimizer: Any) -> frozenset[str]:
-    """Return what an optimizer's class uses of a variable besides its numbers one by one: `norm`, `matrix`."""
+    """Return the properties of a whole tensor that an optimizer's class uses: `norm`, `matrix`."""
     of_keras = (each for each in type(optimizer).__mro__ if each.__module__.startswith(KERAS))
     found = [USES.get(each.__name__, ()) for each in of_keras]
     return frozenset([*(name for each in found for name in each), *getattr(optimizer, "uses", ())])
 
 
 def fit(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> None:
-    """Raise Incompatible for an optimizer whose steps on x as one vector differ from its steps on the parts as tensors.
+    """Raise Incompatible for an optimizer whose steps on x as one vector differ from its steps on separate tensors.
 
-    `parts` are their shapes, as a loss declares them.
+    `parts` are the shapes of these tensors, as a loss declares them.
     """
     reasons = list(unlike(optimizer, parts))
     if reasons:
@@ -109,7 +109,7 @@ def fit(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> None:
 
 
 def unlike(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> Iterator[str]:
-    """Yield what of an optimizer depends on where one tensor ends and the next begins, and what to set instead."""
+    """Yield the reasons why an optimizer's steps depend on the boundaries of tensors, each with the setting to use instead."""
     used, name = uses(optimizer), type(optimizer).__name__
     if "norm" in used and len(parts) > 1:
         yield f"optimizer {name} scales its step by the norm of each tensor; set optimizer=adam"
@@ -123,24 +123,28 @@ def unlike(optimizer: Any, parts: Sequence[tuple[int, ...]]) -> Iterator[str]:
 
 
 def steps(optimizer: Any) -> Any:
-    """Return the variable that counts the optimizer's steps: how many gradients it has been handed.
+    """Return the variable that counts the optimizer's steps: the number of gradients that it has received.
 
-    Where Keras gathers several of them before it moves x, its `iterations` counts the moves alone; its schedules count these.
+    If Keras accumulates several gradients before it moves x, its `iterations` counts only the moves; its schedules count the
+    gradients.
     """
     return optimizer._iterations if getattr(optimizer, "gradient_accumulation_steps", None) else optimizer.iterations
 
 
 def counted(optimizer: Any) -> None:
-    """Let a `tf.compat.v1.train` optimizer count its iterations, in the global step that its own methods increment."""
+    """Make a `tf.compat.v1.train` optimizer count its iterations, in the global step that its own methods increment."""
     optimizer.iterations = tf.Variable(tf.zeros((), tf.int64), trainable=False)
     for name in ("apply_gradients", "minimize"):
         setattr(optimizer, name, partial(getattr(optimizer, name), global_step=optimizer.iterations))
 
 
 def usable(*numbers: Any) -> bool:
-    """Return whether an update may come of these numbers: if all are finite. A compiled loop is rewound instead."""
+    """Return whether all these numbers are finite, so that an update may use them; always True while a compiled loop is traced.
+
+    A compiled loop is rewound instead.
+    """
     if not tf.executing_eagerly():
         return True
     arrays = (each.numpy() for each in numbers)
-    # Of one number, in a tenth of NumPy's time.
+    # For one number, `math.isfinite` takes a tenth of NumPy's time.
     return all(np.isfinite(each).all() if each.ndim else math.isfinite(each) for each in arrays)

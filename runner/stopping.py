@@ -1,8 +1,7 @@
-"""When to end before the limit: a rule is `(trace, start) -> index` of the first row from `start` on that satisfies it.
+"""Stopping rules: a rule is `(trace, start) -> index` of the first row from `start` on that satisfies the rule, or None.
 
-The trace holds the new rows from `start` on and, before them, as many earlier ones as the rule's `look_back` asks for; where no
-row satisfies it, a rule returns None. Rules are pure, so the row at which a run stops depends neither on the execution nor on
-how many steps it takes at a time.
+The trace holds the new rows from `start` on and, before them, as many earlier rows as the rule's `look_back` asks for. Rules
+are pure, so the row at which a run stops depends neither on the execution nor on the length of its chunks.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Rule = TypeVar("Rule", bound=Callable[..., int | None])
 
 
 def looks_back(rows: Callable[..., int]) -> Callable[[Rule], Rule]:
-    """Declare how many rows before the new ones a rule needs, as a function of its arguments; a decorator."""
+    """Declare the number of earlier rows that a rule needs, as a function of the rule's arguments; a decorator."""
 
     def declare(rule: Rule) -> Rule:
         setattr(rule, "look_back", rows)
@@ -67,10 +66,11 @@ def target(
     full_loss: Callable[[Any], float] | None = None,
     every: int = 1,
 ) -> int | None:
-    """Hold where the loss is ≤ `loss`, or within `tolerance` of the known minimum; `minimum` is the loss's own.
+    """Hold where the loss is ≤ `loss`, or within `tolerance` of `minimum`, the loss's known minimum.
 
-    Of a random loss it is `full_loss` that is compared, a function of one x, at every so many-th step: the loss of a step is
-    below the target by luck. Raises UserError where neither is given, or a tolerance without a known minimum.
+    For a random loss, `full_loss`, a function of one x, is compared instead, at steps that are multiples of `every`: the loss
+    of one step may be below the target by luck. Raises UserError if neither `loss` nor `tolerance` is given, or if only a
+    tolerance is given and the minimum is not known.
     """
     if every < 1:
         raise UserError(f"stopping.target.every must be 1 or more steps, got {every}; set stopping.target.every=100")
@@ -89,12 +89,12 @@ def target(
 
 
 def first(holds: np.ndarray, start: int) -> int | None:
-    """Return the index of the first True, counted from the trace's first row."""
+    """Return the index of the first True, counted from the trace's first row, or None; `holds` begins at row `start`."""
     return start + int(np.argmax(holds)) if holds.any() else None
 
 
 def positive(name: str, value: Any) -> float:
-    """Return the value of stopping.<name>, or say that it must be a finite number of 0 or more."""
+    """Return the value of stopping.<name>; raise UserError unless it is a finite number of 0 or more."""
     if not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise UserError(f"stopping.{name} must be a finite number of 0 or more, got {value!r}; set stopping.{name}=1e-6")
     return value

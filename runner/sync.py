@@ -1,4 +1,4 @@
-"""Send to the tracking store what could not be sent of runs that have ended; without a folder, of all that are pending."""
+"""Send ended runs to the tracking store that could not be sent before; without a folder, all that are pending."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TIMEOUT = 20.0
 
 
 def main(words: list[str] | None = None) -> int:
-    """Send, and return the exit code: 1 where something is left; what is written is for the user alone."""
+    """Send runs, and return the exit code: 1 if something is left. Files that are written are for the user alone."""
     with folders.unshared():
         return sent(parser().parse_args(words))
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command's options."""
+    """Return the parser of the command's options."""
     made = argparse.ArgumentParser(prog="python -m runner.sync", description=__doc__)
     made.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="a run's folder; default: all that are pending")
     made.add_argument("--pending", type=Path, default=contract.PENDING, help="where those are listed (tracking.pending)")
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def sent(given: argparse.Namespace) -> int:
-    """Send what is named, or all that is pending, and return the exit code."""
+    """Send the given folders, or all that are pending, and return the exit code."""
     store.quieten()
     code, stores = 0, [*filter(None, [given.tracking_uri])]
     folders = [started.absolute(folder) for folder in given.folders] or list(delivery.pointed(given.pending))
@@ -60,7 +60,7 @@ def sent(given: argparse.Namespace) -> int:
 
 
 def complain(text: str) -> None:
-    """Print a line to the errors."""
+    """Print an error line to standard error."""
     secrets.tell(f"error: {text}", sys.stderr)
 
 

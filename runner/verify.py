@@ -1,4 +1,4 @@
-"""`python -m runner.verify RUN`: run a recorded run again from its record, and compare every row."""
+"""`python -m runner.verify RUN`: repeat a recorded run from its record, and compare every row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner.security import secrets, targets
 from runner.system import quiet, startup
 from runner.trace import Trace, join
 
-# Endings that come from outside: what runs again is to take as many steps.
+# Endings with an external cause: the repeated run must take as many steps as the recorded one.
 FROM_OUTSIDE = (Ending.TIME_LIMIT, Ending.INTERRUPTED)
 
 
@@ -38,7 +38,7 @@ def parser() -> Parser:
 
 
 def report(words: Sequence[str] | None = None) -> int:
-    """Print whether a run comes out again as it was recorded; returns the exit code."""
+    """Print whether a repeated run gives the recorded rows; return the exit code."""
     chosen = parser().parse_args(words)
     run = records.read(records.client(chosen.tracking_uri), chosen.run)
     cfg = configuration(run)
@@ -54,9 +54,9 @@ def report(words: Sequence[str] | None = None) -> int:
 
 
 def configuration(run: Recorded) -> DictConfig:
-    """Return what a run's config.yaml says, to be run again without being recorded.
+    """Return the configuration in a run's config.yaml, changed so that the repeated run is not recorded.
 
-    Raises UserError where it is not what the run's parameters say, or wrong, or the run did not come to an end.
+    Raises UserError if it differs from the run's parameters, if it is wrong, or if the run did not end.
     """
     if "ending" not in run.tags:
         raise UserError(f"run {run.run_id} came to no end that could come out again: {run.tags.get('error', 'it is running')}")
@@ -71,7 +71,7 @@ def configuration(run: Recorded) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     cfg.tracking = {"_target_": "runner.tracking.Nothing"}
     if run.tags["ending"] in FROM_OUTSIDE:
-        # The last row of an interrupted run is that of a step, not of an end.
+        # The last row of an interrupted run is an ordinary step, not an ending.
         ends = len(run.rows) - (run.tags["ending"] != Ending.INTERRUPTED)
         cfg.stopping.time_limit, cfg.max_iterations = None, max(ends, 1)
     validation.check(cfg, {}, ())
@@ -94,14 +94,14 @@ def rows(cfg: Any) -> Trace:
 
 
 def versions(run: Recorded, again: Recorded) -> str:
-    """Say in which versions, and at which commit, a run was recorded, where these are not the present ones."""
+    """Return, as text, the versions and the commit of a recorded run that differ from the present ones."""
     was, now = run.versions, again.versions
     unlike = [f"{key} was {was.get(key) or '-'}, is {now[key] or '-'}" for key in now if was.get(key) != now[key]]
     return ("; ".join(unlike) or "versions and commit are the same") + "\n"
 
 
 def main() -> int:
-    """Return the exit code: 0 where a run comes out again, 1 where it does not, 2 where it cannot be told."""
+    """Return the exit code: 0 if the repeated run has the same rows, 1 if it has others, 2 if they cannot be compared."""
     schema.register()
     if str(entry.PLUGINS) not in sys.path and entry.PLUGINS.is_dir():
         sys.path.append(str(entry.PLUGINS))

@@ -1,1 +1,1 @@
-"""Whether what a configuration names keeps the contract."""
+"""Check that the parts of a configuration keep the contract."""

@@ -1,6 +1,6 @@
-"""What is checked of a configuration: that its loss keeps the contract, that it takes steps, that its jobs may be fused.
+"""The checks of a configuration: its loss keeps the contract, its optimizer takes a step, and its jobs can be fused.
 
-Of a random loss, step 0 is checked, and without the noise that the configuration adds to it, whose gradient is no derivative.
+A random loss is checked at step 0, and without the configuration's noise: the noise's gradient is not a derivative.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from runner.fused.probe import RATE, UNTOLD
 from runner.trace import norm
 
 DTYPES = ("float32", "float64")
-# Of the largest number there: what executions and batches may differ by, whose sums run in another order.
+# Tolerance between executions or batches, which sum in another order, relative to the largest number.
 NEAR = {"float32": 1e-3, "float64": 1e-9}
-# What a gradient may be at a minimiser, of what it is at the points: minimisers are given to a few digits.
+# Tolerance of the gradient at a minimiser, relative to the gradients at the points: minimisers are given to a few digits.
 STATIONARY = 1e-5
 
 
 def one_number(subject: Subject) -> str:
-    """The loss is one real number, a tensor."""
+    """Check that the loss is one real number, a tensor."""
     x = subject.x(subject.dtype)[0]
     y: Any = subject.function(subject.dtype)(x)
     if not tf.is_tensor(y):
@@ -41,7 +41,7 @@ def one_number(subject: Subject) -> str:
 
 
 def finite(subject: Subject) -> str:
-    """Loss and gradient are finite at the guess."""
+    """Check that the loss and the gradient are finite at the guess."""
     y, gradient = differences.of(subject.function(subject.dtype), subject.x(subject.dtype)[0])
     if not np.isfinite(y):
         raise Failed(f"the loss is {float(y)} at the guess; begin elsewhere, with guess=point guess.x=…, or mend its formula")
@@ -53,7 +53,7 @@ def finite(subject: Subject) -> str:
 
 
 def keeps_dtype(subject: Subject) -> str:
-    """The loss has x's dtype, whichever that is."""
+    """Check that the loss has x's dtype, for each of DTYPES."""
     for dtype in DTYPES:
         try:
             got = subject.function(dtype)(subject.x(dtype)[0]).dtype.name
@@ -67,7 +67,7 @@ def keeps_dtype(subject: Subject) -> str:
 
 
 def repeats(subject: Subject) -> str:
-    """The loss is the same each time."""
+    """Check that the loss is the same each time."""
     function, x = subject.function(subject.dtype), subject.x(subject.dtype)[0]
     values = [float(function(x)) for _ in range(3)]
     if len(set(values)) > 1:
@@ -76,7 +76,7 @@ def repeats(subject: Subject) -> str:
 
 
 def gradient(subject: Subject) -> str:
-    """The gradient is that of the loss, by differences in double precision."""
+    """Check the gradient against finite differences of the loss in double precision."""
     function = subject.function("float64")
     told, passed_over = 0, 0
     for x in subject.points:
@@ -91,7 +91,7 @@ def gradient(subject: Subject) -> str:
 
 
 def broadcasts(subject: Subject) -> str:
-    """Of many x the loss is that of each."""
+    """Check that a batch of several x gives the loss and the gradient of each x."""
     function, x = subject.function(subject.dtype), subject.x(subject.dtype)
     alone = [differences.of(function, each) for each in tf.unstack(x)]
     batch, count = x[None], len(alone)
@@ -99,7 +99,7 @@ def broadcasts(subject: Subject) -> str:
     try:
         y, slopes = differences.of(function, batch)
     except UserError as error:
-        # It says itself that it is for one x.
+        # The loss itself reports that it accepts only one x.
         raise Skipped(str(error)) from error
     except Exception as error:
         raise Failed(f"x of {list(batch.shape)} is refused ({first_line(error)[:200]}); {remedy}") from error
@@ -112,21 +112,21 @@ def broadcasts(subject: Subject) -> str:
 
 
 def traces(subject: Subject) -> str:
-    """A tf.function gives the same."""
+    """Check that a tf.function gives the same loss and gradient."""
     if nodes.function_of("execution", subject.cfg.execution) is eager:
         raise Skipped("execution=eager runs plain Python")
     return compared(subject, False, "execution=eager")
 
 
 def compiles(subject: Subject) -> str:
-    """XLA gives the same."""
+    """Check that XLA gives the same loss and gradient."""
     if nodes.function_of("execution", subject.cfg.execution) in (eager, graph):
         raise Skipped("this execution does not compile")
     return compared(subject, True, "execution=graph")
 
 
 def compared(subject: Subject, jit_compile: bool, other: str) -> str:
-    """Say that a traced or compiled loss is what the plain one is, at all points."""
+    """Check that a traced or compiled loss equals the plain one, with its gradient, at all points."""
     function, word = subject.function(subject.dtype), "XLA" if jit_compile else "tf.function"
     try:
         traced = tf.function(partial(differences.tensors, function), jit_compile=jit_compile, autograph=False)
@@ -144,13 +144,13 @@ def compared(subject: Subject, jit_compile: bool, other: str) -> str:
 
 
 def near(one: np.ndarray, other: np.ndarray, dtype: str) -> bool:
-    """Tell whether numbers agree to the rounding of their largest, those that are not finite exactly."""
+    """Return whether numbers agree up to a rounding of the largest one; numbers that are not finite must be equal."""
     size = np.abs(other[np.isfinite(other)]).max(initial=0)
     return np.allclose(one, other, rtol=NEAR[dtype], atol=NEAR[dtype] * size, equal_nan=True)
 
 
 def minimum(subject: Subject) -> str:
-    """A declared minimum is stationary, is what it is said to be, and nothing is below it."""
+    """Check that a declared minimum is stationary, has the declared value, and is the lowest value at the points."""
     loss = subject.loss("float64")
     if loss.minimisers is None:
         raise Skipped("the loss declares no minimisers")
@@ -175,7 +175,7 @@ def minimum(subject: Subject) -> str:
 
 
 def steps(subject: Subject) -> str:
-    """The optimizer takes a step with this strategy and in this execution."""
+    """Check that the optimizer takes a step with this strategy and in this execution."""
     ready = parts(subject.cfg)
     execution = ready.program.execution
     try:
@@ -189,7 +189,7 @@ def steps(subject: Subject) -> str:
 
 
 def separable(subject: Subject) -> str:
-    """Jobs of this configuration can be lanes of one program."""
+    """Check that jobs of this configuration can be lanes of one program."""
     try:
         job = groups.prepared(0, subject.cfg, {})
     except UserError as error:
@@ -205,7 +205,7 @@ def separable(subject: Subject) -> str:
     return "hydra/launcher=fused runs its jobs as one program"
 
 
-# In this order, and what each needs to have passed.
+# The checks in their order, each with the checks that must have passed before.
 CHECKS: dict[Check, tuple[Check, ...]] = {
     one_number: (),
     finite: (one_number,),

@@ -1,4 +1,4 @@
-"""`python -m runner.check`: whether what a configuration names keeps the contract, one line a check; no run is made."""
+"""`python -m runner.check`: check that a configuration's parts keep the contract, one line per check; no run is made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def task(cfg: DictConfig) -> None:
 
 
 def report(cfg: DictConfig) -> int:
-    """Print a line for each check, and return the exit code: 1 where one failed, else 0."""
+    """Print a line for each check, and return the exit code: 1 if one failed, else 0."""
     from runner.cli import job
 
     job.checked(cfg, HydraConfig.get())
@@ -38,7 +38,7 @@ def report(cfg: DictConfig) -> int:
 
 
 def main() -> int:
-    """Return the exit code: 0 where nothing failed, 1 otherwise."""
+    """Return the exit code: 0 if nothing failed, 1 otherwise."""
     if {"-m", "--multirun"} & {*sys.argv[1:]}:
         entry.complain(UserError("runner.check looks at one configuration, not at a sweep; leave out -m"))
         return 1

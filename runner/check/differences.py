@@ -1,4 +1,4 @@
-"""A loss's gradient, and what it is by differences of the loss, which know nothing of how it was derived."""
+"""Check a loss's gradient against finite differences."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from runner.strategies import no_gradient
 
 Function = Callable[[tf.Tensor], tf.Tensor]
 
-# What a derivative may differ from its differences by, of itself.
+# Relative tolerance between a derivative and its finite differences.
 TOLERANCE = 1e-4
-# Along so many coordinates at the most; beyond that, along as many random directions.
+# Maximum number of coordinates that are checked; a larger x is checked along as many random directions.
 DIRECTIONS = 32
 
 
 def tensors(function: Function, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the loss and its gradient, of several x those of each.
+    """Return the loss and its gradient; for several x, the loss and the gradient of each.
 
-    Raises UserError where there is no gradient.
+    Raises UserError if there is no gradient.
     """
     with tf.GradientTape() as t:
         t.watch(x)
@@ -33,16 +33,17 @@ def tensors(function: Function, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def of(function: Function, x: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the loss and its gradient."""
+    """Return the loss and its gradient as arrays."""
     y, gradient = tensors(function, x)
     return y.numpy(), gradient.numpy()
 
 
 def fault(function: Function, x: np.ndarray) -> str | bool | None:
-    """Return where and how the gradient at x departs from differences; None where it does not, False where nothing is finite.
+    """Return where and how the gradient at x departs from differences; None if it agrees, False if nothing is finite.
 
-    x is in double precision. Along a direction v, (f(x + h v) - f(x - h v)) / 2h at h and 2h give, extrapolated, the slope, and
-    by what they differ a bound for what the third derivative does to it; another for the roundings of f is added to it.
+    x is in double precision. Along a direction v, (f(x + h v) - f(x - h v)) / 2h is computed at h and at 2h. The slope is
+    extrapolated from the two. Their difference bounds the effect of the third derivative; a bound for the roundings of f is
+    added to it.
     """
     y, gradient = of(function, tf.constant(x))
     if not (np.isfinite(y) and np.isfinite(gradient).all()):

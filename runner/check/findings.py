@@ -1,7 +1,7 @@
-"""What checks come to: the seam between a check and the line that tells of it.
+"""Findings: the seam between a check and the line that reports its result.
 
-A check is a function of a `Subject` that returns what it found. It raises Failed with what is to be done, or Skipped where it
-does not apply; whatever else the user's code raises in it is a failure too.
+A check is a function of a `Subject` that returns its finding as text. It raises Failed with the remedy, or Skipped if it does
+not apply. Any other exception of the user's code is a failure too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from runner.errors import UserError, first_line
 from runner.losses import Loss
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
-# Random points that are looked at beside the guess.
+# Number of random points that are checked beside the guess.
 POINTS = 4
 
 
 class Finding(NamedTuple):
-    """What a check came to."""
+    """The result of a check: its name, its verdict and a text."""
 
     check: str
     verdict: str
@@ -33,16 +33,16 @@ class Finding(NamedTuple):
 
 
 class Failed(Exception):
-    """What was found, and what is to be done about it."""
+    """The finding of a check that failed, and its remedy."""
 
 
 class Skipped(Exception):
-    """Why a check does not apply."""
+    """The reason why a check does not apply."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: a configuration, its guess and some random points, [points, *shape], in double precision."""
+    """The subject of the checks: a configuration, its guess and random points, [points, *shape], in double precision."""
 
     cfg: Any
     points: np.ndarray  # the guess is the first
@@ -55,7 +55,7 @@ class Subject:
         return build.noiseless(cfg)
 
     def function(self, dtype: str) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Return what the loss is at step 0."""
+        """Return the loss at step 0, as a function of x."""
         return self.loss(dtype).at(0)
 
     def x(self, dtype: str) -> tf.Tensor:
@@ -64,7 +64,7 @@ class Subject:
 
     @property
     def dtype(self) -> str:
-        """The configuration's own."""
+        """The configuration's dtype."""
         return self.cfg.dtype.name
 
 
@@ -72,9 +72,9 @@ Check = Callable[[Subject], str]
 
 
 def findings(cfg: Any, checks: Mapping[Check, tuple[Check, ...]]) -> Iterator[Finding]:
-    """Yield what each check came to; those that need one that did not pass are skipped.
+    """Yield the finding of each check; a check is skipped if one that it needs did not pass.
 
-    Raises UserError where there is no loss or no guess to be checked.
+    Raises UserError if the loss or the guess cannot be built.
     """
     keras.config.set_floatx(cfg.dtype.name)
     keras.utils.set_random_seed(cfg.seed)
@@ -91,7 +91,7 @@ def findings(cfg: Any, checks: Mapping[Check, tuple[Check, ...]]) -> Iterator[Fi
 
 
 def verdict_of(check: Check, subject: Subject) -> tuple[str, str]:
-    """Return whether a check passed, and what it found."""
+    """Return a check's verdict and its text."""
     try:
         return OK, check(subject)
     except Skipped as reason:
@@ -104,7 +104,7 @@ def verdict_of(check: Check, subject: Subject) -> tuple[str, str]:
 
 
 def points(cfg: Any) -> np.ndarray:
-    """Return the guess, then points drawn from the loss's domain, or near the guess where it declares none."""
+    """Return the guess, then points drawn from the loss's domain, or near the guess if the loss declares none."""
     loss = build.loss(cfg)
     guess = build.guess(cfg.guess, loss, cfg.dtype.name, cfg.seed).astype(np.float64)
     draw, shape = np.random.default_rng(cfg.seed), (POINTS, *guess.shape)

@@ -1,6 +1,6 @@
-"""What an interrupted run is continued from: its variables, saved by TensorFlow, and the loop's own state beside them.
+"""Checkpoints: an interrupted run resumes from its variables, saved by TensorFlow, and from the loop's state beside them.
 
-A checkpoint is a folder named after its step, which gets that name when all in it is written; the one before is kept.
+A checkpoint is a folder named after its step; it gets this name when it is complete. The checkpoint before it is retained.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ T = TypeVar("T")
 KEPT = 2
 VARIABLES, ROWS, STATE, SUMS = "variables", "rows.npz", "state.json", "sums.json"
 FILES = {f"{VARIABLES}.index", f"{VARIABLES}.data-00000-of-00001", ROWS, STATE}
-# The rows that a state holds.
+# The attributes of the loop's state that hold rows.
 TRACES = ("best", "before", "earlier")
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was saved; the message names the file."""
+    """A checkpoint's files differ from the saved ones; the message names the file."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own.
+    """The checkpoints of one run, in a separate folder.
 
-    What `program` holds is saved each time that so many seconds have passed (None: only when told).
+    The variables of `program` are saved every `every_seconds` seconds (None: only on a signal).
     """
 
     def __init__(self, folder: Path, program: Program, every_seconds: float | None) -> None:
@@ -51,9 +51,10 @@ class Checkpoints:
         self.saved, self.step = time.monotonic(), 0
 
     def save(self, state: State, now: bool) -> None:
-        """Save where a run is, if that is due, or `now`; nothing that has been saved already, nor what cannot be.
+        """Save the state of a run if a checkpoint is due, or if `now`.
 
-        Raises UserError where there is no room for it.
+        Nothing is saved if this step is saved already, or if the program has state outside variables. Raises UserError if the
+        checkpoint cannot be written.
         """
         due = now or (self.every is not None and time.monotonic() - self.saved >= self.every)
         if self.parts is None or not due or state.step == self.step:
@@ -69,10 +70,10 @@ class Checkpoints:
         self.saved, self.step = time.monotonic(), state.step
 
     def restore(self, recorded: int) -> State | None:
-        """Give the program the newest state that is whole, no later than the rows recorded, and return the loop's part.
+        """Restore the program from the newest whole checkpoint within the `recorded` rows, and return the loop's state.
 
-        None where there is none to be had, and the run is to take its steps again. Raises UserError where there were
-        checkpoints and none is whole, or where another user may have written them.
+        None if there is no checkpoint, so the run takes its steps again. Raises UserError if all checkpoints are damaged, or if
+        another user may have written them.
         """
         if self.parts is None or not self.folder.is_dir():
             return None
@@ -87,17 +88,17 @@ class Checkpoints:
         return state
 
     def remove(self) -> None:
-        """Remove all: the run has its result."""
+        """Remove all checkpoints: the run has its result."""
         folders.remove_steps(self.folder)
 
     def failed(self, error: type[BaseException] | None, *_: Any) -> None:
-        """Remove all where a run has ended by an error, after which it is not continued; called as a block's exit is."""
+        """Remove all checkpoints of a run that ended with an error, because it is not resumed; called like `__exit__`."""
         if error is not None and issubclass(error, Exception):
             self.remove()
 
 
 def put(folder: Path, step: int, saved: Mapping[str, Any], finish: Callable[[Path], None]) -> None:
-    """Save variables, and what `finish` writes beside them, as the checkpoint of a step; the one before is kept."""
+    """Save variables, and the files that `finish` writes beside them, as the checkpoint of a step; retain the one before."""
     new = folder / f"{step}.tmp"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     own(folder)
@@ -115,9 +116,9 @@ def put(folder: Path, step: int, saved: Mapping[str, Any], finish: Callable[[Pat
 
 
 def newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
-    """Return the newest checkpoint that is whole with what is read of it, or None where there is none.
+    """Return the newest whole checkpoint and the state that `read` returns for it, or None if there is no checkpoint.
 
-    What is later, or was not completed, is removed. Raises UserError where there are some and none is whole.
+    Later and incomplete checkpoints are removed. Raises UserError if all checkpoints are damaged.
     """
     for unfinished in folders.steps(folder):
         if unfinished.suffix:
@@ -138,12 +139,12 @@ def newest(folder: Path, read: Callable[[Path], T]) -> tuple[Path, T] | None:
 
 
 def fill(saved: Mapping[str, Any], folder: Path) -> None:
-    """Give variables the values of a checkpoint."""
+    """Set variables to the values of a checkpoint."""
     tf.train.Checkpoint(**saved).read(str(folder / VARIABLES)).assert_existing_objects_matched()
 
 
 def forget(folder: Path, step: int) -> None:
-    """Remove the checkpoints of later steps than this one."""
+    """Remove the checkpoints of steps later than this one."""
     for each in steps(folder):
         if each > step:
             folders.remove_step(folder / str(each))
@@ -155,7 +156,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def parts(program: Program) -> dict[str, Any] | None:
-    """Return what of a program is saved, or None where it has state that no variable holds."""
+    """Return the variables of a program to save, or None if the program has state outside variables."""
     optimizer, own = program.optimizer, program.execution.variables
     if own is None:
         return None
@@ -194,7 +195,7 @@ def read(folder: Path) -> State:
 
 
 def verify(folder: Path) -> None:
-    """Raise Damaged unless a checkpoint's files are those that were written, byte for byte, and no others."""
+    """Raise Damaged unless a checkpoint has exactly the files that were written, byte for byte."""
     try:
         own(folder)
         sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
@@ -209,7 +210,7 @@ def verify(folder: Path) -> None:
 
 
 def own(folder: Path) -> None:
-    """Raise UserError for a folder in which another user may have written."""
+    """Raise UserError for a folder to which another user may have written."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
         raise UserError(
@@ -224,7 +225,7 @@ def digest(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Have a file, or a folder's list of names, on the disk itself."""
+    """Flush a file, or a folder's list of names, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

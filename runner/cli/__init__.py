@@ -1,1 +1,1 @@
-"""From the command's words to one run, and the console."""
+"""The command line: from its words to one run, and the console."""

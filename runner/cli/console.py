@@ -1,4 +1,4 @@
-"""What the user sees: what will run, the steps, how it ended and the one command that shows it."""
+"""Console output of a run: its settings, its steps, its ending, and the one command that shows it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from runner.loop import LOSS, Result, Rules
 from runner.security import secrets
 from runner.trace import Trace
 
-# Coordinates of a vector that a line has room for, and the width of a number.
+# Coordinates of a vector that are printed in a line, and the width of a number.
 COORDINATES, WIDTH = 3, 14
 Say = Callable[[str], None]
 
 
 def screen(console: Console) -> Say:
-    """Return a function that prints one line, however long, with no colours but those that it asks for."""
+    """Return a function that prints one line of any length, with no colours but those of its markup."""
 
     def say(text: str) -> None:
         console.print(secrets.lines(text), highlight=False, soft_wrap=True)
@@ -29,7 +29,7 @@ def screen(console: Console) -> Say:
 
 
 def head(say: Say, chosen: Mapping[str, str], target: str, facts: Mapping[str, object], rules: Rules, x0: np.ndarray) -> None:
-    """Print what will run, the optimizer by its `_target_` too, and what can end it."""
+    """Print the run's choices, with the optimizer's `_target_`, its limits and its stopping rules."""
     words = ", ".join(f"{key}={value}" for key, value in facts.items())
     of_loss = "".join(f" {name} {chosen[name]}" for name in ("instance", "noise") if chosen.get(name, "none") != "none")
     say(f"[bold]{escape(chosen['loss'])}[/]{escape(of_loss)} from the guess {escape(chosen['guess'])}, x = {number(x0)}")
@@ -45,20 +45,20 @@ def head(say: Say, chosen: Mapping[str, str], target: str, facts: Mapping[str, o
 
 
 def continues(say: Say, run_id: str, step: int) -> None:
-    """Print that an interrupted run goes on."""
+    """Print that an interrupted run is resumed."""
     say(f"continues run {escape(run_id)} from step {step}; resume=false starts anew\n")
 
 
 def settings(rule: object) -> dict[str, float]:
-    """Return the numbers that a rule was built with."""
+    """Return the numbers among a rule's arguments."""
     return {key: value for key, value in getattr(rule, "keywords", {}).items() if isinstance(value, int | float)}
 
 
 @contextmanager
 def steps(console: Console, every: bool, limit: int) -> Iterator[Callable[[Trace], None]]:
-    """Give a function that prints rows: each of them, or those of steps 0, 1, 2, 5, 10, 20, 50 …; the last one at the end.
+    """Yield a function that prints rows: all rows, or those of steps 0, 1, 2, 5, 10, 20, 50 …; at the end, the last row.
 
-    On a terminal a bar below them shows how far the run is.
+    On a terminal a progress bar is shown below the rows.
     """
     say = screen(console)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -86,13 +86,13 @@ def steps(console: Console, every: bool, limit: int) -> Iterator[Callable[[Trace
 
 
 def written(rows: Trace, columns: Mapping[str, np.ndarray], row: int) -> Iterator[str]:
-    """Yield a row's numbers as text, nothing where a loss has not measured it."""
+    """Yield a row's numbers as text; an empty text for a quantity that the loss has not measured in this row."""
     for name, values in columns.items():
         yield "" if name in rows.measured and np.isnan(values[row]) else f"{values[row]:.7g}"
 
 
 def shown(start: int, count: int) -> list[int]:
-    """Return the indices, among `count` rows from step `start` on, of steps 0 and 1, 2, 5, 10, 20, 50 …."""
+    """Return the indices of the steps 0, 1, 2, 5, 10, 20, 50 … among `count` rows from step `start` on."""
     series = [0, *(digit * 10**power for power in range(19) for digit in (1, 2, 5))]
     return [step - start for step in series if start <= step < start + count]
 
@@ -103,7 +103,7 @@ def line(step: object, cells: Iterable[str], widths: Iterable[int]) -> str:
 
 
 def tail(say: Say, result: Result, metrics: Mapping[str, float], where: str) -> None:
-    """Print how the run ended, what it came to and where it can be seen."""
+    """Print how the run ended, its result, and where it can be seen."""
     by = f" ({result.stopped_by})" if result.stopped_by else ""
     say(f"\n[bold]{result.ending.value}[/]{by} at step {result.last.start}: {escape(result.sentence)}")
     of, best = (result.best_of or LOSS).replace("_", " "), result.best
@@ -126,7 +126,7 @@ def tail(say: Say, result: Result, metrics: Mapping[str, float], where: str) -> 
 
 
 def numbers(row: Trace, of: str, value: float) -> str:
-    """Return the numbers of one row as text; `value` is that of its loss, or of the loss so named."""
+    """Return the numbers of one row as text; `of` names the loss that is shown, `value` is its value."""
     return f"x = {number(row.x[0])}  {of} = {value:.7g}  gradient norm = {row.gradient_norm[0]:.7g}"
 
 

@@ -1,4 +1,4 @@
-"""The command line: Hydra composes the configuration, `cli.run` does the rest; nothing heavy is imported before."""
+"""The command line: Hydra composes the configuration, then `cli.run` does the rest; heavy imports come only then."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from runner.errors import UserError, first_line
 from runner.security import secrets, streams, targets, trust
 from runner.system import started
 
-# In a wheel the configuration lies inside the package, in a checkout beside it.
+# In a wheel the folder `conf` lies inside the package, in a checkout beside it.
 CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
 # Where Hydra finds the plugins of a checkout; a wheel installs them beside the package.
 PLUGINS = Path(__file__).parents[1] / "_hydra"
-# By which Hydra prints of itself, and runs nothing.
+# Options with which Hydra only prints information and runs nothing.
 ANSWERS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 exit_code = 0
@@ -44,14 +44,14 @@ def run(cfg: DictConfig) -> int:
     """Run one job and return its exit code."""
     from rich.console import Console
 
-    # NumPy comes with it, which --cfg job has no use for.
+    # This imports NumPy, which `--cfg job` does not need.
     from runner.cli import job
 
     return job.SIGNALS.get(job.run(cfg, Console()).stopped_by or "", 0)
 
 
 def answer(work: Callable[[DictConfig], int], cfg: DictConfig) -> None:
-    """Do what a command is for, and keep the exit code; an error is told in one line, and its code is 1."""
+    """Do a command's work and save its exit code; an error is printed as one line, and its exit code is 1."""
     global exit_code
     try:
         exit_code = work(cfg)
@@ -63,12 +63,12 @@ def answer(work: Callable[[DictConfig], int], cfg: DictConfig) -> None:
 
 
 def complain(error: BaseException) -> None:
-    """Print an error as the one line that a user sees."""
+    """Print an error as one line."""
     secrets.tell(f"error: {first_line(error)}", sys.stderr)
 
 
 def main(task: Callable[[], None] = task) -> int:
-    """Return the exit code: 0 for every ending, 1 for an error, 128 and the signal's number for an interruption."""
+    """Return the exit code: 0 for every ending, 1 for an error, 128 plus the signal's number for an interruption."""
     global exit_code
     exit_code = 0
     if "--version" in sys.argv[1:]:
@@ -78,7 +78,7 @@ def main(task: Callable[[], None] = task) -> int:
     secrets.learn_words(sys.argv[1:])
     if PLUGINS.is_dir() and str(PLUGINS) not in sys.path:
         sys.path.append(str(PLUGINS))
-    # Hydra then raises what it would else print over several lines.
+    # With this variable Hydra raises an error that it would otherwise print over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mask = os.umask(0o077)
     try:
@@ -99,20 +99,20 @@ def main(task: Callable[[], None] = task) -> int:
 
 
 def versions() -> str:
-    """Return this package's version, and those of what it stands on, none of which is imported."""
+    """Return the versions of this package and of its main dependencies, without importing them."""
     rest = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "mlflow", "hydra-core"))
     return f"runner {__version__} ({rest}, Python {platform.python_version()})"
 
 
 @contextmanager
 def asked(words: list[str]) -> Iterator[None]:
-    """Have what Hydra prints of itself shown without control characters, and its help take the words of a sweep."""
+    """Escape control characters in Hydra's information output; Hydra's help ignores the words of a sweep."""
     flags = {word.partition("=")[0] for word in words[1:]}
     if not flags & ANSWERS:
         yield
         return
     if flags & {"--help", "-h"}:
-        # Hydra composes the help as that of one run.
+        # Hydra composes its help for one run.
         words[:] = [word for word in words if word not in ("-m", "--multirun") and not is_sweep(word)]
     printed = io.StringIO()
     try:
@@ -123,7 +123,7 @@ def asked(words: list[str]) -> Iterator[None]:
 
 
 def is_sweep(word: str) -> bool:
-    """Tell whether a word of the command gives a key several values."""
+    """Return whether a word of the command gives a key several values."""
     try:
         return OverridesParser.create().parse_override(word).is_sweep_override()
     except (OverrideParseException, HydraException):
@@ -132,10 +132,10 @@ def is_sweep(word: str) -> bool:
 
 def command(main: Callable[[], int] = main) -> None:
     """Run the command line and end the process."""
-    # What a user's files name is found beside them, as it is by `python -m`, where an installed script runs.
+    # An installed script finds modules in the current folder, as `python -m` does.
     if not sys.flags.safe_path and "" not in sys.path:
         with suppress(FileNotFoundError):
             sys.path += {os.getcwd()} - {*sys.path}
-    # A log that cannot be written, on a disk that is full, is no reason for a traceback of its own.
+    # A log that cannot be written, because a disk is full, must not print a traceback.
     logging.raiseExceptions = False
     streams.command(main)

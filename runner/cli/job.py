@@ -1,4 +1,4 @@
-"""One job of Hydra: from a composed configuration to what it came to, as plain data that any process can hand on."""
+"""One job of Hydra: from a composed configuration to its result, as plain data that any process can pass on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGUSR2": 140}
 
 
 def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -> Any:
-    """Check a composed configuration, then import what is heavy, run it and return its Result; `marks` are further tags."""
+    """Check a composed configuration, then import heavy packages, run it and return its Result; `marks` are further tags."""
     hydra_cfg = HydraConfig.get()
     chosen = checked(cfg, hydra_cfg)
     made = prepare(cfg.tracking, draws=parameters.draws(cfg, marks or {}))
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, console: Any, marks: Mapping[str, str] | None = None) -
 
 
 def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:
-    """Return what each group is called; raises UserError for what the configuration alone shows to be wrong."""
+    """Return each group's label; raises UserError for errors that the configuration alone shows."""
     sources = tuple(Path(source.path) for source in hydra_cfg.runtime.config_sources if source.schema == "file")
     chosen = labels.choices(hydra_cfg.runtime.choices, cfg)
     validation.check(cfg, chosen, sources)
@@ -44,7 +44,7 @@ def checked(cfg: DictConfig, hydra_cfg: Any) -> dict[str, str]:
 def about(
     plain: Mapping[str, Any], chosen: Mapping[str, str], overrides: Sequence[str], folder: Path, marks: Mapping[str, str]
 ) -> About:
-    """Return what is said of a run once, from its resolved configuration, without its secrets."""
+    """Return the description of a run (`About`) from its resolved configuration, without its secrets."""
     identity = parameters.digest(plain)
     secrets.learn(plain)
     plain, overrides = secrets.hidden(plain), [secrets.override(each) for each in overrides]
@@ -53,18 +53,18 @@ def about(
     return About(folder, called, params, tags, dump.text(plain), bool(plain["resume"]))
 
 
-# Groups whose choices are in a run's name, and characters that it has at the most.
+# Groups whose choices are in a run's name, and the maximum length of the name.
 NAMED, NAME_LENGTH = ("loss", "optimizer", "strategy", "execution"), 250
 
 
 def name(plain: Mapping[str, Any], chosen: Mapping[str, str], overrides: Sequence[str], marks: Mapping[str, str]) -> str:
-    """Return a run's name: its choices, then what differs among the jobs of its sweep, else its rate and seed."""
+    """Return a run's name: its choices, then the keys that differ among its sweep's jobs, else its learning rate and seed."""
     typed: dict[str, str] = {key: value for key, _, value in (each.partition("=") for each in overrides)}
     told = {key: typed[key] for key in marks.get(SWEPT, "").split() if key in typed and key not in NAMED}
     rate = plain["optimizer"].get("learning_rate")
     if not told:
         told = ({"learning_rate": str(rate)} if isinstance(rate, int | float) else {}) | {"seed": str(plain["seed"])}
-    # The last part of a key says enough where it is no index, and no other key ends in it.
+    # The last part of a key is enough, unless it is an index or another key ends in it.
     last = Counter(key.rpartition(".")[2] for key in told)
     words = []
     for key, value in told.items():
@@ -74,7 +74,7 @@ def name(plain: Mapping[str, Any], chosen: Mapping[str, str], overrides: Sequenc
 
 
 def shortened(value: str) -> str:
-    """Return a number with the digits that tell it from others of a sweep, and any other value as it is."""
+    """Return a number with six digits, enough to distinguish a sweep's values; an integer or any other value unchanged."""
     try:
         return f"{float(value):.6g}" if not value.lstrip("-").isdigit() else value
     except ValueError:
@@ -82,14 +82,14 @@ def shortened(value: str) -> str:
 
 
 def tracker(node: Any) -> Tracker:
-    """Return the tracker that the tracking group names; a function of a run is one that records runs one by one."""
+    """Return the tracker that the tracking group names; a plain function becomes a tracker that records runs one by one."""
     if isinstance(nodes.function_of("tracking", node), type):
         return nodes.function("tracking", node)()
     return OneByOne(nodes.function("tracking", node, "about"))
 
 
 def prepare(tracking: DictConfig, *, draws: bool = False) -> Tracker:
-    """Return the tracker that the tracking group names, which begins to open what takes long; raises UserError."""
+    """Return the tracker that the tracking group names, and start its slow preparations; raises UserError."""
     made = tracker(tracking)
     made.prepare(draws=draws)
     return made

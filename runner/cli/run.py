@@ -1,4 +1,4 @@
-"""One run on the command line: its parts are built, its rows recorded and shown, and it is saved, drawn and reported."""
+"""One run on the command line: build its parts, record and show its rows, save checkpoints, and draw its report."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from runner.system import signals
 from runner.tracking.contract import About, Recorder, Tracker
 
 LOG = logging.getLogger(__name__)
-# Bytes that a run does not write without a word; and those of a metric's row in SQLite, with its indexes.
+# Bytes beyond which a run warns before it writes them; bytes of a metric's row in SQLite, with its indexes.
 LARGE, METRIC_BYTES = 10**9, 230
 
 
 def run(cfg: Any, tracker: Tracker, about: About, chosen: Mapping[str, str], terminal: Console) -> Result:
-    """Build what the configuration names, take the steps, record and show every row, and say how it ended.
+    """Build the configuration's parts, take the steps, record and show every row, and print how the run ended.
 
-    Raises UserError, before any run is created, for what does not fit together.
+    Raises UserError, before any run is created, for parts that do not fit together.
     """
     ready = parts(cfg)
     execution = ready.program.execution
@@ -54,7 +54,7 @@ def run(cfg: Any, tracker: Tracker, about: About, chosen: Mapping[str, str], ter
                 LOG.warning(line)
         checkpoints = Checkpoints((recorder.folder or about.folder) / "checkpoint", ready.program, cfg.checkpoint.every_seconds)
         afterwards.push(checkpoints.failed)
-        # A run without a spool is not found again.
+        # A run without a journal cannot be found again, so it saves no checkpoints.
         save = checkpoints.save if recorder.folder else keep_nothing
         start = continued(checkpoints, recorder, report, say)
         with console.steps(terminal, execution.chunk == 1, cfg.max_iterations) as show:
@@ -65,8 +65,8 @@ def run(cfg: Any, tracker: Tracker, about: About, chosen: Mapping[str, str], ter
         metrics = summed(result, ready.loss)
         result = replace(result, summary=experiment.plain(metrics))
         recorder.finish(tags(result), metrics)
-        # Whatever happens from here on, the run has its result. One that a signal ended has no time to be drawn, and is when
-        # it has been continued.
+        # From here on the run has its result, even if something fails. An interrupted run has no time to be drawn; it is drawn
+        # when it has been resumed and ends.
         if report and result.ending is not Ending.INTERRUPTED:
             draw(recorder, partial(report.drawing, result), cfg, ready.loss)
     if result.ending is not Ending.INTERRUPTED:
@@ -76,9 +76,9 @@ def run(cfg: Any, tracker: Tracker, about: About, chosen: Mapping[str, str], ter
 
 
 def large(ready: Parts, tracking: Any) -> Iterator[str]:
-    """Yield what of a run takes more than LARGE bytes on the disk if it takes all its steps, and how to have less of it."""
+    """Yield a warning for data of a run that may take more than LARGE bytes on the disk, with a remedy."""
     x0, count = ready.x0, ready.rules.max_iterations + 1
-    # x, gradient and loss: once in the spool, once in the trajectory.
+    # x, gradient and loss: once in the journal, once in the trajectory.
     own = 2 * count * (2 * x0.nbytes + x0.itemsize)
     bound, spooled = (tracking.get("max_unsent") or 1) * 2**30, own / 2
     if tracking.get("offline") and spooled > bound:
@@ -102,21 +102,21 @@ def large(ready: Parts, tracking: Any) -> Iterator[str]:
 
 
 def summed(result: Result, loss: Loss) -> dict[str, float]:
-    """Return a run's summary, or nothing with a warning where it cannot be made: the run is not worth less."""
+    """Return a run's summary; empty, with a warning, if it cannot be made: the run is valid without it."""
     try:
         return experiment.summary(result, loss)
-    # What a loss declares of itself may be anything.
+    # A loss may declare anything of itself, so any error may be raised.
     except Exception as error:
         LOG.warning("the summary cannot be made: %s", first_line(error))
         return {}
 
 
 def draw(recorder: Recorder, drawing: Callable[[Loss, str], Drawing], cfg: Any, loss: Loss) -> None:
-    """Have a run's report drawn, or warn that it cannot be: the run is not worth less for want of its pictures."""
+    """Draw a run's report, or warn that it cannot be drawn: the run is valid without its pictures."""
     try:
         shown, quiet = loss if loss.seed is None else build.noiseless(cfg), ""
         if build.of_the_user(cfg):
-            # What the user's Python prints is of the steps, and so is where a debugger stops.
+            # The prints and the breakpoints in the user's Python belong to the steps, so pictures must not cause them.
             shown = replace(shown, function=landscape.silent(shown.function))
             quiet = "the loss is not called for pictures with execution=eager" if build.in_python(cfg.execution) else ""
         recorder.report(drawing(shown, quiet))
@@ -126,7 +126,7 @@ def draw(recorder: Recorder, drawing: Callable[[Loss, str], Drawing], cfg: Any, 
 
 
 def continued(checkpoints: Checkpoints, recorder: Recorder, report: Report | None, say: console.Say) -> State | None:
-    """Return where an interrupted run is taken up, and say so; None where all steps are to be taken."""
+    """Return the state from which an interrupted run is resumed, and print its step; None if all steps are to be taken."""
     if not recorder.recorded:
         return None
     start = checkpoints.restore(recorder.recorded)
@@ -144,7 +144,7 @@ def keep_nothing(state: State, now: bool) -> None:
 
 
 def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
-    """Return what makes a run's pictures, or None where it gets none."""
+    """Return the Report that draws a run's pictures; None if the run gets none."""
     make = nodes.function("report", cfg.report, "title")
     if chosen["tracking"] == "none" or not parameters.draws(cfg, about.tags):
         return None
@@ -152,14 +152,14 @@ def drawn(cfg: Any, about: About, chosen: Mapping[str, str]) -> Report | None:
     with_rate = f" with learning rate {rate:g}" if isinstance(rate, int | float) else ""
     noise = "" if chosen.get("noise", "none") == "none" else f" with noise {chosen['noise']}"
     way = f"{chosen['execution']}, {cfg.dtype.name}"
-    # What takes its own steps is called by the strategy.
+    # Without an optimizer the strategy takes the steps, so the title names the strategy.
     if chosen["optimizer"] == "none":
         return make(f"{chosen['loss']}{noise} by {chosen['strategy']} ({way})")
     return make(f"{chosen['loss']}{noise} by {chosen['optimizer']}{with_rate} ({chosen['strategy']}, {way})")
 
 
 def tags(result: Result) -> dict[str, str]:
-    """Return the tags that say how a run ended, one of them the description on its page."""
+    """Return the tags of a run's ending; one of them is the description on its page."""
     found = {
         "ending": result.ending.value,
         "stopped_by": result.stopped_by,
@@ -182,7 +182,7 @@ def named(result: Result) -> str:
 
 
 def where(recorder: Recorder) -> str:
-    """Say where the run can be seen, and by which command."""
+    """Return where the run can be seen, and the command that shows it."""
     if recorder.run_id is None and recorder.folder is not None:
         return f"recorded in {recorder.folder}\nsend it with:  python -m runner.sync {recorder.folder}"
     if recorder.run_id is None:

@@ -1,4 +1,4 @@
-"""The ranges of numbers that libraries take without a word: those of optimizers and schedules, by argument, and tolerances."""
+"""Allowed ranges of the arguments of optimizers and schedules, which the libraries do not check, and of tolerances."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# What an argument must be, in words, and the test of it.
+# Each range: its text for the error message, and its test.
 POSITIVE = ("above 0", lambda value: value > 0)
 NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
 FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
@@ -15,7 +15,7 @@ COUNT = ("1 or more", lambda value: value >= 1)
 LIBRARIES = ("keras.", "tf_keras.", "tensorflow.")
 RANGES = {
     "learning_rate": POSITIVE,
-    # A warm-up begins there.
+    # A warm-up starts from this rate, which may be 0.
     "initial_learning_rate": NOT_NEGATIVE,
     "end_learning_rate": NOT_NEGATIVE,
     "warmup_target": POSITIVE,
@@ -32,18 +32,18 @@ RANGES = {
     **dict.fromkeys(("decay_rate", "t_mul", "m_mul", "power"), POSITIVE),
     "alpha": SHARE,
 }
-# What MLflow's stores hold.
+# The longest name that MLflow's stores accept.
 NAME_LENGTH = 250
-# The spacing of numbers at 1.
+# The spacing of floating-point numbers at 1.
 RESOLUTION = {"float32": 2.0**-23, "float64": 2.0**-52}
-# The least and the largest normal number: what is smaller becomes 0 in compiled code, what is larger infinite.
+# The smallest and the largest normal number. Compiled code rounds smaller numbers to 0; larger numbers become infinite.
 SIZES = {"float32": (2.0**-126, 2.0**128 * (1 - 2.0**-24)), "float64": (2.0**-1022, float.fromhex("0x1.fffffffffffffp1023"))}
-# Groups whose numbers meet those of x.
+# Groups whose numbers are converted to x's dtype.
 OF_DTYPE = ("loss", "instance", "noise", "guess", "optimizer", "stopping")
 
 
 def faults(plain: Mapping[str, Any], dtype: str) -> Iterator[str]:
-    """Yield what of a resolved configuration's numbers no run can use; whatever is no number is told by its type."""
+    """Yield the errors of a resolved configuration's numbers; a value that is not a number is reported by the type check."""
     if isinstance(optimizer := plain.get("optimizer"), dict):
         yield from of_optimizer("optimizer", optimizer)
     for group in OF_DTYPE:
@@ -58,7 +58,7 @@ def faults(plain: Mapping[str, Any], dtype: str) -> Iterator[str]:
 
 
 def unheld(path: str, value: Any, dtype: str) -> Iterator[str]:
-    """Yield the finite numbers that a dtype does not hold: those that would be 0, or infinite."""
+    """Yield an error for each finite number that the dtype would round to 0 or to infinity."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield from unheld(f"{path}.{key}", each, dtype)
@@ -73,14 +73,14 @@ def unheld(path: str, value: Any, dtype: str) -> Iterator[str]:
 
 
 def of_optimizer(path: str, node: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the numbers of an optimizer of a library's, or of a schedule within it."""
+    """Yield the errors of a library optimizer's numbers, and of the schedules within it."""
     if not str(node.get("_target_")).startswith(LIBRARIES):
         return
     for key, value in node.items():
         if isinstance(value, dict):
             yield from of_optimizer(f"{path}.{key}", value)
         elif isinstance(value, list):
-            # A schedule's steps and rates.
+            # A list holds a schedule's steps or rates.
             for i, each in enumerate(value):
                 yield from of_number(f"{path}.{key}[{i}]", each, NOT_NEGATIVE)
         else:
@@ -88,7 +88,7 @@ def of_optimizer(path: str, node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def of_number(path: str, value: Any, allowed: tuple[str, Any] | None) -> Iterator[str]:
-    """Yield what is wrong with one number."""
+    """Yield the error of one number, if there is one."""
     if not is_number(value):
         return
     words, holds = allowed or ("", lambda _: True)
@@ -97,7 +97,7 @@ def of_number(path: str, value: Any, allowed: tuple[str, Any] | None) -> Iterato
 
 
 def names(tracking: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the names of a run and its experiment that a page could not show."""
+    """Yield an error for each name, of the run or its experiment, that is empty, too long or not printable."""
     for key in ("name", "experiment"):
         name = tracking.get(key)
         if isinstance(name, str) and (not 1 <= len(name) <= NAME_LENGTH or not name.isprintable()):
@@ -105,5 +105,5 @@ def names(tracking: Mapping[str, Any]) -> Iterator[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number; YAML's `true` is none."""
+    """Return whether a value is a number; YAML's `true` is not one."""
     return isinstance(value, int | float) and not isinstance(value, bool)

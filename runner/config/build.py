@@ -1,4 +1,4 @@
-"""From a configuration's nodes to the objects they name; what does not fit is told before the first step."""
+"""Build the objects that a configuration's nodes name; objects that do not fit are reported before the first step."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from runner.losses import Loss
 from runner.security import targets as allow
 from runner.system import forks
 
-# The groups that make the loss, from the inside out.
+# The groups that build the loss, from the inside out.
 OF_LOSS = ("loss", "instance", "noise")
 LIBRARIES = ("runner.", "keras.", "tf_keras.", "tensorflow.")
 
 
 def loss(cfg: DictConfig) -> Loss:
-    """Return the loss that the run minimises: an instance of what `loss` names, with its noise."""
+    """Return the loss that the run minimises: the instance of the `loss` group, with its noise."""
     return function("noise", cfg.noise, "of", seed=cfg.seed)(noiseless(cfg))
 
 
 def noiseless(cfg: DictConfig) -> Loss:
-    """Return the instance of what `loss` names, without noise."""
+    """Return the instance of the `loss` group, without noise."""
     return function("instance", cfg.instance, "of")(named(cfg))
 
 
 def named(cfg: DictConfig) -> Loss:
-    """Return the loss at its dimension, which its node may give where the function declares none."""
+    """Return the loss at its dimension. If the function declares no dimension, the node may give one."""
     node = allow.plain("loss", cfg.loss)
     dimension = node.pop("dimension", None)
     bound = function("loss", node, "x", seed=cfg.seed)
@@ -51,7 +51,7 @@ def named(cfg: DictConfig) -> Loss:
 
 
 def parts(loss: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
-    """Return what nodes within the loss's name: its data, or a Keras model, whose first weights the run's seed draws."""
+    """Return the objects of the loss's nested nodes: its data, or a Keras model whose initial weights the run's seed draws."""
     nodes = {key: each for key, each in loss.items() if isinstance(each, dict) and "_target_" in each}
     faults = [fault for key, each in nodes.items() for fault in unfit(f"loss.{key}", each)]
     if faults:
@@ -61,7 +61,7 @@ def parts(loss: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
         keras.utils.set_random_seed(cfg.seed)
     found = {}
     for key, each in nodes.items():
-        # Of layers; Keras takes its default from floatx but once a process.
+        # The dtype of layers: Keras derives its default from floatx only once per process.
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(cfg.dtype.name)
         try:
@@ -76,14 +76,14 @@ def parts(loss: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
 
 
 def guess(node: DictConfig, loss: Loss, dtype: str, seed: int) -> np.ndarray:
-    """Return the first x."""
+    """Return the initial guess, the first x."""
     return function("guess", node, "loss", "dtype", "seed")(loss, dtype, seed)
 
 
 def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] = lambda _: None) -> Any:
-    """Return a new optimizer, built for x; `prepare` gets it as its constructor left it, before it is built.
+    """Return a new optimizer, built for x; `prepare` is called with it after its constructor and before it is built.
 
-    Raises UserError that names every key which is no argument of the optimizer, or of a schedule within it.
+    Raises UserError that names every key that is not an argument of the optimizer or of a schedule within it.
     """
     plain = allow.plain("optimizer", node)
     if faults := list(unfit("optimizer", plain)):
@@ -100,7 +100,7 @@ def optimizer(node: DictConfig, x: tf.Variable, prepare: Callable[[Any], None] =
 
 
 def strategy(node: DictConfig, loss: Loss, optimizer: Any, x: tf.Variable) -> Any:
-    """Return the strategy's Step; raises Incompatible where it cannot go together with the loss or the optimizer."""
+    """Return the strategy's Step; raises Incompatible if the strategy does not fit the loss or the optimizer."""
     bound = function("strategy", node, "loss", "optimizer", "x")
     strategies.fit(bound.func, loss, optimizer)
     return bound(loss, optimizer, x)
@@ -114,17 +114,17 @@ def execution(node: DictConfig, step: Any) -> Any:
 
 
 def in_python(node: DictConfig) -> bool:
-    """Tell whether an execution calls the loss as plain Python in each step."""
+    """Return whether an execution calls the loss as plain Python in each step."""
     return getattr(function_of("execution", node), "in_python", False)
 
 
 def of_the_user(cfg: DictConfig) -> bool:
-    """Tell whether the loss, or anything that it is made of, is the user's own code."""
+    """Return whether the loss, or any of its parts, is the user's own code."""
     return any(not name.startswith(LIBRARIES) for group in OF_LOSS for name in targets(OmegaConf.to_container(cfg[group])))
 
 
 def targets(plain: Any) -> Iterator[str]:
-    """Yield each `_target_` of a node and of those within it."""
+    """Yield each `_target_` of a node and of the nodes within it."""
     if isinstance(plain, dict):
         yield from (str(value) for key, value in plain.items() if key == "_target_")
         yield from (name for value in plain.values() for name in targets(value))
@@ -133,7 +133,7 @@ def targets(plain: Any) -> Iterator[str]:
 
 
 def depends_on(cfg: DictConfig, loss: Loss) -> Hashable:
-    """Return what a compiled program depends on: all but the guess, the limits and a learning rate that is a number."""
+    """Return the key of a compiled program. It leaves out the guess, the limits and a learning rate that is a number."""
     parts: dict[str, Any] = {}
     for name in (*OF_LOSS, "optimizer", "strategy", "execution"):
         parts[name] = OmegaConf.to_container(cfg[name], resolve=True)
@@ -143,14 +143,14 @@ def depends_on(cfg: DictConfig, loss: Loss) -> Hashable:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return as plain values what decides a run's rows and where they end, with every interpolation resolved."""
+    """Return, as resolved plain values, the keys that determine a run's rows and their number."""
     groups = (*OF_LOSS, "guess", "optimizer", "strategy", "execution", "stopping")
     found: dict[str, Any] = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in groups}
     return found | {"max_iterations": cfg.max_iterations, "seed": cfg.seed, "dtype": cfg.dtype.name}
 
 
 def numbers(keys: Mapping[str, Any]) -> dict[str, float]:
-    """Return an optimizer's hyperparameters that are real numbers, those that `floats` makes such among them."""
+    """Return an optimizer's real hyperparameters as floats. An integer is one of them if the argument's default is a float."""
     defaults = float_defaults(keys["_target_"])
     return {
         name: float(value) for name, value in keys.items() if type(value) is float or (type(value) is int and name in defaults)
@@ -158,7 +158,7 @@ def numbers(keys: Mapping[str, Any]) -> dict[str, float]:
 
 
 def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
-    """Return the stopping rules that are on, and the limits."""
+    """Return the active stopping rules and the limits."""
     limit = node.get("time_limit")
     if limit is not None and not (isinstance(limit, int | float) and limit > 0):
         raise UserError(f"stopping.time_limit must be a number of seconds above 0, got {limit!r}; set stopping.time_limit=60")
@@ -170,7 +170,7 @@ def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
                 f"stopping.{name} compares the full_loss of a random loss, and this one measures none; declare it by "
                 "@known(…, random=True, measures={'full_loss': …}), or set stopping=limit"
             )
-        # The loss of a random step is below the minimum by luck.
+        # The loss of a single random step may be below the minimum by chance.
         minimum = loss.minimum if loss.seed is None or by_full else None
         found[name] = function(f"stopping.{name}", node[name], "trace", "start", minimum=minimum, full_loss=full)
     look_back = max((getattr(rule.func, "look_back", lambda **_: 0)(**rule.keywords) for rule in found.values()), default=0)
@@ -178,6 +178,6 @@ def rules(node: DictConfig, loss: Loss, max_iterations: int) -> Rules:
 
 
 def full_loss(loss: Loss) -> Callable[[np.ndarray], float] | None:
-    """Return a random loss without what is random, as a function of one x to a number; None where it has no such measure."""
+    """Return a random loss's full loss as a function from one x to a number; None if the loss declares no such measure."""
     measure = loss.measures.get(FULL)
     return None if measure is None else lambda x: float(measure(tf.constant(x)))

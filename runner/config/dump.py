@@ -1,4 +1,4 @@
-"""A resolved configuration as YAML, as OmegaConf writes it, only sooner."""
+"""Write a resolved configuration as YAML: OmegaConf's output, but faster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 
 class Dumper(yaml.CSafeDumper):
-    """Writes YAML in C, six times as fast as OmegaConf does."""
+    """A YAML writer in C, six times as fast as OmegaConf's."""
 
 
 def text(plain: Mapping[str, Any]) -> str:
@@ -18,7 +18,7 @@ def text(plain: Mapping[str, Any]) -> str:
 
 
 def word(dumper: Dumper, value: str) -> yaml.Node:
-    """Return a string's node, in quotes where OmegaConf would read a number (1e-3, which YAML itself reads as a word)."""
+    """Return a string's node; quoted if OmegaConf would read a number (1e-3, which YAML itself reads as a string)."""
     try:
         float(value)
     except ValueError:

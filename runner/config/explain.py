@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf as one line that names the key and the remedy."""
+"""Turn errors of Hydra and OmegaConf into one line that names the key and the remedy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from runner.security import secrets
 
 
 def explain(error: Exception) -> str:
-    """Return in one line what is wrong with a configuration that Hydra could not compose."""
+    """Return a one-line message for a configuration that Hydra could not compose."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        # Of a list Hydra only says where it has looked.
+        # For a list, Hydra reports only the folders that it has searched.
         folders = re.findall("path=file://(.*)", str(error))
         options = error.options or [file.stem for each in folders for file in Path(each, group).glob("*.yaml")]
         return f"{group} must be one of its files, got {name!r}; {nearest(name, options)}"

@@ -1,6 +1,6 @@
-"""What Hydra's sweep syntax lacks: grids of numbers, and keys whose values go together."""
+"""Extensions of Hydra's sweep syntax: grids of numbers, and keys whose values are paired."""
 
-# No postponed annotations: Hydra checks a function's arguments by them.
+# No postponed annotations: Hydra reads them to check a function's arguments.
 import itertools
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
 from runner.errors import UserError, nearest
 
-# In one sweep: each keeps its folder and its run.
+# Maximum number of jobs in one sweep: each job has a folder and a run.
 JOBS = 100_000
 
 
@@ -35,7 +35,7 @@ def spaced(start: float, stop: float, count: int) -> list[float]:
 
 
 def extend() -> None:
-    """Let Hydra read `key=logspace(-4,0,41)` and `key=linspace(0,1,11)`, which it offers no way to add."""
+    """Add `key=logspace(-4,0,41)` and `key=linspace(0,1,11)` to Hydra's grammar, which has no public hook for functions."""
     original = overrides_parser.create_functions
     if "logspace" in original().definitions:
         return
@@ -50,9 +50,10 @@ def extend() -> None:
 
 
 def expand(overrides: Sequence[Override], together: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return each job's overrides: every combination of the values, but those of keys in one list of `together` go in pairs.
+    """Return each job's overrides: all combinations of the values, but the keys of one list in `together` are paired.
 
-    Raises UserError where such a key is not swept over, two of them differ in how many values they have, or one has no end.
+    Raises UserError if a paired key is not swept over, paired keys have different numbers of values, a range has no end, or
+    there are fewer than 1 or more than JOBS jobs.
     """
     given = {override.get_key_element(): override for override in overrides}
     sizes = {key: size(override) for key, override in given.items()}
@@ -74,7 +75,7 @@ def expand(overrides: Sequence[Override], together: Sequence[Sequence[str]]) -> 
 
 
 def size(override: Override) -> int:
-    """Return how many values an override gives its key, without making them; raises UserError for a range that has no end."""
+    """Return an override's number of values, without making the values; raises UserError for a range without an end."""
     sweep: Any = override.value()
     if isinstance(sweep, RangeSweep):
         ends: list[Any] = [sweep.start, sweep.stop, sweep.step]
@@ -82,13 +83,13 @@ def size(override: Override) -> int:
         if not step or not all(isinstance(each, int) or math.isfinite(each) for each in ends):
             raise UserError(f"{override.input_line}: a range needs a finite start and stop, and a step that is not 0")
         count = max(0, math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step)))
-        # Hydra adds up floats in 28 digits, which may give a value more or less: where they are few they are counted.
+        # Hydra adds floats with 28 digits, which may yield one value more or less: a small range is counted value by value.
         return count if count > 2 * JOBS else sum(1 for _ in sweep.range())
     return len(strings(override))
 
 
 def strings(override: Override) -> list[str]:
-    """Return an override's values as they are typed: one, or those that it sweeps over."""
+    """Return an override's values as typed: one value, or all values of its sweep."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():

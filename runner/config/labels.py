@@ -1,4 +1,4 @@
-"""The file that each group picked, by name, or the part that runs in its place."""
+"""Labels of each group's choice: the name of the picked file, or the `_target_` that runs in its place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.security.names import current
 
 
 def labels(choices: Mapping[str, str], cfg: DictConfig, sources: tuple[Path, ...]) -> dict[str, str]:
-    """Return what each group is called: the file that it picked, or, where another `_target_` runs than that file's, that."""
+    """Return each group's label: the name of its picked file, or its `_target_` if that differs from the file's."""
     found = {}
     for group, names in choices.items():
         found[group] = names
@@ -26,20 +26,20 @@ def labels(choices: Mapping[str, str], cfg: DictConfig, sources: tuple[Path, ...
 
 
 def label(name: str, declared: str | None, node: Any) -> str:
-    """Return a choice's name, or the `_target_` of its node where that is not the declared one."""
+    """Return a choice's name, or its node's `_target_` if that is not the declared one."""
     runs = node.get("_target_") if OmegaConf.is_dict(node) else None
     return name if declared is None or runs is None or current(runs) == current(declared) else str(current(runs))
 
 
 def of_rule(sources: tuple[Path, ...], name: str) -> str | None:
-    """Return the `_target_` of a stopping rule's file, which has a key of its name."""
+    """Return the `_target_` in a stopping rule's file, which has a key with the rule's name; None if it has none."""
     rule = declared(sources, "stopping", name).get(name)
     return rule.get("_target_") if isinstance(rule, dict) else None
 
 
 @cache
 def target_of(sources: tuple[Path, ...], group: str, name: str) -> str | None:
-    """Return the `_target_` that a group's file names, or a file of the same group in its defaults; None where neither does."""
+    """Return the `_target_` in a group's file, or in a file of the same group in its defaults; None if neither has one."""
     file = declared(sources, group, name)
     if "_target_" in file:
         return None if "${" in str(file["_target_"]) else str(file["_target_"])
@@ -49,7 +49,7 @@ def target_of(sources: tuple[Path, ...], group: str, name: str) -> str | None:
 
 @cache
 def declared(sources: tuple[Path, ...], group: str, names: str) -> Any:
-    """Return what the files that a group picked declare, together; read once for all jobs of a sweep."""
+    """Return the merged content of the files that a group picked; it is read once for all jobs of a sweep."""
     found = OmegaConf.create({})
     for name in names.split(","):
         file = next((path for source in sources if (path := source / group / f"{name}.yaml").is_file()), None)
@@ -58,9 +58,9 @@ def declared(sources: tuple[Path, ...], group: str, names: str) -> Any:
 
 
 def choices(chosen: Mapping[str, Any], cfg: DictConfig) -> dict[str, str]:
-    """Return which file each group picked, without Hydra's own groups; several of one group are joined by commas.
+    """Return the file that each group picked, without Hydra's own groups; several files of one group are joined by commas.
 
-    Hydra does not tell what a list picked, as in `stopping=[gradient_norm,plateau]`, where each file brings a key of its name.
+    For a list, as in `stopping=[gradient_norm,plateau]`, Hydra does not report the files; each file adds a key with its name.
     """
     rules = [name for name in cfg.stopping if name != "time_limit"] or ["limit"]
     picked = {group: name for group, name in chosen.items() if not group.startswith("hydra/") and name is not None}

@@ -1,4 +1,4 @@
-"""From a node of a configuration to the function or the object that its `_target_` names; misfits are one line each."""
+"""Return the function or the object that a node's `_target_` names; each misfit is reported in one line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from runner.security import targets as allow
 def function(path: str, node: Any, *called_with: str, **offered: Any) -> partial[Any]:
     """Return the function that a node's `_target_` names, with the node's other keys bound.
 
-    `called_with` names what it will be called with; of `offered` it gets what its signature asks for and the node lacks.
+    `called_with` names the positional arguments of the later call. From `offered` the function gets each argument that its
+    signature has and that the node leaves out or sets to null.
 
-    Raises UserError where there is no such function, or a key is none of its arguments, or an argument is missing.
+    Raises UserError if there is no such function, a key is not one of its arguments, or an argument is missing.
     """
     node = allow.plain(path, node)
     keys, target = arguments(node), function_of(path, node)
@@ -31,7 +32,7 @@ def function(path: str, node: Any, *called_with: str, **offered: Any) -> partial
 
 
 def function_of(path: str, node: Mapping[str, Any] | DictConfig) -> Callable[..., Any]:
-    """Return what a node's `_target_` names."""
+    """Return the function or class that a node's `_target_` names; raises UserError if it is not callable."""
     name = node.get("_target_")
     target = allow.target(f"{path}._target_", name)
     if not callable(target):
@@ -40,14 +41,14 @@ def function_of(path: str, node: Mapping[str, Any] | DictConfig) -> Callable[...
 
 
 def arguments(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a node's keys without those that are Hydra's."""
+    """Return a node's keys without Hydra's, which begin with `_`."""
     return {str(key): value for key, value in node.items() if not str(key).startswith("_")}
 
 
 def misfits(path: str, target: Callable[..., Any], keys: dict[str, Any], called_with: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield what in these keys the target's signature does not allow."""
+    """Yield an error for each key that the target's signature does not accept, and for each required key that is missing."""
     parameters = inspect.signature(target).parameters.values()
-    # Keras's models take anything, to choose by it what they are.
+    # Keras's models accept any arguments: the arguments decide which kind of model is made.
     anything = any(each.kind is each.VAR_POSITIONAL for each in parameters)
     if not any(each.kind is each.VAR_KEYWORD for each in parameters) or (is_keras(target) and not anything):
         known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD][len(called_with) :]
@@ -60,12 +61,12 @@ def misfits(path: str, target: Callable[..., Any], keys: dict[str, Any], called_
 
 
 def is_keras(target: Any) -> bool:
-    """Tell whether a target takes `**kwargs` only to refuse them, as Keras's optimizers do."""
+    """Return whether a target is Keras's: Keras's optimizers accept `**kwargs` only to refuse them."""
     return target.__module__.startswith("keras.")
 
 
 def unfit(path: str, node: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a node and the nodes within it that have a `_target_` of their own."""
+    """Yield the errors of a node's keys, and of the keys of each nested node with a `_target_`."""
     yield from misfits(path, function_of(path, node), arguments(node))
     for key, each in node.items():
         if isinstance(each, dict) and "_target_" in each:
@@ -73,12 +74,12 @@ def unfit(path: str, node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def made(path: str, node: Mapping[str, Any]) -> Any:
-    """Return what a node and those within it name, all of which has to be allowed."""
+    """Return the object that a node and its nested nodes name; each `_target_` must be allowed."""
     return allow.made(path, floats(node))
 
 
 def floats(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a node's keys with whole numbers made floats wherever the default is one; Keras refuses `learning_rate=1`."""
+    """Return a node's keys, an integer as a float if the argument's default is a float: Keras refuses `learning_rate=1`."""
     defaults = float_defaults(node["_target_"])
 
     def coerced(key: str, value: Any) -> Any:
@@ -91,6 +92,6 @@ def floats(node: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def float_defaults(target: str) -> frozenset[str]:
-    """Return which arguments of what this path names are real numbers by default."""
+    """Return the names of the target's arguments whose default is a float."""
     parameters = inspect.signature(allow.target("_target_", target)).parameters.values()
     return frozenset(each.name for each in parameters if type(each.default) is float)

@@ -1,4 +1,4 @@
-"""A resolved configuration as plain data: its digest, the parameters that are recorded, and a run's tags."""
+"""Plain data of a resolved configuration: its digest, the recorded parameters, and a run's tags."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from runner import __version__
 from runner.config import sources
 from runner.security.names import first
 
-# Keys of how a run is recorded, saved and begun, which its result does not depend on.
+# Keys of recording, saving and resuming, on which a run's result does not depend.
 ASIDE = ("tracking", "report", "sweep", "checkpoint", "resume")
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """Return a job's configuration as plain data, with nothing left to be interpolated."""
+    """Return a job's configuration as plain data, with all interpolations resolved."""
     plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
 def digest(plain: Mapping[str, Any]) -> str:
-    """Return a digest of all that a run's result depends on: not how it is recorded or saved, nor its sweep.
+    """Return the config digest, of all that a run's result depends on: not its recording, its saving or its sweep.
 
-    The source of the user's own functions belongs to it; without such functions it is the configuration's alone.
+    It covers the release (major.minor), the configuration and, if there are any, the source files of the user's own functions.
     """
     decisive = {key: value for key, value in plain.items() if key not in ASIDE}
     release = ".".join(__version__.split(".")[:2])
@@ -55,23 +55,23 @@ def flat(plain: Mapping[str, Any]) -> dict[str, str]:
 
 
 def params(plain: Mapping[str, Any]) -> dict[str, str]:
-    """Return what are parameters of the experiment in a resolved configuration; config.yaml holds the rest too."""
+    """Return the experiment's parameters in a resolved configuration, flattened; config.yaml holds the other keys too."""
     return flat({key: value for key, value in plain.items() if key not in ASIDE})
 
 
 def is_param(key: str) -> bool:
-    """Tell whether a flattened key is a parameter of the experiment; those of older runs hold the others too."""
+    """Return whether a flattened key is a parameter of the experiment; older runs recorded the other keys too."""
     return key.partition(".")[0] not in ASIDE
 
 
 def tags(chosen: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
-    """Return what is noted of a run besides its parameters: the choices, the overrides, the commit and the versions."""
+    """Return a run's tags: the choices, the overrides, the commit, the user and the versions."""
     return {**chosen, **provenance(), "overrides": " ".join(overrides)}
 
 
 @cache
 def provenance() -> dict[str, str]:
-    """Return the tags that all runs of this process share: who ran which versions."""
+    """Return the tags that all runs of this process share: the versions, the user and the commit."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     found = {f"version.{name}": version(name) for name in ("tensorflow", "keras")} | {"version.runner": __version__}
     found |= {"mlflow.source.name": "python -m runner", "mlflow.user": getpass.getuser()}
@@ -79,6 +79,6 @@ def provenance() -> dict[str, str]:
 
 
 def draws(cfg: Any, marks: Mapping[str, str]) -> bool:
-    """Tell whether a run gets a report: not where it has none, nor a job of a sweep that does not ask for it."""
+    """Return whether a run gets a report: a sweep's job if `report.sweep` is true, another run if `report.sweep` is set."""
     asked = cfg.report.get("sweep")
     return bool(asked) if "job" in marks else asked is not None

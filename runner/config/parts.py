@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run."""
+"""Build the parts of a run from a configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner.trace import Execution
 def parts(cfg: Any) -> Parts:
     """Build the parts that a configuration names, and evaluate the first point, which compiles the program.
 
-    Raises UserError for what does not fit together.
+    Raises UserError for parts that do not fit together.
     """
     dtype = cfg.dtype.name
     if cfg.deterministic:

@@ -1,4 +1,4 @@
-"""The typed top of the configuration, which Hydra is given before it composes one."""
+"""The schema of the configuration's top level, which is registered with Hydra before it composes a configuration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from omegaconf import MISSING, IntegerNode, OmegaConf
 from runner.config import grammar
 from runner.security import expansion, hydra_node, origins, secrets, yaml_limits
 
-# Where Hydra finds the plugins of installed distributions, and ours.
+# The folder through which Hydra finds this package's plugins and those of installed distributions.
 PLUGINS = Path(__file__).parents[1] / "_plugins"
 Dtype = Enum("Dtype", ["float32", "float64"])
 
 
 @dataclass
 class Sweep:
-    """What holds for a sweep as a whole; the values are in conf/config.yaml."""
+    """The settings of a sweep as a whole; the values are in conf/config.yaml."""
 
     reuse: bool = MISSING
     fail_fast: bool = MISSING
@@ -35,7 +35,7 @@ class Sweep:
 
 @dataclass
 class Checkpoint:
-    """When a run is saved, to be continued; the value is in conf/config.yaml."""
+    """How often a run saves a checkpoint, from which it can be resumed; the value is in conf/config.yaml."""
 
     every_seconds: float | None = MISSING
 
@@ -64,12 +64,12 @@ class Config:
 
 
 def register() -> None:
-    """Tell Hydra the schema, our own grids, and the resolver that names folders after the process as well as the time."""
-    # Before Hydra looks for plugins; Python finds no other folder of that name then.
+    """Register the schema, the grids, the guards, and the resolver `pid`, which puts the process id into folder names."""
+    # This must precede Hydra's search for plugins: Python then finds no other folder with that name.
     if str(PLUGINS) not in sys.path:
         sys.path.insert(0, str(PLUGINS))
     ConfigStore.instance().store(name="schema", node=Config)
-    # Our launchers bear the names of the published ones, and are to be checked against those: Hydra warns each time.
+    # Our launchers have the names of the published ones and are validated against their schemas: Hydra warns each time.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema", UserWarning)
     grammar.extend()
     hydra_node.guard()
@@ -84,7 +84,7 @@ def register() -> None:
 
 
 def take_whole_floats() -> None:
-    """Have a typed key that is a whole number take a float that is one: max_iterations=1e5."""
+    """Let an integer key accept a float with an integer value: max_iterations=1e5."""
     original = IntegerNode._validate_and_convert_impl
     if hasattr(original, "__wrapped__"):
         return

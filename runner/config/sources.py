@@ -1,4 +1,4 @@
-"""The source of the user's own functions, which a run's result depends on as much as on its configuration."""
+"""Digests of the user's own source files, on which a run's result depends as much as on its configuration."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from runner.security import targets
 # Folders of installed packages, whose version stands for their source.
 INSTALLED = ("site-packages", "dist-packages")
 STDLIB = Path(sysconfig.get_path("stdlib"))
-# The configurations' release names its source.
+# This package: its release, which is in each config digest, stands for its source.
 OURS = __name__.partition(".")[0]
 
 
 def of(plain: Mapping[str, Any]) -> dict[str, str]:
-    """Return digests by name of what a configuration's own targets read from files; empty where it names no such target.
+    """Return digests, by name, of the files behind a configuration's own targets; empty if it has no such target.
 
-    Own targets are those that `--allow-target` lets in. Their files are the module's, those of the modules that it imports from
-    beside it, and every file that an argument of such a target names. Nothing is imported. A process looks at a module once, as
-    it imports it once.
+    Own targets are those that `--allow-target` allows. Their files are the target's module, the modules that it imports from
+    the same folder, and each file that an argument of the target names. Nothing is imported. A module is read once per process,
+    as Python imports it once.
     """
     found: dict[str, str] = {}
     for node in own_nodes(plain):
@@ -37,7 +37,7 @@ def of(plain: Mapping[str, Any]) -> dict[str, str]:
 
 
 def own_nodes(plain: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the nodes in plain data whose target the user's command lets in."""
+    """Yield the nodes in plain data whose target the user's command allows."""
     values = plain.values() if isinstance(plain, Mapping) else plain if isinstance(plain, list) else ()
     if isinstance(plain, Mapping) and isinstance(name := plain.get("_target_"), str) and targets.let_in(name):
         yield plain
@@ -46,7 +46,7 @@ def own_nodes(plain: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def texts(plain: Any) -> Iterator[str]:
-    """Yield all texts in plain data."""
+    """Yield all strings in plain data."""
     values = plain.values() if isinstance(plain, Mapping) else plain if isinstance(plain, list) else ()
     if isinstance(plain, str):
         yield plain
@@ -55,7 +55,7 @@ def texts(plain: Any) -> Iterator[str]:
 
 
 def is_file(text: str) -> bool:
-    """Tell whether a text names a file."""
+    """Return whether a text is the path of a file."""
     try:
         return Path(text).is_file()
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def is_file(text: str) -> bool:
 
 
 def file_digest(path: Path) -> str:
-    """Return the digest of a file's content, or nothing where it cannot be read."""
+    """Return the digest of a file's content, or an empty string if it cannot be read."""
     try:
         status = path.stat()
         return content_digest(path.absolute(), status.st_mtime_ns, status.st_size)
@@ -73,13 +73,13 @@ def file_digest(path: Path) -> str:
 
 @cache
 def content_digest(path: Path, changed: int, size: int) -> str:
-    """Return the digest of a file that was changed last at this time, in ns since 1970, and has so many bytes."""
+    """Return the digest of a file's content; its last change (ns since 1970) and its size (bytes) belong to the cache's key."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def root_of(name: str) -> Path | None:
-    """Return the folder in which Python finds the top module of a dotted name; None where it finds none, or no file."""
+    """Return the folder in which Python finds the top module of a dotted name; None if there is no such module or no file."""
     try:
         spec = find_spec(name.partition(".")[0])
     except (ImportError, ValueError):
@@ -90,7 +90,7 @@ def root_of(name: str) -> Path | None:
 
 @cache
 def modules(name: str, root: Path | None) -> dict[str, str]:
-    """Return digests by name of the module of a target, and of those that it imports from the same folder."""
+    """Return digests, by name, of a target's module and of the modules that it imports from the same folder."""
     if root is None:
         return {}
     if root.name in INSTALLED or root.is_relative_to(STDLIB):
@@ -110,7 +110,7 @@ def modules(name: str, root: Path | None) -> dict[str, str]:
 
 
 def installed(name: str, root: Path) -> dict[str, str]:
-    """Return the digest of an installed module's own file, and the version of its distribution where that bears its name."""
+    """Return the digest of an installed module's file, and the version of the distribution with its name, if there is one."""
     found = {spec.name: file_digest(Path(spec.origin)) for spec in specs(name, root) if spec.origin and spec.has_location}
     top = name.partition(".")[0]
     try:
@@ -120,7 +120,7 @@ def installed(name: str, root: Path) -> dict[str, str]:
 
 
 def specs(name: str, root: Path) -> Iterator[ModuleSpec]:
-    """Yield what Python would import in this folder for a dotted name, of which the last parts may be no modules."""
+    """Yield the modules along a dotted name, as Python finds them in this folder; the last parts may be attributes."""
     path, module = [str(root)], ""
     for part in name.split("."):
         module = f"{module}.{part}" if module else part
@@ -134,11 +134,11 @@ def specs(name: str, root: Path) -> Iterator[ModuleSpec]:
 
 
 def imports(source: bytes, package: str) -> Iterator[str]:
-    """Yield the dotted names that a module of this package imports, wherever in it; a name of a module may follow a dot."""
+    """Yield the dotted names that a module of this package imports anywhere in its code; the last part may be an attribute."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        # Its import tells what is wrong with it.
+        # Python reports the error when it imports the module.
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Mistakes that a configuration alone shows, which Hydra's composition leaves unchecked, one line each."""
+"""Errors that a configuration alone shows and that Hydra's composition does not check, one line each."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from runner.config.schema import Config
 from runner.errors import Incompatible, UserError, nearest
 from runner.security import secrets, targets
 
-# What else may stand where a value of this kind stands.
+# Other kinds of values that are accepted in place of a kind.
 WIDER = {"a number": ("a whole number",)}
 
 
-# As many as floats can count one by one, which time and rows are reckoned in.
+# Floats count exactly up to this number; times and rows are computed in floats.
 ITERATIONS = 2**53
 
 
 def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]) -> None:
-    """Raise one UserError for all that the configuration alone shows to be wrong.
+    """Raise one UserError with all errors that the configuration alone shows.
 
-    A group's file is its schema: what overrides one of its values has that value's type.
+    A group's file is its schema: an override must have the type of the value that it replaces. Raises Incompatible if the only
+    errors are choices that contradict each other.
     """
     known = [field.name for field in fields(Config)]
     given = OmegaConf.to_container(cfg)
@@ -46,14 +47,14 @@ def check(cfg: DictConfig, choices: Mapping[str, Any], sources: tuple[Path, ...]
     faults += [*bounds.faults(plain, cfg.dtype.name), *bounds.names(plain.get("tracking", {}))]
     unlike = list(contradictions(given, choices, sources))
     if faults or unlike:
-        # Choices that are each right make an empty cell of a sweep, and not a failed job.
+        # Choices that are each valid but contradict each other give an empty cell of a sweep, not a failed job.
         raise (UserError if faults else Incompatible)("; ".join([*faults, *unlike]))
 
 
 def contradictions(given: Mapping[Any, Any], choices: Mapping[str, Any], sources: tuple[Path, ...]) -> Iterator[str]:
-    """Yield the choices of a group that a plain value has replaced, as a number does a schedule.
+    """Yield an error for each chosen file whose node a plain value has replaced, as a number replaces a schedule.
 
-    A stopping rule whose file gives a plain value itself, as the time limit's does, may have another.
+    A stopping rule whose file holds a plain value, as the time limit's does, may be overridden by a plain value.
     """
     rules = [name for name in str(choices.get("stopping", "limit")).split(",") if name != "limit"]
     several = [(f"stopping/{name}", name) for name in rules if isinstance(declared(sources, "stopping", name).get(name), dict)]
@@ -72,7 +73,7 @@ def contradictions(given: Mapping[Any, Any], choices: Mapping[str, Any], sources
 
 
 def missing(path: str, given: Any) -> Iterator[str]:
-    """Yield the values that were left open."""
+    """Yield an error for each value that is missing (`???`)."""
     if isinstance(given, dict):
         for key, value in given.items():
             yield from missing(f"{path}.{key}" if path else str(key), value)
@@ -81,7 +82,7 @@ def missing(path: str, given: Any) -> Iterator[str]:
 
 
 def ranges(given: Mapping[Any, Any]) -> Iterator[str]:
-    """Yield the top-level numbers that no run can use."""
+    """Yield an error for each top-level number that no run can use."""
     limit, seed = given["max_iterations"], given["seed"]
     if isinstance(limit, int) and not 1 <= limit <= ITERATIONS:
         yield f"max_iterations must be 1 or more, and {ITERATIONS} or less, got {limit}; set it with max_iterations=100"
@@ -92,7 +93,7 @@ def ranges(given: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def huge(path: str, given: Any) -> Iterator[str]:
-    """Yield the whole numbers of groups that no 64 bits hold."""
+    """Yield an error for each integer of a group that does not fit into 64 bits."""
     if isinstance(given, dict):
         for key, value in given.items():
             yield from huge(f"{path}.{key}" if path else str(key), value)
@@ -104,7 +105,7 @@ def huge(path: str, given: Any) -> Iterator[str]:
 
 
 def mistyped(path: str, declared: Any, given: Any) -> Iterator[str]:
-    """Yield the values whose type is not that of the value they override; a mapping may stand for a number (a schedule)."""
+    """Yield an error for each value of another type than the value it overrides; a mapping (schedule) may replace a number."""
     if isinstance(declared, dict) and isinstance(given, dict):
         for key in declared.keys() & given.keys():
             yield from mistyped(f"{path}.{key}", declared[key], given[key])
@@ -113,7 +114,7 @@ def mistyped(path: str, declared: Any, given: Any) -> Iterator[str]:
 
 
 def kind(value: Any) -> str | None:
-    """Return the word for a value's type, where its type can be told; what is interpolated or left open cannot."""
+    """Return the word for a value's type; None if the type is unknown, as for an interpolation or a missing value."""
     if isinstance(value, str) and ("${" in value or value == "???"):
         return None
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", list: "a list"}

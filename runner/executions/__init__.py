@@ -1,4 +1,4 @@
-"""How n steps run: an execution is `(step, row) -> Execution`, which takes steps and returns their rows as NumPy arrays."""
+"""How n steps run: an execution is `(step, chunk) -> Execution`, which takes steps and returns their rows as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from runner.trace import Execution, Trace
 def eager(step: Step, *, chunk: int) -> Execution:
     """Run each step by itself, in plain Python: `print` and a debugger work inside the loss.
 
-    Each row calls the loss once. A run calls it once more, at its first point, before it is created: what is wrong with the
-    loss is told then, and a strategy can take a step only as a whole.
+    Each row calls the loss once. Before a run is created, the loss is called once more, at the first point: faults of the loss
+    are reported then. This call is separate, because a strategy can take only whole steps.
     """
     taken = 0
 
@@ -25,7 +25,7 @@ def eager(step: Step, *, chunk: int) -> Execution:
         rows = [step.take()]
         while len(rows) < n and step.ended() is None:
             rows.append(step.take())
-        # Not by tf.nest, which would take as long as a tenth of a small step.
+        # Not with tf.nest, which would take a tenth of the time of a small step.
         x, loss, gradient = (
             np.array([part.numpy() for part in parts]) for parts in zip(*(row[:3] for row in rows), strict=True)
         )
@@ -44,7 +44,7 @@ def eager(step: Step, *, chunk: int) -> Execution:
     return Execution(advance, last, restart, chunk, step.ended, step.close, step.variables, stalled=step.stalled)
 
 
-# The loss is the user's Python in each step, not only where it is traced.
+# The loss runs as the user's Python in each step, not only while it is traced.
 setattr(eager, "in_python", True)
 
 
@@ -59,7 +59,7 @@ def xla(step: Step, *, chunk: int) -> Execution:
 
 
 def looped(step: Step, chunk: int, *, jit_compile: bool) -> Execution:
-    """Run n steps as one program; a strategy that Python drives has its evaluations compiled instead."""
+    """Run n steps as one program; for a strategy that Python drives, compile its evaluations instead."""
     if step.compiled is None:
         return CompiledLoop(step, chunk, jit_compile).execution()
     with compiling(jit_compile):

@@ -1,4 +1,4 @@
-"""Compiled programs, used again: a job that differs from an earlier one in guess and learning rate alone traces nothing."""
+"""The cache of compiled programs: a job that differs from an earlier one only in guess and learning rate traces nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import tensorflow as tf
 from runner.optimizers import NoOptimizer
 from runner.trace import Execution
 
-# Programs that a process keeps: a sweep that alternates between more of them than this compiles again.
+# The largest number of cached programs: a sweep that alternates between more programs compiles them again.
 KEPT = 32
 
 
 class Program(NamedTuple):
-    """What a run executes: x, the optimizer built for it, and the execution of their strategy."""
+    """The program of a run: x, the optimizer built for x, and the execution of their strategy."""
 
     x: tf.Variable
     optimizer: Any
@@ -25,16 +25,16 @@ class Program(NamedTuple):
 
 
 class Programs:
-    """The programs of this process, by what they depend on; the one used last is kept longest."""
+    """The cached programs of this process, by the values that they depend on; the least recently used is dropped first."""
 
     def __init__(self) -> None:
         self.kept: OrderedDict[Hashable, Program] = OrderedDict()
 
     def get(self, key: Hashable, x: tf.Variable, optimizer: Any, make: Callable[[], Execution]) -> Program:
-        """Return the program of this key in the state of this x and optimizer, which are new and have taken no step.
+        """Return the program of this key in the state of this x and this optimizer, which are new and have taken no step.
 
-        A kept one gets their values: the first x, the learning rate, and slots as they are before step 0. Of optimizers, only
-        Keras 3's and none show all their state (`variables`), so a program of another is not kept.
+        A cached program gets their values: the first x, the learning rate, and the slots as before step 0. Only Keras 3's
+        optimizers and NoOptimizer expose all their state (`variables`), so programs of other optimizers are not cached.
         """
         program = self.kept.pop(key, None)
         if program is None:

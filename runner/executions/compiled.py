@@ -1,4 +1,4 @@
-"""Steps as one compiled loop: n of them run as one program, and their rows come back together."""
+"""Steps as one compiled loop: n steps run as one program, and their rows are returned together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK_BYTES = 8 * 2**20
 # graph of small kernels, of which each costs some 50 ns. The default is 1 KiB, a dozen numbers. Up to 64 KiB, Adam with 10
 # numbers is 17 times as fast, with 100 nine times; beyond it, XLA's own products of matrices lose against Eigen's.
 KERNEL_OPTION, KERNEL_BYTES = "xla_cpu_small_while_loop_byte_threshold", 64 * 2**10
-# Maximum age, in seconds, of the snapshot from which a chunk that went too far is run again.
+# Maximum age, in seconds, of the snapshot from which a chunk is run again, if the run ends within the chunk.
 SNAPSHOT_SECONDS = 0.1
 
 
@@ -63,17 +63,17 @@ class CompiledLoop:
         )
 
     def begin(self, taken: int) -> None:
-        """Take the present values of the variables for those after so many steps."""
+        """Declare that the present values of the variables are the values after `taken` steps; discard the snapshot."""
         self.taken, self.reached, self.snapshot = taken, None, Snapshot(taken, -math.inf, [])
 
     def advance(self, n: int) -> Trace:
         """Take n steps, and return their rows."""
-        # Seldom: to read a variable takes as long as a hundred small steps.
+        # Seldom, because reading a variable takes as long as a hundred small steps.
         if time.monotonic() - self.snapshot.time > SNAPSHOT_SECONDS:
             values = [tf.raw_ops.ReadVariableOp(resource=each, dtype=dtype) for each, dtype in self.variables]
             self.snapshot = Snapshot(self.taken, time.monotonic(), values)
         start, rows = self.taken, self.run(n)
-        # A view: the program's results are on the host already, and nobody else writes there.
+        # A view suffices: the program's results are already in the host's memory, and nothing else writes to them.
         return traced(start, tf.nest.map_structure(lambda part: np.asarray(memoryview(part))[:n], rows))
 
     def run(self, n: int) -> Row:
@@ -90,7 +90,7 @@ class CompiledLoop:
         return traced(self.taken, tf.nest.map_structure(lambda part: part.numpy()[None], self.reached))
 
     def rewind(self, step: int) -> None:
-        """Go back to the point before a step: from the snapshot, by the same steps again."""
+        """Return to the point before a step: restore the snapshot, and run the steps from there again."""
         if step == self.taken:
             return
         for (each, _), value in zip(self.variables, self.snapshot.values, strict=True):
@@ -100,15 +100,16 @@ class CompiledLoop:
             self.run(min(step - self.taken, self.capacity))
 
     def restart(self, step: int = 0) -> None:
-        """Begin anew at a step, with new values in the variables."""
+        """Restart at a step, after the variables got new values."""
         self.begin(step)
         self.step.restart()
 
 
 def program_of(step: Step, chunk: int, jit_compile: bool) -> tuple[Any, int]:
-    """Return a program, a loop that writes its rows into buffers and the evaluation of the point it ends at, and its capacity.
+    """Return a program and its capacity: a loop that writes its rows into buffers and then evaluates the point that it reached.
 
-    The number of steps is an input, the buffers' length is not: one program serves every n ≤ capacity, and n = 0 compiles it.
+    The number of steps is an input; the length of the buffers, the capacity, is fixed. One program serves every n ≤ capacity,
+    and a call with n = 0 compiles it.
     """
     with compiling(jit_compile):
         pattern = tf.function(step.evaluate, autograph=False).get_concrete_function().structured_outputs
@@ -122,12 +123,12 @@ def program_of(step: Step, chunk: int, jit_compile: bool) -> tuple[Any, int]:
         buffers = tf.nest.map_structure(
             lambda part: tf.TensorArray(part.dtype, capacity, element_shape=part.shape, clear_after_read=False), pattern
         )
-        # One iteration at a time: a step reads the variables that the one before has written.
+        # One iteration at a time: a step reads the variables that the step before has written.
         _, buffers = tf.while_loop(lambda i, _: i < n, body, (tf.constant(0), buffers), parallel_iterations=1)
         return tf.nest.map_structure(lambda buffer: buffer.stack(), buffers), step.evaluate()
 
     with compiling(jit_compile):
-        # A call of the tf.function itself, which looks for the trace that fits, takes twice as long.
+        # A call of the tf.function itself searches for the matching trace, and takes twice as long.
         function = tf.function(loop, jit_compile=jit_compile, autograph=False)
         return function.get_concrete_function(tf.TensorSpec((), tf.int32)), capacity
 
@@ -149,14 +150,14 @@ def traced(start: int, rows: Any) -> Trace:
 
 @contextmanager
 def compiling(jit_compile: bool) -> Iterator[None]:
-    """Tell a loss or an optimizer that TensorFlow cannot trace or compile in one line that names the way out."""
+    """Raise UserError, which names a remedy, if TensorFlow cannot trace or compile a loss or an optimizer in this block."""
     try:
         with larger_kernels():
             yield
     except UserError:
         raise
     except Exception as error:
-        # What the user's code raises by itself it raises in any execution.
+        # An error of the user's own code would occur in any execution.
         if place(error) and "symbolic" not in str(error).lower():
             raise
         word = "compiled by XLA" if jit_compile else "traced"
@@ -170,7 +171,7 @@ def compiling(jit_compile: bool) -> Iterator[None]:
 def larger_kernels() -> Iterator[None]:
     """Let XLA compile larger loops as one kernel, unless the user has set options of this kind.
 
-    XLA reads the variable when a process first compiles; after that it stays as XLA found it.
+    XLA reads the environment variable once, at the first compilation of a process; later changes have no effect.
     """
     before = os.environ.get("XLA_FLAGS")
     if "xla_backend_extra_options" not in (before or ""):

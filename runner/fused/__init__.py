@@ -1,1 +1,1 @@
-"""Many jobs as one program."""
+"""Run many jobs as one program, with a lane for each job."""

@@ -1,4 +1,4 @@
-"""What an interrupted group goes on from: beside what says which its jobs are, checkpoints as a single run has them."""
+"""Checkpoints of a group of jobs: an interrupted group resumes from them. Beside them, a manifest lists the group's jobs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from runner.tracking.store import bulk_runs
 
 
 class Checkpoints:
-    """The checkpoints of one group; without a folder there are none.
+    """The checkpoints of one group; without a folder none are saved.
 
-    They are saved each time that so many seconds have passed (None: only when told), and nothing is written before.
+    A checkpoint is saved every `every` seconds (None: only on a signal). Before the first one, nothing is written.
     """
 
     def __init__(self, folder: Path | None, jobs: Jobs, every: float | None, lock: journal.Lock | None = None) -> None:
@@ -38,16 +38,16 @@ class Checkpoints:
 
     @property
     def identities(self) -> list[str]:
-        """Return those of the jobs, in their order; equal jobs have equal ones."""
+        """The config digests of the jobs, in order; equal jobs have equal digests."""
         return [run.identity for run in self.jobs.runs]
 
     @property
     def keys(self) -> list[str]:
-        """Return those of the jobs' runs, each of which has its own, in their order."""
+        """The keys of the jobs' runs, in order; each run has a unique key."""
         return [run.key for run in self.jobs.runs]
 
     def save(self, at: State, program: Program, now: bool) -> None:
-        """Save where the group is, if that is due, or `now`; it goes on where that cannot be done."""
+        """Save the state of the group if a checkpoint is due, or if `now`; if it cannot be written, warn and continue."""
         due = now or (self.every is not None and time.monotonic() - self.saved >= self.every)
         variables = parts(program)
         if self.folder is None or variables is None or not due or at.taken == self.step:
@@ -59,7 +59,7 @@ class Checkpoints:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Tell of what cannot be written, and go on."""
+        """Log a warning if a file cannot be written in this block, and continue."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
@@ -67,7 +67,7 @@ class Checkpoints:
             logging.getLogger(__name__).warning(text, self.folder, first_line(error)[:200])
 
     def write(self) -> None:
-        """Write which jobs these are, and keep other processes away from them."""
+        """Write the manifest, and lock the group's folder against other processes."""
         assert self.folder is not None
         if self.lock is None:
             manifest.make(self.folder)
@@ -75,9 +75,9 @@ class Checkpoints:
         self.jobs.write(self.folder)
 
     def restore(self, group: Group) -> tuple[State, Callable[[Program], None]] | None:
-        """Return where this group was, and what gives its program the variables; None where it is to begin again.
+        """Return the saved state of this group, and a function that restores the program's variables.
 
-        Raises UserError where there were checkpoints and none is whole.
+        None if there is no checkpoint, so the group starts from step 0. Raises UserError if all checkpoints are damaged.
         """
         assert self.folder is not None
         rules, x0 = group.jobs[0].rules, group.jobs[0].x0
@@ -93,16 +93,16 @@ class Checkpoints:
         return at, give
 
     def recording(self, folders: Sequence[Path]) -> None:
-        """Note that the jobs are about to be recorded, each in its folder, or where an earlier attempt has begun to."""
+        """Write to the manifest that recording begins, with each run's folder; a folder from an earlier attempt is retained."""
         pairs = zip(self.jobs.runs, folders, strict=True)
         self.jobs = self.jobs._replace(runs=[run._replace(folder=run.folder or str(folder)) for run, folder in pairs])
-        # Even where nothing was saved: what the recorder brings to an end without this process is then known by its key.
+        # Written even without a checkpoint: if the recorder finishes a run without this process, the run's key is known.
         if self.folder is not None:
             with self.told():
                 self.write()
 
     def recorded(self, interrupted: Sequence[bool]) -> None:
-        """Note that all are recorded, and keep what those are continued from that a signal has ended."""
+        """Remove the recorded jobs from the manifest, except those that a signal interrupted; if none remain, remove all."""
         self.jobs = self.jobs._replace(runs=list(compress(self.jobs.runs, interrupted)))
         if self.jobs.runs and self.folder is not None:
             with self.told():
@@ -111,29 +111,29 @@ class Checkpoints:
             self.remove()
 
     def remove(self) -> None:
-        """Remove all: the jobs have their results, or will not be continued."""
+        """Remove the group's files and release the lock: the jobs have their results, or will not be resumed."""
         if self.folder is not None:
             manifest.remove(self.folder)
             self.close()
 
     def close(self) -> None:
-        """Let other processes have what is left."""
+        """Release the lock of the group's folder."""
         if self.lock is not None:
             self.lock.release()
             self.lock = None
 
 
 def new(pending: Path | None, identities: Sequence[str], columns: Sequence[str], every: float | None) -> Checkpoints:
-    """Return the checkpoints, none as yet, of a new group; there will be none without a folder for them."""
+    """Return the Checkpoints of a new group, with nothing saved yet; without the folder `pending`, none will be saved."""
     runs = [Run(identity, key) for identity, key in zip(identities, bulk_runs.ids(len(identities)), strict=True)]
     return Checkpoints(None if pending is None else manifest.place(pending), Jobs(runs, tuple(columns)), every)
 
 
 @contextmanager
 def interrupted(pending: Path, wanted: Mapping[str, int], every: float | None) -> Iterator[list[Checkpoints]]:
-    """Hold for this process the interrupted groups that jobs belong to of which so many of an identity are wanted.
+    """Lock the interrupted groups that contain wanted jobs in this block (`wanted`: how many jobs of each config digest).
 
-    They are without their other jobs. Raises UserError where another process is continuing what is wanted.
+    Jobs that are not wanted are split off first. Raises UserError if another process is continuing wanted jobs.
     """
     left, found, elsewhere = Counter(wanted), [], {}
     with ExitStack() as stack:
@@ -155,15 +155,15 @@ def interrupted(pending: Path, wanted: Mapping[str, int], every: float | None) -
 
 
 def taken(folder: Path, wanted: Mapping[str, int], every: float | None) -> Checkpoints | None:
-    """Take from a group those of the wanted jobs that it has; returns None where there are none, or it is not interrupted.
+    """Lock the wanted jobs of a group and return their Checkpoints; the other jobs stay in the folder as a separate group.
 
-    Raises Held where another process is continuing it.
+    None if the group has no wanted jobs or is not interrupted. Raises Held if another process is continuing it.
     """
     if not shared(manifest.of(folder).runs, wanted)[0]:
         return None
     own(folder)
     try:
-        # Whoever takes other jobs of this group waits for a moment.
+        # In this role, a process that takes other jobs of this group waits for the lock instead of failing.
         lock = journal.Lock(folder, "sending", journal.PATIENCE)
     except journal.Held as held:
         if held.holder.get("role") == "continued":
@@ -190,7 +190,7 @@ def taken(folder: Path, wanted: Mapping[str, int], every: float | None) -> Check
 
 
 def shared(runs: Sequence[Run], wanted: Mapping[str, int]) -> tuple[list[Run], list[Run]]:
-    """Return those of the runs that are wanted, so many of an identity, and the others."""
+    """Return the wanted runs, at most `wanted[digest]` of each config digest, and the other runs."""
     left, parts = Counter(wanted), ([], [])
     for run in runs:
         parts[left[run.identity] <= 0].append(run)
@@ -210,7 +210,10 @@ def write(at: State, keys: Sequence[str], folder: Path) -> None:
 
 
 def read(folder: Path, keys: Sequence[str], length: int, x0: np.ndarray) -> State:
-    """Return a group's part of a checkpoint, of these of its jobs and with room for so many rows."""
+    """Return a group's part of a checkpoint, for the jobs with these keys and with space for `length` rows.
+
+    Raises Damaged if the checkpoint lacks one of the jobs.
+    """
     fields = json.loads((folder / STATE).read_text(encoding="utf-8"))
     at = {key: job for job, key in enumerate(fields["keys"])}
     if not {*keys} <= at.keys():

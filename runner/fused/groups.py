@@ -1,4 +1,7 @@
-"""Which jobs run as one program: those that differ only in what can be an array, where a probe finds that they may."""
+"""Find groups of jobs that can run as one program.
+
+The jobs of a group differ only in values that can be an array, and a probe has confirmed that they are independent lanes.
+"""
 
 from __future__ import annotations
 
@@ -25,61 +28,61 @@ from runner.losses import Loss
 from runner.security import targets
 from runner.trace import Trace
 
-# What the rows of a group may take: those of a thousand jobs of x[2] in single precision and 6,000 steps.
+# Maximum size of a group's rows: those of a thousand jobs of x[2] in single precision and 6,000 steps.
 GROUP_BYTES = 128 * 2**20
-# How many jobs must find room in that: fewer at a time would gain too little over one after another.
+# A job is fused only if this number of such jobs fit into GROUP_BYTES: fewer jobs at a time would save too little time.
 FEWEST = 8
 
-# Those of this process, for one batch after another: its programs, and what its probes found.
+# Caches of this process, shared by all batches: the compiled programs, and the results of the probes.
 PROGRAMS = Programs()
 FAULTS: dict[Hashable, str | None] = {}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that may be a lane of a program."""
+    """A job that may be a lane of a program, with its loss, first x and rules built."""
 
-    index: int  # where it stands in the list
+    index: int  # in the list of jobs
     cfg: Any
     loss: Loss
     x0: np.ndarray
     rules: Rules
     numbers: Mapping[str, float]  # the optimizer's hyperparameters that are real numbers, and the seed of a random loss
-    constants: Hashable  # all else that its program depends on
+    constants: Hashable  # everything else that the program depends on
 
     @property
     def row_bytes(self) -> int:
-        """What x, loss and gradient of one step take."""
+        """The size in bytes of one row: x, loss and gradient."""
         return self.x0.itemsize * (2 * self.x0.size + 1)
 
     def depends_on(self, columns: Sequence[str]) -> Hashable:
-        """Return what a program depends on in which these hyperparameters are columns."""
+        """Return the cache key of a program in which these hyperparameters are columns."""
         return self.constants, tuple(pair for pair in sorted(self.numbers.items()) if pair[0] not in columns)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Jobs that run as one program; or, where `alone` says why, one by one."""
+    """Jobs that run as one program, or one by one if `alone` gives a reason."""
 
-    indices: tuple[int, ...]  # of its jobs in the list that it was found in
+    indices: tuple[int, ...]  # of the group's jobs in the list of all jobs
     alone: str | None = None
     jobs: tuple[Job, ...] = ()
-    columns: tuple[str, ...] = ()  # the hyperparameters of which each lane has a value of its own
-    lanes: int = 0  # as many as there are jobs, or more
-    seconds: float = 0.0  # that it took to find this out, most of it to compile the program
+    columns: tuple[str, ...] = ()  # the hyperparameters with a separate value for each lane
+    lanes: int = 0  # at least the number of jobs
+    seconds: float = 0.0  # to form the group, mostly to compile the program
 
     def program(self, jobs: Sequence[Job]) -> Program:
-        """Return the program that has a lane for each of these jobs, before step 0."""
+        """Return the program with a lane for each of these jobs, before step 0."""
         columns = {name: np.array([job.numbers[name] for job in jobs]) for name in self.columns}
         return fuse(self.jobs[0], np.stack([job.x0 for job in jobs]), columns)
 
 
 def groups(cfgs: Sequence[Any]) -> list[Group]:
-    """Return these jobs as groups, in the order of the first job of each; every index is in exactly one.
+    """Return these jobs in groups, ordered by the first job of each group; every index is in exactly one group.
 
-    Jobs of one group agree in loss, strategy, execution, max_iterations, dtype, and in the optimizer but for its real numbers;
-    guess, seed and stopping are each job's own. A random loss draws once for all lanes where jobs of one seed fill a program,
-    and else in each lane by itself. A job that cannot be built is left to run alone, and to tell its fault then.
+    Jobs of one group have equal loss, strategy, execution, max_iterations and dtype, and equal optimizers except for real
+    numbers; guess, seed and stopping may differ. A random loss draws once for all lanes if enough jobs share each seed, and
+    otherwise in each lane separately. A job that cannot be built runs alone, and its run reports the error.
     """
     memory: dict[Hashable, Any] = {}
     families, alone = defaultdict(list), defaultdict(list)
@@ -98,7 +101,7 @@ def groups(cfgs: Sequence[Any]) -> list[Group]:
 
 
 def by_seed(jobs: list[Job]) -> list[list[Job]]:
-    """Return jobs apart by the seed of their loss, where those of each are many: they draw once a step together."""
+    """Return jobs split by the seed of their loss if there are enough jobs of each seed; these then share one draw per step."""
     parts = defaultdict(list)
     for job in jobs:
         parts[job.numbers.get(lanes.SEED)].append(job)
@@ -106,16 +109,16 @@ def by_seed(jobs: list[Job]) -> list[list[Job]]:
 
 
 def again(cfgs: Sequence[Any], columns: Sequence[str]) -> Group:
-    """Return jobs that have been lanes of one program, with these columns, as a group; raises where they cannot be built."""
+    """Return jobs that were lanes of one program, with these columns, as a group; raises an error if they cannot be built."""
     memory: dict[Hashable, Any] = {}
     jobs = tuple(prepared(index, cfg, memory) for index, cfg in enumerate(cfgs))
     return Group(tuple(range(len(jobs))), None, jobs, tuple(columns), max(probe.LEAST_LANES, len(jobs)))
 
 
 def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
-    """Return a job with all that is its own built; what equals an earlier job's is taken from memory.
+    """Return a job with its loss, first x and rules built; parts that equal an earlier job's are taken from `memory`.
 
-    Raises UserError where it has to run alone, or cannot run.
+    Raises UserError if the job has to run alone or cannot run.
     """
 
     def once(key: Hashable, make: Callable[[], Any]) -> Any:
@@ -140,7 +143,7 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
         for name, each in zip(build.OF_LOSS, functions, strict=True)
     ]
     of_loss = tuple(written[name] for name in build.OF_LOSS), functions
-    # Of what jobs share, so that a thousand seeds need one loss where it does not ask for them.
+    # Jobs share one loss, also with a thousand seeds, unless a function of the loss takes the run's seed.
     loss = once(("loss", of_loss, plain["seed"] if any(asks) else None), lambda: build.loss(cfg))
     guess = once(("guess", written["guess"]), lambda: nodes.function("guess", cfg.guess, "loss", "dtype", "seed"))
     x0 = guess(loss, plain["dtype"], plain["seed"])
@@ -159,17 +162,17 @@ def prepared(index: int, cfg: Any, memory: dict[Hashable, Any]) -> Job:
 
 
 def tried(rules: Rules) -> Rules:
-    """Return rules that a row does not make raise anything, as one of a wrong tolerance does."""
+    """Return the rules after a trial on one row, which raises an error for a rule with an invalid tolerance, for example."""
     rules.stop(Trace(0, np.ones((1, 1)), np.ones(1), np.ones((1, 1))), 0)
     return rules
 
 
 def settled(jobs: list[Job]) -> Iterator[Group]:
-    """Yield the groups of jobs that differ in guess, seed, stopping and real numbers of the optimizer alone."""
+    """Yield the groups of jobs that differ only in guess, seed, stopping and real numbers of the optimizer."""
     began, first = time.perf_counter(), jobs[0]
     rate = [probe.RATE] if probe.RATE in first.numbers else []
     others = [name for name in first.numbers if name not in rate and len({job.numbers[name] for job in jobs}) > 1]
-    # A column takes what a constructor may refuse, which it does beyond some bound.
+    # A constructor may refuse a value beyond a bound, but a column accepts any value. So the extreme values are tried here.
     if any(refusal(pick(jobs, key=lambda job: job.numbers[name])) for name in others for pick in (min, max)):
         yield from without_refused(jobs)
         return
@@ -187,7 +190,7 @@ def settled(jobs: list[Job]) -> Iterator[Group]:
 
 
 def without_refused(jobs: list[Job]) -> Iterator[Group]:
-    """Yield those jobs alone whose optimizer cannot be made, and the groups of the others."""
+    """Yield the jobs whose optimizer cannot be made as jobs that run alone, and then the groups of the others."""
     by_reason = defaultdict(list)
     for job in jobs:
         by_reason[refusal(job)].append(job)
@@ -198,7 +201,7 @@ def without_refused(jobs: list[Job]) -> Iterator[Group]:
 
 
 def refusal(job: Job) -> str | None:
-    """Return why a job's optimizer cannot be made, or None."""
+    """Return the reason why a job's optimizer cannot be made, or None."""
     try:
         build.optimizer(job.cfg.optimizer, tf.Variable(tf.constant(job.x0)))
     except UserError as error:
@@ -208,7 +211,8 @@ def refusal(job: Job) -> str | None:
 def apart(jobs: list[Job], rate: list[str], others: list[str]) -> Iterator[Group]:
     """Yield the groups of jobs that cannot be lanes of one program with all these hyperparameters as columns.
 
-    Each is tried by itself, the rest as in the first job, and what cannot be a column keeps jobs apart.
+    Each hyperparameter is tried separately as a column, with the other values of the first job. Jobs that differ in a
+    hyperparameter that cannot be a column go to different groups.
     """
     first = jobs[0]
 
@@ -219,7 +223,7 @@ def apart(jobs: list[Job], rate: list[str], others: list[str]) -> Iterator[Group
     if why is not None:
         yield Group(tuple(job.index for job in jobs), why)
         return
-    # Each by itself may be a column and all together not: rare enough to let all of them keep jobs apart.
+    # If each can be a column but all together cannot, which is rare, jobs are split by all of them.
     unable = [name for name in others if fault(like_first(name), [*rate, name]) is not None] or others
     parts = defaultdict(list)
     for job in jobs:
@@ -229,7 +233,10 @@ def apart(jobs: list[Job], rate: list[str], others: list[str]) -> Iterator[Group
 
 
 def fault(jobs: Sequence[Job], columns: Sequence[str], count: int = probe.LEAST_LANES) -> str | None:
-    """Return why jobs like these cannot be lanes of one program with these columns; asked again, it does not probe again."""
+    """Return the reason why jobs like these cannot be lanes of one program with these columns, or None; results are cached.
+
+    The result is not cached if the jobs do not move far enough for the probe.
+    """
     first = jobs[0]
     key = first.depends_on(columns), tuple(columns)
     if FAULTS.get(key, probe.UNTOLD) == probe.UNTOLD:
@@ -241,6 +248,6 @@ def fault(jobs: Sequence[Job], columns: Sequence[str], count: int = probe.LEAST_
 
 
 def fuse(job: Job, x0: np.ndarray, columns: Mapping[str, np.ndarray]) -> Program:
-    """Return the program of these first x, [lanes, *shape], and columns, [lanes] each; all else is this job's."""
+    """Return the program of these first x, [lanes, *shape], and columns, [lanes] each; everything else is as in this job."""
     keras.config.set_floatx(job.x0.dtype.name)
     return lanes.program(PROGRAMS, job.depends_on(tuple(columns)), job.cfg, job.loss, x0, columns)

@@ -1,7 +1,8 @@
-"""Many jobs as one program: a lane is a job's part of x, of every hyperparameter that differs and of the optimizer's state.
+"""Build one program for many jobs, with a lane for each job.
 
-x is [lanes, *shape], and a hyperparameter that differs a column, [lanes, 1 …]. The gradient of the sum of the lanes' losses
-holds each lane's own gradient, and an optimizer that works on each number by itself steps each lane as if it were alone.
+A lane is one job's part of x, of each differing hyperparameter and of the optimizer's state. x is [lanes, *shape], and a
+differing hyperparameter is a column, [lanes, 1 …]. The gradient of the sum of the lanes' losses consists of the lanes'
+gradients, and an elementwise optimizer steps each lane as if it were alone.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from runner.losses import Loss
 from runner.strategies import Row, Step
 from runner.trace import Execution
 
-# The column of the seeds of a random loss, which is no hyperparameter.
+# Name of the column with the seeds of a random loss; it is not a hyperparameter.
 SEED = "seed"
 
 
 def program(kept: Programs, key: Hashable, cfg: Any, loss: Loss, x0: np.ndarray, columns: Mapping[str, np.ndarray]) -> Program:
     """Return the program of these first x, [lanes, *shape], and columns, [lanes] each, before step 0.
 
-    All else is as `cfg` says. One that was kept under an equal key, of as many lanes and with columns of these names, gets
-    these values and compiles nothing.
+    Everything else is as in `cfg`. A cached program with an equal key, shape of x and column names gets these values, and
+    nothing is compiled.
 
-    Raises UserError, or what Keras or the loss raise, where they cannot do with lanes.
+    Raises UserError, or an error of Keras or of the loss, if lanes are not supported.
     """
     x = tf.Variable(tf.constant(x0), name="x")
     node = cfg.optimizer.copy()
     for name in columns.keys() - {SEED}:
-        # Whatever the constructor makes of it, instead of looking at the attribute in each step, shows in the rows.
+        # An optimizer that computes with the constructor's value, instead of reading the attribute in each step, has NaN rows.
         node[name] = math.nan
     optimizer = build.optimizer(node, x, lambda made: spread(made, columns, x0.ndim - 1))
 
@@ -48,11 +49,13 @@ def program(kept: Programs, key: Hashable, cfg: Any, loss: Loss, x0: np.ndarray,
 
 
 def spread(optimizer: Any, columns: Mapping[str, np.ndarray], rank: int) -> None:
-    """Give an optimizer that is not built yet a column for each of these hyperparameters.
+    """Give an optimizer, before it is built, a column for each of these hyperparameters.
 
-    Keras counts variables among the attributes as the optimizer's own, so they are in `variables`, with its state. The rate has
-    x's dtype, as Keras gives it; seeds are whole numbers; the others are double, as the Python numbers are whose place they
-    take: 1 - 0.999 in single precision is 5e-5 off.
+    Keras tracks variables that are attributes, so the columns are in the optimizer's `variables` with its state. The learning
+    rate has x's dtype, as in Keras; seeds are integers. The other columns are double like the Python numbers that they
+    replace: 1 - 0.999 in single precision has an error of 5e-5.
+
+    Raises UserError for an optimizer that is not Keras 3's, or that has no attribute of this name.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise UserError(f"optimizer._target_ must be an optimizer of Keras 3, got {type(optimizer).__name__}")
@@ -72,16 +75,16 @@ def spread(optimizer: Any, columns: Mapping[str, np.ndarray], rank: int) -> None
 
 
 def by_lane(cfg: Any, loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
-    """Return the strategy's Step of the sum of the losses, whose rows hold each lane's loss, [lanes].
+    """Return the strategy's Step on the sum of the lanes' losses; its rows hold the loss of each lane, [lanes].
 
-    Raises UserError, when it is traced, where the loss does not broadcast, or the strategy records more than x, loss and
-    gradient.
+    Tracing the Step raises UserError if the loss does not broadcast over lanes, or if the strategy records more than x, loss
+    and gradient.
     """
     losses: list[tf.Tensor] = []
     seeds: Any = getattr(optimizer, "seed_column", None)
 
     def each_by_itself(point: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Return the loss of each lane, with what its own seed draws at this step."""
+        """Return the loss of each lane, with the draw of the lane's own seed at this step."""
 
         def of_lane(lane: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             return loss(lane[0], seed=tf.stack([lane[1], seed[1]]))
@@ -106,7 +109,7 @@ def by_lane(cfg: Any, loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
 
 
 def move(old: Program, new: Program, lanes: np.ndarray) -> None:
-    """Give a program of another number of lanes the state of these lanes of an old one, in this order."""
+    """Copy the state of these lanes of `old`, in this order, into `new`, a program with another number of lanes."""
     before, after = ([each.x, *each.optimizer.variables] for each in (old, new))
     for mine, its in zip(before, after, strict=True):
         values = mine.numpy()

@@ -1,7 +1,7 @@
-"""Many jobs as one program: `groups(cfgs)` finds which jobs that may be, `run(group)` gives what each of them came to.
+"""Run many jobs as one program: `groups(cfgs)` finds the groups of jobs, and `run(group)` returns the result of each job.
 
-Each job ends at its own row, by its own rules, with the rows and the result that it has when it runs alone. A group that was
-interrupted goes on from a State and the variables that were saved with it.
+Each job ends at its own row, by its own rules, with the same rows and result as when it runs alone. An interrupted group
+resumes from a State and the variables that were saved with it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from runner.trace import Trace
 
 __all__ = ["Group", "groups", "run"]
 
-# What it costs, measured, to compile for fewer lanes: done where what is left would cost more than that in ended ones.
+# Measured cost of compiling for fewer lanes. It is done if the lanes of ended jobs would cost more in the remaining steps.
 COMPILE_SECONDS = 0.3
 
 
 class Rows:
-    """The rows of all jobs of a group, [jobs, rows, …], which each job's Trace is a view of."""
+    """The rows of all jobs of a group, [jobs, rows, …]; the Trace of each job is a view of them."""
 
     def __init__(self, jobs: int, rows: int, x0: np.ndarray) -> None:
         self.x, self.gradient = (np.zeros((jobs, rows, *x0.shape), x0.dtype) for _ in range(2))
         self.loss = np.zeros((jobs, rows), x0.dtype)
 
     def write(self, jobs: np.ndarray, lane: np.ndarray, new: Trace) -> None:
-        """Take the rows of these jobs, which are in these lanes."""
+        """Store the new rows of these jobs, which are in these lanes."""
         start, stop = new.start, new.start + len(new)
         for mine, its in ((self.x, new.x), (self.loss, new.loss), (self.gradient, new.gradient)):
             mine[jobs, start:stop] = its[:, lane].swapaxes(0, 1)
@@ -44,7 +44,7 @@ class Rows:
         return Trace(start, self.x[job, start:stop], self.loss[job, start:stop], self.gradient[job, start:stop])
 
     def best(self, stops: np.ndarray) -> np.ndarray:
-        """Return for each job the first row of the lowest finite loss up to its stop, or 0 where none is finite, [jobs]."""
+        """Return for each job the first row with the lowest finite loss up to its stop, or 0 if no loss is finite, [jobs]."""
         loss = self.loss[:, : stops.max() + 1]
         counts = np.isfinite(loss) & (np.arange(loss.shape[1]) <= stops[:, None])
         return np.argmin(np.where(counts, loss, np.inf), axis=1)
@@ -52,11 +52,11 @@ class Rows:
 
 @dataclass
 class State:
-    """Where a group is between two chunks, besides what its variables hold; jobs are numbered as the group has them."""
+    """The state of a group between two chunks, without the program's variables; a job's number is its index in the group."""
 
     rows: Rows
     live: np.ndarray  # the jobs that have not ended
-    lane: np.ndarray  # where each of these is
+    lane: np.ndarray  # the lane of each live job
     lanes: int
     taken: int = 0
     stops: dict[int, Stop] = field(default_factory=dict)
@@ -64,29 +64,29 @@ class State:
 
     @classmethod
     def of(cls, group: Group) -> State:
-        """Return where a group begins."""
+        """Return the initial state of a group."""
         jobs = np.arange(len(group.jobs))
         rows = Rows(len(jobs), group.jobs[0].rules.max_iterations + 1, group.jobs[0].x0)
         return cls(rows, jobs, jobs, group.lanes, seconds={"compile": group.seconds, "loop": 0.0})
 
 
 class Running:
-    """A group, where it is, and the program whose lanes its jobs are in until they end.
+    """A group, its state, and the program with a lane for each live job.
 
-    A lane without a job does what the first job's does: groups of nearly as many jobs share one program.
+    A lane without a job repeats the first live job, so groups of nearly equal size share one program.
     """
 
     def __init__(self, group: Group, at: State, fill: Callable[[Program], None]) -> None:
         began = time.perf_counter()
         self.group, self.at, self.steps = group, at, group.jobs[0].rules.max_iterations
-        # Of a group that was interrupted when all had ended, there is nothing left to be run.
+        # If all jobs of an interrupted group have ended, there is nothing left to run.
         if len(at.live):
             self.program = self.start(at.lanes)
             fill(self.program)
         at.seconds["compile"] += time.perf_counter() - began
 
     def start(self, lanes: int) -> Program:
-        """Return the compiled program in which each job that has not ended has a lane, before step 0."""
+        """Return the compiled program with a lane for each live job, before step 0."""
         program = self.group.program([self.group.jobs[job] for job in filled(self.at.live, lanes)])
         program.execution.last()
         return program
@@ -100,16 +100,16 @@ class Running:
         return new
 
     def point(self) -> Trace:
-        """Return the row of the point reached, from which no further step is taken."""
+        """Return the row of the point reached; it is the last row of the group."""
         execution = self.program.execution
         return self.numbered(execution.last() if self.at.taken == self.steps else loop.interrupted(execution))
 
     def numbered(self, new: Trace) -> Trace:
-        """Return rows with the steps of the jobs; a program of fewer lanes counts its own."""
+        """Return rows numbered by the steps of the jobs; a program that was compiled later counts from 0."""
         return replace(new, start=self.at.taken)
 
     def keep(self, jobs: np.ndarray) -> None:
-        """Go on with these jobs, and with fewer lanes where at least half have none to do and that pays for compiling."""
+        """Continue with these jobs only; use fewer lanes if at least half are free and the saving exceeds the compile time."""
         at = self.at
         at.lane, at.live = at.lane[np.isin(at.live, jobs)], jobs
         lanes = at.lanes
@@ -125,7 +125,7 @@ class Running:
 
 
 def filled(first: np.ndarray, lanes: int) -> np.ndarray:
-    """Return these numbers, and the first of them for the other lanes."""
+    """Return these numbers, padded with the first of them to one for each lane, [lanes]."""
     return np.concatenate([first, np.full(lanes - len(first), first[0])])
 
 
@@ -136,11 +136,12 @@ def run(
     start: State | None = None,
     fill: Callable[[Program], None] = lambda program: None,
 ) -> list[tuple[Trace, Result]]:
-    """Return the rows of each job, from row 0 to the one that it ended at, and its result, in the order of the group's jobs.
+    """Return the rows of each job, from row 0 to its last row, and its result, in the order of the group's jobs.
 
-    What compiling and stepping took is shared out evenly. A signal ends, at the row reached, all that have not ended. `save` is
-    offered the state and the program before each chunk, and told whether a signal makes it the last one, and once more when all
-    have ended. `start` is where a group goes on, with what `fill` gives its program.
+    The time for compiling and stepping is divided evenly among the jobs. A signal ends all live jobs at the row reached.
+    `save(state, program, now)` is called before each chunk, with `now` true if a signal ends the group there, and once more
+    when all jobs have ended. An interrupted group resumes from the state `start`, and `fill` restores the variables of its
+    program.
     """
     jobs, limits = group.jobs, group.jobs[0].rules
     at = start or State.of(group)
@@ -163,13 +164,16 @@ def run(
 
 
 def nonfinite(new: Trace) -> np.ndarray:
-    """Return whether a lane has a number that is not finite in one of these rows, [lanes]."""
+    """Return for each lane whether one of these rows has a number that is not finite, [lanes]."""
     parts = (part.reshape(*new.loss.shape, -1) for part in (new.x, new.loss, new.gradient))
     return ~np.logical_and.reduce([np.isfinite(part).all(axis=(0, 2)) for part in parts])
 
 
 def ends(jobs: Sequence[Job], live: np.ndarray, suspect: np.ndarray, rows: Rows, start: int, stop: int) -> dict[int, Stop]:
-    """Return where those of the live jobs end that do in the rows from `start` to `stop`."""
+    """Return the Stop of each live job that ends in the rows from `start` to `stop`.
+
+    `suspect` are the live jobs with a number that is not finite in these rows.
+    """
     found = {}
     for job in sorted({*suspect.tolist(), *(job for job in live.tolist() if jobs[job].rules.rules)}):
         rules = jobs[job].rules

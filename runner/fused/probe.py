@@ -1,8 +1,8 @@
-"""The probe: whether jobs that run as lanes of one program are each what they are alone.
+"""The probe: test whether jobs that run as lanes of one program have the same rows as when they run alone.
 
-It is found by running, never by a name: some jobs run alone for some steps, and as lanes among strangers that no lane may
-notice, which are NaN in one run and far away in another. A norm over all of x, a loss that mixes its lanes, a step that treats
-a matrix in a way of its own or an attribute whose place a column cannot take show there.
+The test runs the jobs and never looks at names. Some jobs run alone for some steps, and then as lanes beside fillers: lanes
+(`strangers`) whose x is NaN in one run and far away in another, and which must not affect the others. The test finds a norm
+over all of x, a loss that mixes its lanes, a step that treats a matrix specially, and an attribute that cannot be a column.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from runner.losses import Loss
 from runner.trace import Execution, Trace, join
 
 STEPS = 10
-# Three jobs, a twin of each, and two strangers.
+# Three jobs, a perturbed copy (`twin`) of each, and two fillers (`strangers`).
 LEAST_LANES = 8
-# A twin begins two roundings away; how far that carries it bounds how far rounding may carry a lane, but that there is rounding
-# in every step and every operation: a factor of about as many. And a few of each row's own.
+# NUDGE: the perturbed copy starts this number of roundings away from its job. The distance that it reaches bounds the effect of
+# rounding on a lane, up to the factor SLACK, because each step and operation rounds. OWN: roundings that each row may add.
 NUDGE, SLACK, OWN = 2, 16, 4
-# How many times its tolerance a job must move for its agreement to tell anything; where none does, as with Adadelta, whose
-# first steps are 3e-4 of its rate, the rates are raised by these factors.
+# The test is conclusive if a job moves more than TELLING times its tolerance. If no job does, as with Adadelta, whose first
+# steps are 3e-4 of its learning rate, the learning rates are multiplied by the factors RAISED.
 TELLING = 10
 RATE = "learning_rate"
 RAISED = (1.0, 1e3, 1e6)
-# What only these jobs are to blame for, and not what they have in common.
+# This result is about the jobs of the probe only, not about all jobs of their program.
 UNTOLD = f"no job moves far enough in {STEPS} steps to tell"
 
 Fuse = Callable[[np.ndarray, Mapping[str, np.ndarray]], Program]
@@ -47,30 +47,30 @@ class Member(NamedTuple):
 
 
 def fault(members: Sequence[Member], columns: Sequence[str], lanes: int, fuse: Fuse) -> str | None:
-    """Return in one line why jobs like these, three at the most, cannot be lanes of one program; None where they can.
+    """Return in one line the reason why jobs like these, at most three, cannot be lanes of one program; None if they can.
 
-    They agree in all but x0 and the columns. `fuse` gives the program of so many lanes, 8 or more, before step 0.
+    The jobs differ only in x0 and the columns. `lanes` is 8 or more. `fuse(x0, columns)` returns the program before step 0.
     """
     kept = Programs()
     try:
         if any(agree(raised(members, factor), columns, lanes, fuse, kept) for factor in RAISED):
             return None
     except Exception as error:
-        # Whatever TensorFlow, Keras or the user's code has against lanes, alone these jobs can still run, or tell their fault.
+        # After any error of TensorFlow, Keras or the user's code, the jobs can still run alone, or report their error then.
         return first_line(error)[:300]
     return UNTOLD
 
 
 def raised(members: Sequence[Member], factor: float) -> list[Member]:
-    """Return these jobs at so many times their rate, where that is a number."""
+    """Return these jobs with their learning rates, if these are numbers, multiplied by a factor."""
     numbers = [{name: value * factor if name == RATE else value for name, value in each.numbers.items()} for each in members]
     return [each._replace(numbers=its) for each, its in zip(members, numbers, strict=True)]
 
 
 def agree(members: Sequence[Member], columns: Sequence[str], lanes: int, fuse: Fuse, kept: Programs) -> bool:
-    """Return whether a job moved far enough for the agreement of all with their lanes to tell anything.
+    """Return whether the test is conclusive: a job moved far enough, and all jobs agree with their lanes.
 
-    Raises UserError where one departs, and whatever is raised on the way.
+    Raises UserError if a job and its lane disagree, and any error of TensorFlow, Keras or the user's code.
     """
     alone = [ten_steps(by_itself(member, kept).execution) for member in members]
     told = [
@@ -82,7 +82,7 @@ def agree(members: Sequence[Member], columns: Sequence[str], lanes: int, fuse: F
 
 
 def by_itself(member: Member, kept: Programs) -> Program:
-    """Return the program that runs a job alone, but traced instead of compiled, which takes a third of the time."""
+    """Return the program that runs a job alone; it is traced instead of compiled, which takes a third of the time."""
     x = tf.Variable(tf.constant(member.x0), name="x")
     node = member.cfg.optimizer.copy()
     if RATE in member.numbers:
@@ -96,9 +96,9 @@ def by_itself(member: Member, kept: Programs) -> Program:
 
 
 def among_strangers(members: Sequence[Member], columns: Sequence[str], lanes: int, fuse: Fuse) -> Iterator[Trace]:
-    """Yield the rows of these jobs as lanes, then of their twins, then of strangers, for each kind of stranger.
+    """Yield the rows of a program for each kind of filler; its lanes are the jobs, their perturbed copies and the fillers.
 
-    Raises UserError where an optimizer does not count each step, so that the steps of a lane cannot be told by its rows.
+    Raises UserError if the optimizer does not count each step, because the rows then do not show the steps of a lane.
     """
     inside = np.stack([member.x0 for member in members])
     size = np.abs(inside).reshape(len(inside), -1).max(axis=1)
@@ -116,7 +116,7 @@ def among_strangers(members: Sequence[Member], columns: Sequence[str], lanes: in
 
 
 def ten_steps(execution: Execution) -> Trace:
-    """Return the rows of some steps and of the point where they end."""
+    """Return the rows of the first STEPS steps and of the x after them."""
     execution.last()
     sizes = [min(execution.chunk, STEPS - k) for k in range(0, STEPS, execution.chunk)]
     return join([*(execution.advance(n) for n in sizes), execution.last()])
@@ -129,12 +129,12 @@ def of_lane(trace: Trace, lane: int) -> Trace:
 
 @np.errstate(over="ignore", invalid="ignore")
 def tells(alone: Trace, lane: Trace, twin: Trace) -> bool:
-    """Return whether a job moved far enough for its agreement with its lane to tell anything.
+    """Return whether a job moved far enough for a conclusive comparison with its lane.
 
-    The tolerance at row k is OWN · (k + 1) roundings of the largest number so far, and SLACK times the distance that the twin
-    has got from the lane. Rows count up to the first that is not finite alone.
+    The tolerance at row k is OWN · (k + 1) roundings of the largest number so far, plus SLACK times the largest distance so far
+    between the lane and the perturbed copy. Rows from the first non-finite row of the job alone are not compared.
 
-    Raises UserError where they depart.
+    Raises UserError if the job and its lane disagree.
     """
     finite = alone.finite
     rows = len(finite) if finite.all() else int(np.argmin(finite))

@@ -1,4 +1,4 @@
-"""The losses that conf/loss picks from, by family, and the way to declare one's own."""
+"""The losses that conf/loss offers, and the functions that declare a loss."""
 
 from runner.losses.base import Known, Loss, intermediate, intermediates, known, term, terms
 from runner.losses.convex import booth, ellipsoid, matyas, powell_singular, quadratic, sphere, zakharov

@@ -1,12 +1,12 @@
-"""What a loss is: a pure function of x, and what is known of it.
+"""A loss: a pure function of x, and the facts known of it.
 
-A loss maps `x[..., d]` to `[...]` (or `x[...]` to `[...]` where x is a scalar), is differentiable by TensorFlow and keeps x's
-dtype. Any such function serves. `known` declares what the field knows of it, `intermediate` names a tensor on the way, and
-`term` a summand.
+A loss maps `x[..., d]` to `[...]` (or `x[...]` to `[...]` if x is a scalar), is differentiable by TensorFlow and keeps x's
+dtype. Any such function serves as a loss. `known` declares the facts from the literature, `intermediate` names an intermediate
+tensor, and `term` names a summand.
 
-A loss that draws random numbers in each step, as mini-batches do, has an argument `seed`: it gets the pair of numbers that
-TensorFlow's stateless random operations take, made of the run's seed and the step, so that every execution, every repetition
-and a run that is resumed draw the same.
+A loss that draws random numbers in each step, as mini-batches do, has an argument `seed`. It receives a pair of numbers, the
+run's seed and the step, as TensorFlow's stateless random operations take them. So every execution, every repetition and a
+resumed run draw the same numbers.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ _terms: Heard = ContextVar("terms", default=None)
 
 @dataclass(frozen=True)
 class Known:
-    """What the literature says of a loss; `start`, `minimisers` and `minimum` may be functions of the dimension d."""
+    """The facts of a loss from the literature; `start`, `minimisers` and `minimum` may be functions of the dimension d."""
 
-    dimension: int | None  # the d of x[..., d]; 0 where x is a scalar; None where any d will do
+    dimension: int | None  # the d of x[..., d]; 0: x is a scalar; None: any d
     domain: Any  # (low, high) of every coordinate, or [d, 2]
     start: Any  # the conventional first x, [d], or one number for every coordinate
-    minimisers: Any  # [m, d]: all the global ones; or one number for every coordinate of the only one; None: not known
-    minimum: Any  # the loss there; None: not known
-    least: int = 1  # the smallest d, where any will do
+    minimisers: Any  # [m, d]: all global minimisers; or one number, every coordinate of the only one; None: not known
+    minimum: Any  # the loss at the minimisers; None: not known
+    least: int = 1  # the smallest d, if `dimension` is None
     smooth: bool = True  # whether the loss is differentiable at its minimisers
-    random: bool = False  # whether it draws in each step, with the `seed` that it is called with
-    measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)  # those of `Loss`
-    # x[..., d] -> [..., m], the sum of whose squares the loss is; it gets those of the loss's other arguments that it takes
+    random: bool = False  # whether the loss draws random numbers in each step, by its argument `seed`
+    measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)  # as in `Loss`
+    # x[..., d] -> [..., m]; the loss is the sum of their squares. The function gets those of the loss's other arguments that it
+    # accepts.
     residuals: Callable[..., tf.Tensor] | None = None
-    parts: tuple[tuple[int, ...], ...] = ()  # those of `Loss`
+    parts: tuple[tuple[int, ...], ...] = ()  # as in `Loss`
 
 
 def known(facts: Callable[..., Known] | None = None, **fixed: Any) -> Callable[[Function], Function]:
-    """Declare the `Known` of a loss, as a decorator: by its fields, or by a function of the arguments that it is bound to."""
+    """Declare the `Known` of a loss, by its fields or by a function of the arguments that the loss is bound to; a decorator."""
 
     def declare(function: Function) -> Function:
         setattr(function, "known", Known(**fixed) if facts is None else facts)
@@ -58,7 +59,7 @@ def known(facts: Callable[..., Known] | None = None, **fixed: Any) -> Callable[[
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of one shape of x, ready to be called; what is not known is None."""
+    """A loss for one shape of x, ready to be called; a fact that is not known is None."""
 
     function: Callable[..., tf.Tensor]
     shape: tuple[int, ...] | None
@@ -66,14 +67,14 @@ class Loss:
     start: np.ndarray | None = None  # [*shape]
     minimisers: np.ndarray | None = None  # [m, *shape]
     minimum: float | None = None
-    # Of a loss that is random, the seed of the run: what it draws at a step depends on these two alone.
+    # The run's seed, if the loss is random: the random numbers of a step depend on the seed and the step alone.
     seed: int | None = None
-    # What is of interest beside the loss itself and too dear for every step, by name: of one x, a number. `full_loss` is that
-    # of a random loss without what is random; `minimum` is its.
+    # Further quantities by name, functions of one x that return a number, too expensive for every step. `full_loss` is a random
+    # loss without its randomness; `minimum` is the minimum of `full_loss` then.
     measures: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] = field(default_factory=dict)
-    # Of a loss that is a sum of squares, what is squared: x[..., d] -> [..., m], or x[...] -> [..., m].
+    # The residuals, if the loss is a sum of squares: x[..., d] -> [..., m], or x[...] -> [..., m].
     residuals: Callable[[tf.Tensor], tf.Tensor] | None = None
-    # Shapes of the tensors (weights and biases of layers, factors) that x is the concatenation of; none: x is one vector.
+    # Shapes of the tensors (weights and biases of layers, factors) that are concatenated in x; empty: x is one vector.
     parts: tuple[tuple[int, ...], ...] = ()
 
     def __call__(self, x: Any, **seed: Any) -> tf.Tensor:
@@ -81,16 +82,17 @@ class Loss:
         return self.function(x, **seed)
 
     def at(self, step: Any) -> Callable[[Any], tf.Tensor]:
-        """Return the loss of one step, a function of x alone."""
+        """Return the loss at one step, as a function of x alone."""
         if self.seed is None:
             return self.function
         return partial(self.function, seed=tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step, tf.int64)]))
 
     @classmethod
     def of(cls, function: Callable[..., tf.Tensor], dimension: int | None = None) -> Loss:
-        """Join a function with its `Known` at one dimension (0: x is a scalar; None: the function's own, or unknown).
+        """Return the Loss of a function and its `Known` at one dimension.
 
-        Raises ValueError where the function's dimension is fixed, or its least one larger.
+        The dimension 0 means that x is a scalar; None means the function's own dimension, or that it is not known. Raises
+        ValueError if the function has another fixed dimension, if its least dimension is larger, or if it needs a dimension.
         """
         facts: Any = getattr(getattr(function, "func", function), "known", None)
         bound = getattr(function, "keywords", {})
@@ -125,17 +127,17 @@ class Loss:
 
 
 def intermediate(name: str, value: tf.Tensor) -> tf.Tensor:
-    """Name a tensor on the way from x to the loss, so that `strategy.intermediates=true` can record it; returns it as it is."""
+    """Name an intermediate tensor between x and the loss, so that `strategy.intermediates=true` can record it; return it."""
     return named(_intermediates, name, value)
 
 
 def term(name: str, value: tf.Tensor) -> tf.Tensor:
-    """Name a summand of the loss (`data`, `penalty`, …), so that `strategy.terms=true` can record it; returns it as it is."""
+    """Name a summand of the loss (`data`, `penalty`, …), so that `strategy.terms=true` can record it; return it."""
     return named(_terms, name, value)
 
 
 def named(heard: Heard, name: str, value: tf.Tensor) -> tf.Tensor:
-    """Return a value as it is, once whoever listens has heard its name."""
+    """Store a value by name in the current listener, if there is one; return the value."""
     listener = heard.get()
     if listener is not None:
         listener[name] = value
@@ -144,7 +146,7 @@ def named(heard: Heard, name: str, value: tf.Tensor) -> tf.Tensor:
 
 @contextmanager
 def listening(heard: Heard) -> Iterator[dict[str, tf.Tensor]]:
-    """Collect what is named while a loss is computed in this block, by name."""
+    """Yield a dictionary that collects the tensors named while a loss is computed in this block."""
     listener: dict[str, tf.Tensor] = {}
     token = heard.set(listener)
     try:
@@ -154,10 +156,10 @@ def listening(heard: Heard) -> Iterator[dict[str, tf.Tensor]]:
 
 
 def intermediates() -> AbstractContextManager[dict[str, tf.Tensor]]:
-    """Collect the tensors on the way that a loss names while it is computed in this block, by name."""
+    """Yield a dictionary that collects the intermediate tensors that a loss names while it is computed in this block."""
     return listening(_intermediates)
 
 
 def terms() -> AbstractContextManager[dict[str, tf.Tensor]]:
-    """Collect the summands that a loss names while it is computed in this block, by name."""
+    """Yield a dictionary that collects the summands that a loss names while it is computed in this block."""
     return listening(_terms)

@@ -1,8 +1,9 @@
-"""Convex losses: every stationary point is the global minimum, so an optimizer can only be slow, overshoot or diverge.
+"""Convex losses: every stationary point is a global minimum, so an optimizer can only be slow, overshoot or diverge.
 
-What sets them apart is the curvature: even (sphere), uneven (ellipsoid, matyas), growing away from the minimum (zakharov) or
-vanishing at it (powell_singular). Every function takes x[..., d], x[...] where x is a scalar, and returns [...] in x's dtype;
-coordinates count from 1 in the formulas. "VLSE" is Surjanovic and Bingham's Virtual Library of Simulation Experiments,
+They differ in their curvature: equal in all directions (sphere), unequal (ellipsoid, matyas), growing away from the minimum
+(zakharov) or zero at the minimum (powell_singular). Every function takes x[..., d], or x[...] if x is a scalar, and returns
+[...] in x's dtype. Coordinates count from 1 in the formulas. "VLSE" is Surjanovic and Bingham's Virtual Library of Simulation
+Experiments,
 https://www.sfu.ca/~ssurjano/optimization.html.
 """
 
@@ -24,7 +25,7 @@ def quadratic_residuals(x: tf.Tensor) -> tf.Tensor:
 
 @known(dimension=0, domain=(-10.0, 10.0), start=0.0, minimisers=4.0, minimum=0.0, residuals=quadratic_residuals)
 def quadratic(x: tf.Tensor) -> tf.Tensor:
-    """Return (x - 4)², the parabola of a scalar x, by way of the intermediate z = x - 4.
+    """Return (x - 4)², a parabola of a scalar x, with the intermediate z = x - 4.
 
     d = 0, a scalar; domain [-10, 10]; start 0: this package's convention. Gradient descent with the learning rate a
     multiplies z by 1 - 2a in each step.
@@ -55,7 +56,7 @@ def ellipsoid_residuals(x: tf.Tensor, *, condition_number: float) -> tf.Tensor:
 
 @known(dimension=None, domain=(-5.0, 5.0), start=4.0, minimisers=0.0, minimum=0.0, residuals=ellipsoid_residuals)
 def ellipsoid(x: tf.Tensor, *, condition_number: float) -> tf.Tensor:
-    """Return Σ cᵢ xᵢ² with cᵢ = condition_number^((i-1)/(d-1)), from 1 to the Hessian's condition number; c₁ = 1 where d = 1.
+    """Return Σ cᵢ xᵢ² with cᵢ = condition_number^((i-1)/(d-1)), from 1 to the Hessian's condition number; c₁ = 1 if d = 1.
 
     Any d; domain [-5, 5]ᵈ; start (4, …, 4), this package's convention.
     Source: Hansen, Finck, Ros, Auger (2009), INRIA RR-6829, function 2, without its shift and its oscillation.
@@ -95,7 +96,7 @@ def matyas(x: tf.Tensor) -> tf.Tensor:
     Source: VLSE; Jamil and Yang (2013), arXiv:1308.4008.
     """
     x1, x2 = x[..., 0], x[..., 1]
-    # As a sum of squares, which is no difference of infinities where these overflow.
+    # Computed as a sum of squares, which never becomes a difference of infinities if the squares overflow.
     return tf.square(x1 + x2) / 100 + tf.square(x1 - x2) / 4
 
 
@@ -107,7 +108,7 @@ def zakharov_residuals(x: tf.Tensor) -> tf.Tensor:
 
 @known(dimension=None, domain=(-5.0, 10.0), start=1.0, minimisers=0.0, minimum=0.0, residuals=zakharov_residuals)
 def zakharov(x: tf.Tensor) -> tf.Tensor:
-    """Return Σ xᵢ² + s² + s⁴ with s = Σ i xᵢ / 2, steep along one direction alone.
+    """Return Σ xᵢ² + s² + s⁴ with s = Σ i xᵢ / 2, steep along only one direction.
 
     Any d; domain [-5, 10]ᵈ; start (1, …, 1), this package's convention.
     Source: VLSE; Jamil and Yang (2013), arXiv:1308.4008.
@@ -118,7 +119,7 @@ def zakharov(x: tf.Tensor) -> tf.Tensor:
 
 
 def powell_singular_residuals(x: tf.Tensor) -> tf.Tensor:
-    """Return MGH's four: x₁ + 10x₂, √5 (x₃ - x₄), (x₂ - 2x₃)² and √10 (x₁ - x₄)²."""
+    """Return the four residuals of Moré, Garbow, Hillstrom: x₁ + 10x₂, √5 (x₃ - x₄), (x₂ - 2x₃)² and √10 (x₁ - x₄)²."""
     x1, x2, x3, x4 = x[..., 0], x[..., 1], x[..., 2], x[..., 3]
     linear = [x1 + 10 * x2, math.sqrt(5) * (x3 - x4)]
     return tf.stack([*linear, tf.square(x2 - 2 * x3), math.sqrt(10) * tf.square(x1 - x4)], axis=-1)

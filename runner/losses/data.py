@@ -1,6 +1,6 @@
-"""The data that losses are made of: scikit-learn's bundled sets, split and standardised, and synthetic ones.
+"""The data sets that losses are fitted to: scikit-learn's bundled sets, split and standardised, and synthetic ones.
 
-Nothing is downloaded. A set is a function of the keys of its file in conf/loss/data, and the same object for the same keys.
+Nothing is downloaded. A data set is a function of the keys in its file in conf/loss/data; the same keys give the same object.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 from runner.errors import UserError
 from runner.losses import minibatch
 
-# What the targets of a set may be, and which sets have them, as an error says it.
+# The kinds of targets, and the sets that have them, as an error message describes them.
 KINDS = {
     "numbers": "numbers as targets (diabetes; synthetic)",
     "counts": "counts as targets (diabetes; synthetic)",
@@ -34,19 +34,19 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A set's rows in double precision: those to fit and those held out, with as many kinds of targets as it has."""
+    """The rows of a data set in double precision: n rows to fit and m held-out rows, with all kinds of targets of the set."""
 
     name: str
     features: np.ndarray  # [n, d]
     held_out_features: np.ndarray  # [m, d]
     targets: Mapping[str, tuple[np.ndarray, np.ndarray]]  # by kind: [n] and [m]
-    classes: int = 0  # 0 where there are none
+    classes: int = 0  # the number of classes; 0: no classes
     tensors: dict[Any, Rows] = field(default_factory=dict)
 
     def kind_for(self, loss: str, *kinds: str) -> str:
         """Return the first of these kinds of targets that the set has.
 
-        Raises UserError where it has none of them.
+        Raises UserError if the set has none of them.
         """
         has = {*self.targets, *(["two classes"] if self.classes == 2 else [])}
         for kind in kinds:
@@ -58,15 +58,15 @@ class Data:
         )
 
     def split(self, kind: str, *, held_out: bool = False) -> Rows:
-        """Return the rows to fit, or those held out, as arrays."""
+        """Return the rows to fit, or the held-out rows, as arrays."""
         targets = self.targets["classes" if kind == "two classes" else kind][int(held_out)]
         return Rows(self.held_out_features if held_out else self.features, targets)
 
     def rows(self, kind: str, dtype: tf.DType, *, held_out: bool = False) -> Rows:
-        """Return them as tensors, classes as int32.
+        """Return the rows as tensors, classes as int32.
 
-        They are made once and outside any graph, which then takes them as inputs: constants would be copied into each program,
-        and XLA would try to fold what is computed of them.
+        The tensors are made once and outside any graph, so that graphs take them as inputs. Constants would be copied into each
+        program, and XLA would try to fold computations on them.
         """
         key = kind, dtype, held_out
         if key not in self.tensors:
@@ -77,11 +77,11 @@ class Data:
         return self.tensors[key]
 
     def features_as(self, dtype: tf.DType) -> tf.Tensor:
-        """Return the features to fit as a tensor, whatever the targets."""
+        """Return the features of the rows to fit as a tensor, without targets."""
         return self.rows(next(iter(self.targets)), dtype).features
 
     def batch(self, kind: str, dtype: tf.DType, size: int | None, seed: Any) -> Rows:
-        """Return the rows of a step's mini-batch, or all to fit where the size is None."""
+        """Return the rows of a step's mini-batch, or all rows to fit if the size is None."""
         rows = self.rows(kind, dtype)
         if size is None:
             return rows
@@ -89,7 +89,7 @@ class Data:
         return Rows(tf.gather(rows.features, chosen), tf.gather(rows.targets, chosen))
 
     def check_batch(self, size: Any) -> None:
-        """Raise UserError where no mini-batch can have this size."""
+        """Raise UserError if no mini-batch can have this size."""
         count = len(self.features)
         if size is not None and (type(size) is not int or not 1 <= size <= count):
             raise UserError(
@@ -100,13 +100,13 @@ class Data:
 
 @cache
 def bundled(name: str, held_out: Any, split_seed: Any) -> Data:
-    """Return a set of scikit-learn's, split at random and standardised by the mean and deviation of the rows to fit.
+    """Return one of scikit-learn's data sets, split at random and standardised by mean and deviation of the rows to fit.
 
-    `held_out` is the share of the rows that are held out, `split_seed` that of the split: a run's seed leaves the data as they
-    are. A feature that is the same in all rows becomes 0. Targets that are numbers are standardised too; as counts they are
-    what they were.
+    `held_out` is the share of rows that are held out, `split_seed` the seed of the split; a run's seed does not change the
+    data. A feature that is the same in all rows to fit becomes 0 there. Targets that are numbers are standardised too; as
+    counts they are not changed.
     """
-    # It takes 1.6 s to import, which only these losses should cost.
+    # The import takes 1.6 s, which only these losses should cost.
     from sklearn import datasets
 
     loaded = getattr(datasets, f"load_{name}")()
@@ -122,7 +122,7 @@ def bundled(name: str, held_out: Any, split_seed: Any) -> Data:
 
 
 def parted(count: int, held_out: Any, split_seed: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the rows to fit and of those held out."""
+    """Return the indices of the rows to fit and of the held-out rows."""
     check_share(held_out)
     check_seed("split_seed", split_seed)
     shuffled = np.random.default_rng(split_seed).permutation(count)
@@ -131,19 +131,19 @@ def parted(count: int, held_out: Any, split_seed: Any) -> tuple[np.ndarray, np.n
 
 
 def check_share(held_out: Any) -> None:
-    """Raise UserError where this is no share of the rows that may be held out."""
+    """Raise UserError if this is no allowed share of held-out rows."""
     if not isinstance(held_out, int | float) or not 0 <= held_out <= 0.9:
         raise UserError(f"loss.data.held_out must be a share in 0 … 0.9, got {held_out!r}; set it with loss.data.held_out=0.2")
 
 
 def check_seed(name: str, seed: Any) -> None:
-    """Raise UserError where this is no seed."""
+    """Raise UserError if this is no seed."""
     if type(seed) is not int or seed < 0:
         raise UserError(f"loss.data.{name} must be a whole number of 0 or more, got {seed!r}; set it with loss.data.{name}=0")
 
 
 def diabetes(*, held_out: float, split_seed: int) -> Data:
-    """Return 442 patients: 10 features, the progress of the disease within a year as numbers and as counts.
+    """Return 442 patients: 10 features, and the progress of the disease within a year as numbers and as counts.
 
     Source: Efron, Hastie, Johnstone, Tibshirani (2004), doi:10.1214/009053604000000067.
     """
@@ -171,7 +171,7 @@ def iris(*, held_out: float, split_seed: int) -> Data:
 
 
 def positive(name: str, value: Any, least: int, kinds: tuple[type, ...]) -> None:
-    """Raise UserError where a number of the synthetic set is none, or is too small."""
+    """Raise UserError if a key of the synthetic set is not a number of these kinds, is not finite, or is less than `least`."""
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < np.inf:
         word = "number" if float in kinds else "whole number"
         raise UserError(f"loss.data.{name} must be a {word} of {least} or more, got {value!r}; set loss.data.{name}={least}")
@@ -182,10 +182,11 @@ def synthetic(
 ) -> Data:
     """Return rows of Gaussian features whose covariance has exactly this condition number, and targets of a linear model.
 
-    The features to fit have mean 0 and the covariance V diag(c) Vᵀ, V a random rotation, c from 1 to 1/condition_number, evenly
-    on a logarithmic scale: least squares has this condition number, the intercept included. With the score s = wᵀ features of
-    variance 1, targets are the numbers s + noise · ε, ε standard normal, and the counts drawn from Poisson(exp s); or, where
-    `classes` is given, the class k of the highest wₖᵀ features + noise · εₖ.
+    The features of the rows to fit have mean 0 and the covariance V diag(c) Vᵀ, with V a random rotation and c from 1 to
+    1/condition_number, evenly spaced on a logarithmic scale. So least squares has this condition number, the intercept
+    included. With the score s = wᵀ features of variance 1, targets are the numbers s + noise · ε, ε standard normal, and the
+    counts drawn from Poisson(exp s). If `classes` is given, the target is instead the class k of the highest
+    wₖᵀ features + noise · εₖ.
     """
     for name, value in (("rows", rows), ("dimension", dimension)):
         positive(name, value, 1, (int,))
@@ -200,7 +201,7 @@ def synthetic(
 
 @cache
 def drawn(count: int, d: int, condition_number: float, noise: float, classes: int, held_out: float, seed: int) -> Data:
-    """Return what `synthetic` says."""
+    """Return the data set that `synthetic` describes; raise UserError if too few rows are left to fit."""
     random, held = np.random.default_rng(seed), round(count * held_out)
     mine = count - held
     if mine < d + 1:
@@ -210,7 +211,7 @@ def drawn(count: int, d: int, condition_number: float, noise: float, classes: in
         )
     curvatures = condition_number ** -np.linspace(0.0, 1.0, d)
     back = np.sqrt(curvatures)[:, None] * np.linalg.qr(random.normal(size=(d, d)))[0].T
-    # Orthogonal to the ones, which makes their mean 0, and to each other.
+    # The columns are orthogonal to the column of ones, which makes their mean 0, and to each other.
     ones = np.concatenate([np.ones((mine, 1)), random.normal(size=(mine, d))], axis=1)
     features = np.sqrt(mine) * np.linalg.qr(ones)[0][:, 1:] @ back
     outside = random.normal(size=(held, d)) @ back

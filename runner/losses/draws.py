@@ -1,8 +1,8 @@
-"""Random numbers that are the same in every execution: made of integers, by formulas of ours.
+"""Random numbers that are the same in every execution: computed from random integers by this module's formulas.
 
-`tf.random.stateless_uniform` gives other real numbers under XLA than without it, but the same integers. A draw depends on the
-`seed` alone that a random loss is called with, two int64, and on its stream: what one loss draws for several purposes is told
-apart by streams, small whole numbers from 1 on; 0 is the seed as it came.
+`tf.random.stateless_uniform` returns different real numbers with XLA and without it, but the same integers. A draw depends only
+on the `seed` of a random loss, two int64, and on a stream. Streams are small whole numbers from 1 on, which separate a loss's
+draws for different purposes; stream 0 uses the seed unchanged.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-# Of each real type, the integers that are drawn and the bits of them that count: one less than its own precision, so that half
-# of the last one can be added exactly.
+# For each real type: the type of the drawn integers, its width in bits, and the bits that are used. These are one less than the
+# real type's precision, so that half of the last bit can be added exactly.
 BITS = {tf.float32: (tf.uint32, 32, 23), tf.float64: (tf.uint64, 64, 52)}
 
 
 def bits(seed: tf.Tensor, stream: int, shape: Sequence[int], dtype: tf.DType) -> tf.Tensor:
-    """Return integers, each of its type's values equally likely."""
+    """Return random integers; all values of the type are equally likely."""
     apart = seed + tf.constant([stream << 32, 0], tf.int64)
     return tf.random.stateless_uniform(shape, apart, minval=None, maxval=None, dtype=dtype, alg="philox")
 
 
 def uniform(seed: tf.Tensor, stream: int, shape: Sequence[int], dtype: tf.DType) -> tf.Tensor:
-    """Return numbers of float32 or float64 from the middles of 2²³ or 2⁵² even parts of (0, 1); never 0 or 1."""
+    """Return float32 or float64 numbers, drawn from the middles of 2²³ or 2⁵² equal parts of (0, 1); never 0 or 1."""
     integers, width, kept = BITS[dtype]
     drawn = bits(seed, stream, shape, integers)
     part = tf.bitwise.right_shift(drawn, tf.constant(width - kept, integers))
-    # By way of the signed type, which processors convert from in one instruction.
+    # The cast goes through the signed type, which processors convert to a real type in one instruction.
     whole = tf.cast(tf.cast(part, tf.int32 if width == 32 else tf.int64), dtype)
     return (whole + 0.5) * tf.constant(2.0**-kept, dtype)
 
 
 def normal(seed: tf.Tensor, stream: int, shape: Sequence[int], dtype: tf.DType) -> tf.Tensor:
-    """Return √(-2 ln u) cos 2πv, standard normal, of two uniform numbers each; at most 5.8 in float32, 8.6 in float64.
+    """Return √(-2 ln u) cos 2πv, standard normal, from two uniform numbers each; at most 5.8 in float32, 8.6 in float64.
 
     Source: Box and Muller (1958), doi:10.1214/aoms/1177706645.
     """
@@ -43,10 +43,10 @@ def normal(seed: tf.Tensor, stream: int, shape: Sequence[int], dtype: tf.DType) 
 
 
 def student_t(seed: tf.Tensor, stream: int, shape: Sequence[int], dtype: tf.DType, *, degrees_of_freedom: float) -> tf.Tensor:
-    """Return √(n (u^(-2/n) - 1)) cos 2πv, Student's t of n degrees of freedom; its limit for n → ∞ is `normal`.
+    """Return √(n (u^(-2/n) - 1)) cos 2πv, Student's t with n degrees of freedom; its limit for n → ∞ is `normal`.
 
-    Cut off where fewer than one in 2²⁴ (float32) or 2⁵³ would lie beyond.
-    Source: Bailey (1994), doi:10.1090/S0025-5718-1994-1219702-8, by an angle in place of his rejection.
+    The tails are cut off where fewer than one number in 2²⁴ (float32) or 2⁵³ (float64) would lie beyond.
+    Source: Bailey (1994), doi:10.1090/S0025-5718-1994-1219702-8, with an angle in place of his rejection.
     """
     u, v = tf.unstack(uniform(seed, stream, [2, *shape], dtype))
     n = float(degrees_of_freedom)

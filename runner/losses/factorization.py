@@ -1,4 +1,4 @@
-"""A matrix as the product of two narrow ones: not convex, but every minimum is the global one."""
+"""Factorization of a matrix into two narrow ones: the loss is not convex, but every minimum is global."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from runner.losses.optima import Optimum
 from runner.losses.sums import mean, total
 from runner.losses.supervised import fitted, nonnegative
 
-# Standard deviation of the start: near the saddle at 0, from which every minimum can be reached.
+# Standard deviation of the start: it lies near the saddle at 0, from which every minimum can be reached.
 SMALL = 0.1
 
 
 def dimension(data: Data, rank: Any, **_: Any) -> int:
-    """Return the numbers of both factors; raises UserError where no factor can have this rank."""
+    """Return the total number of entries of both factors; raise UserError if the factors cannot have this rank."""
     most = min(data.features.shape)
     if type(rank) is not int or not 1 <= rank <= most:
         shape = " × ".join(map(str, data.features.shape))
@@ -31,13 +31,13 @@ def dimension(data: Data, rank: Any, **_: Any) -> int:
 
 
 def optimum(data: Data, rank: int, l2: float, **_: Any) -> Optimum:
-    """Return that of matrix_factorization, its argument checked."""
+    """Return the optimum of matrix_factorization; raise UserError if `l2` is invalid."""
     nonnegative("l2", l2)
     return optima.factors(data, rank, float(l2))
 
 
 def start(seed: int, **keys: Any) -> np.ndarray:
-    """Return small normal numbers, drawn by the run's seed."""
+    """Return small normally distributed numbers, drawn by the run's seed."""
     return SMALL * np.random.default_rng(seed).normal(size=dimension(**keys))
 
 
@@ -49,11 +49,11 @@ def shapes(data: Data, rank: int, **_: Any) -> tuple[tuple[int, ...], ...]:
 
 @fitted(dimension=dimension, optimum=optimum, start=start, parts=shapes)
 def matrix_factorization(x: tf.Tensor, *, data: Data, rank: int, l2: float, batch_size: int | None, seed: Any) -> tf.Tensor:
-    """Return (‖M - U Vᵀ‖² + l2 (‖U‖² + ‖V‖²)) / 2n, M being the n × d features of the data; the targets play no part.
+    """Return (‖M - U Vᵀ‖² + l2 (‖U‖² + ‖V‖²)) / 2n, with M the n × d features of the data; the targets are not used.
 
-    x[..., (n + d) rank] holds U, row by row, then V. A mini-batch has rows of M and stands for all; the norms are those
-    of both factors all the same. Start: normal numbers of standard deviation 0.1, by the run's seed. Any rotation of both
-    factors leaves the loss as it is.
+    x[..., (n + d) rank] holds U, row by row, then V. A mini-batch estimates the first term from some rows of M; the norms are
+    always those of both whole factors. Start: normal numbers of standard deviation 0.1, by the run's seed. Rotating both
+    factors alike does not change the loss.
     Source: Srebro, Rennie, Jaakkola (2004), Maximum-Margin Matrix Factorization, NIPS 17.
     """
     n, d = data.features.shape

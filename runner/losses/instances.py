@@ -1,4 +1,4 @@
-"""Instances of a loss: a function `(of: Loss, …) -> Loss` moves, turns and stretches it, so that none profits from axes."""
+"""Instances of a loss: a function `(of: Loss, …) -> Loss` shifts, rotates and scales it, so that axes favour no optimizer."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from runner.losses.base import Loss
 
 
 def none(of: Loss) -> Loss:
-    """Return the loss as it is."""
+    """Return the loss unchanged."""
     return of
 
 
 def random(of: Loss, *, seed: int, shift: float, rotation: bool, scaling: float) -> Loss:
-    """Return x ↦ f(z) with x = c + s + R D (z - c), c the middle of f's domain, or 0 where it declares none.
+    """Return x ↦ f(z) with x = c + s + R D (z - c), where c is the middle of f's domain, or 0 if f declares no domain.
 
-    s is drawn evenly from `shift` times the domain's box around 0; R is an orthogonal matrix, each as likely as any other, or
-    1 without `rotation` or where x is a scalar; D is diagonal, its logarithm drawn evenly so that the condition number of a
-    Hessian grows by `scaling` at most. All three come from `seed` (not the run's), each by itself: turning one off (shift 0,
-    rotation false, scaling 1) leaves the others as they are. R takes d² numbers.
+    s is drawn uniformly from `shift` times the domain's box around 0. R is a uniformly distributed orthogonal matrix, or 1
+    without `rotation` or if x is a scalar. D is diagonal; its logarithm is drawn uniformly, so that the condition number of a
+    Hessian grows by a factor of `scaling` at most. All three are drawn by `seed` (not the run's), independently of each other:
+    turning one off (shift 0, rotation false, scaling 1) does not change the others. R takes d² numbers.
 
-    Start and minimisers go where x goes, so the loss there stays what it is; the domain is the smallest box around where the
-    old one goes, which a turned box does not fill. Measures and residuals are those of z.
+    Start and minimisers are mapped like x, so the loss there does not change. The domain is the smallest box around the mapped
+    domain; a rotated domain does not fill its box. Measures and residuals are those of z.
 
-    Source: Hansen, Finck, Ros, Auger (2009), INRIA RR-6829, section 0.2, whose instances turn about the minimiser and have
+    Source: Hansen, Finck, Ros, Auger (2009), INRIA RR-6829, section 0.2, whose instances rotate about the minimiser and have a
     fixed D; R by QR with the signs of Mezzadri (2007), arXiv:math-ph/0609050.
 
-    Raises UserError where the loss has no shape, or no domain and there is a shift, or one of the three is out of range.
+    Raises UserError if the loss has no shape, if it has no domain and `shift` is above 0, or if `seed`, `shift` or `scaling` is
+    out of range.
     """
     faults = list(unfit(of, seed, shift, scaling))
     if faults:
@@ -63,13 +64,13 @@ def random(of: Loss, *, seed: int, shift: float, rotation: bool, scaling: float)
         minimisers=None if of.minimisers is None else forward(of.minimisers),
         measures={name: lambda x, measure=measure: measure(back(x)) for name, measure in of.measures.items()},
         residuals=None if (residuals := of.residuals) is None else lambda x: residuals(back(x)),
-        # A turn mixes the numbers of all tensors.
+        # A rotation mixes the numbers of all tensors.
         parts=() if turned else of.parts,
     )
 
 
 def unfit(of: Loss, seed: int, shift: float, scaling: float) -> Iterator[str]:
-    """Yield what keeps an instance from being made."""
+    """Yield the reasons why an instance cannot be made."""
     if of.shape is None:
         yield "instance=random needs the loss's dimension, which is not declared; set +loss.dimension=2 (0: scalar x)"
     if not isinstance(seed, int) or seed < 0:
@@ -83,7 +84,7 @@ def unfit(of: Loss, seed: int, shift: float, scaling: float) -> Iterator[str]:
 
 
 def orthogonal(draw: np.random.Generator, d: int) -> np.ndarray:
-    """Return an orthogonal matrix [d, d], each as likely as any other."""
+    """Return a uniformly distributed orthogonal matrix [d, d]."""
     q, r = np.linalg.qr(draw.normal(size=(d, d)))
-    # QR alone favours some: its signs are the algorithm's choice.
+    # QR alone is not uniform, because the algorithm chooses the signs.
     return q * np.sign(np.diag(r))

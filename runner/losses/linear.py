@@ -1,11 +1,12 @@
 """Linear models fitted to data, all convex: x holds the weight of each feature, and the intercept last.
 
-Each is the mean of a row's loss over the rows, plus a penalty of the weights, the intercept excepted: how much a penalty weighs
-does not depend on how many rows there are, or on the mini-batch. In the formulas s = wᵀ features + b is a row's score, y its
-target, and a mean is over rows. Every function takes x[..., d + 1], but softmax_regression, and returns [...] in x's dtype;
-the domain [-1, 1] and the start are this package's convention. Minima and minimisers are found by runner.losses.optima.
+Each loss is the mean of the rows' losses, plus a penalty of the weights without the intercept. So the relative weight of the
+penalty does not depend on the number of rows, or on the mini-batch. In the formulas s = wᵀ features + b is a row's score, y its
+target, and a mean is over rows. Every function except softmax_regression takes x[..., d + 1]; all return [...] in x's dtype.
+The domain [-1, 1] and the start are this package's convention. runner.losses.optima computes minima and minimisers.
 
-`data` is one of runner.losses.data, `batch_size` the rows of a step's mini-batch (None: all), `seed` what it is drawn by.
+`data` is a data set of runner.losses.data, `batch_size` the number of rows of a step's mini-batch (None: all rows), and `seed`
+the seed by which the mini-batch is drawn.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ def scores(x: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
 
 
 def dimension(data: Data, **_: Any) -> int:
-    """Return that of weights and intercept."""
+    """Return the dimension of x: the number of weights and the intercept."""
     return data.features.shape[1] + 1
 
 
 def mean(losses: tf.Tensor) -> tf.Tensor:
-    """Return the term of the data: the mean over the rows."""
+    """Return the term `data`: the mean of the losses over the rows."""
     return term("data", sums.mean(losses))
 
 
@@ -44,12 +45,12 @@ def ridge_penalty(x: tf.Tensor, l2: float) -> tf.Tensor:
 
 
 def error_of_numbers(data: Data, kind: str, **_: Any) -> dict[str, Any]:
-    """Return the measure `held_out_error`, the root mean square of s - y, in standard deviations of the targets."""
+    """Return the measure `held_out_error`: the root mean square of s - y, in standard deviations of the targets."""
     return on_held_out("error", kind, data, lambda x, rows: deviation(scores(x, rows.features), rows.targets))
 
 
 def accuracy_of_signs(data: Data, kind: str, **_: Any) -> dict[str, Any]:
-    """Return the measure `held_out_accuracy`: the share of rows with s > 0 where y = 1, and not where y = 0."""
+    """Return the measure `held_out_accuracy`: the share of rows with s > 0 if y = 1, or s ≤ 0 if y = 0."""
 
     def worth(x: tf.Tensor, rows: Any) -> tf.Tensor:
         right = (scores(x, rows.features) > 0) == (rows.targets > 0.5)
@@ -59,7 +60,7 @@ def accuracy_of_signs(data: Data, kind: str, **_: Any) -> dict[str, Any]:
 
 
 def deviance_of_counts(data: Data, kind: str, **_: Any) -> dict[str, Any]:
-    """Return the measure `held_out_error`, the mean Poisson deviance 2 (y log(y / exp s) - y + exp s)."""
+    """Return the measure `held_out_error`: the mean Poisson deviance 2 (y log(y / exp s) - y + exp s)."""
 
     def worth(x: tf.Tensor, rows: Any) -> tf.Tensor:
         s, y = scores(x, rows.features), rows.targets
@@ -69,13 +70,13 @@ def deviance_of_counts(data: Data, kind: str, **_: Any) -> dict[str, Any]:
 
 
 def residuals(x: tf.Tensor, *, data: Data) -> tf.Tensor:
-    """Return (s - y) / √2n, the sum of whose squares is the loss of linear_regression."""
+    """Return (s - y) / √2n; the sum of their squares is the loss of linear_regression."""
     rows = data.rows("numbers", x.dtype)
     return (scores(x, rows.features) - rows.targets) / math.sqrt(2 * len(data.features))
 
 
 def penalised(slopes: optima.Slopes) -> Any:
-    """Return the optimum of a model whose penalty is `l2`, checked."""
+    """Return a function that computes the optimum of a model with the penalty `l2`, and raises UserError if `l2` is invalid."""
 
     def optimum(data: Data, kind: str, l2: float = 0.0, **_: Any) -> Optimum:
         nonnegative("l2", l2)
@@ -101,7 +102,7 @@ def linear_regression(x: tf.Tensor, *, data: Data, batch_size: int | None, seed:
 
 
 def ridge_residuals(x: tf.Tensor, *, data: Data, l2: float) -> tf.Tensor:
-    """Return those of linear_regression, then √(l2/2) w."""
+    """Return the residuals of linear_regression, then √(l2/2) w."""
     return tf.concat([residuals(x, data=data), math.sqrt(l2 / 2) * x[..., :-1]], axis=-1)
 
 
@@ -122,7 +123,7 @@ def ridge(x: tf.Tensor, *, data: Data, l2: float, batch_size: int | None, seed: 
 
 
 def lasso_optimum(data: Data, kind: str, l1: float, smoothing: float, **_: Any) -> Optimum:
-    """Return that of lasso_smooth, its arguments checked."""
+    """Return the optimum of lasso_smooth; raise UserError if `l1` or `smoothing` is invalid."""
     nonnegative("l1", l1)
     nonnegative("smoothing", smoothing, above=True)
     return optima.linear(data, kind, optima.squares, Penalty(l1=l1, smoothing=smoothing))
@@ -132,7 +133,8 @@ def lasso_optimum(data: Data, kind: str, l1: float, smoothing: float, **_: Any) 
 def lasso_smooth(x: tf.Tensor, *, data: Data, l1: float, smoothing: float, batch_size: int | None, seed: Any) -> tf.Tensor:
     """Return the mean of (s - y)² / 2, plus l1 Σ (√(wᵢ² + c²) - c), c the smoothing; scikit-learn's Lasso has alpha Σ |wᵢ|.
 
-    The penalties differ by l1 c at most for each weight; without corners, gradients are small where the weights are.
+    The two penalties differ by at most l1 c for each weight. Without corners, the penalty's gradient is small where the weights
+    are small.
     Source: Tibshirani (1996), doi:10.1111/j.2517-6161.1996.tb02080.x; the root is Schmidt, Fung, Rosales (2007),
     doi:10.1007/978-3-540-74958-5_28.
     """
@@ -146,7 +148,7 @@ def lasso_smooth(x: tf.Tensor, *, data: Data, l1: float, smoothing: float, batch
 def logistic_regression(x: tf.Tensor, *, data: Data, l2: float, batch_size: int | None, seed: Any) -> tf.Tensor:
     """Return the mean of log(1 + exp s) - y s, y being 0 or 1, plus l2/2 ‖w‖²; scikit-learn's has C = 1 / (n · l2).
 
-    Without l2 there is no minimum where a plane separates the classes. Source: Cox (1958),
+    Without l2 there is no minimum if a plane separates the classes. Source: Cox (1958),
     doi:10.1111/j.2517-6161.1958.tb00292.x.
     """
     rows = data.batch("two classes", x.dtype, batch_size, seed)
@@ -167,7 +169,7 @@ def svm_squared_hinge(x: tf.Tensor, *, data: Data, l2: float, batch_size: int | 
 
 
 def log_of_mean(data: Data, kind: str, **_: Any) -> np.ndarray:
-    """Return weights 0 and the intercept log(mean y), where scikit-learn's PoissonRegressor begins as well."""
+    """Return the start: weights 0 and the intercept log(mean y), as in scikit-learn's PoissonRegressor."""
     average = data.split(kind).targets.mean()
     return np.append(np.zeros(data.features.shape[1]), math.log(average) if average > 0 else 0.0)
 
@@ -176,7 +178,7 @@ def log_of_mean(data: Data, kind: str, **_: Any) -> np.ndarray:
 def poisson_regression(x: tf.Tensor, *, data: Data, l2: float, batch_size: int | None, seed: Any) -> tf.Tensor:
     """Return the mean of exp s - y s, plus l2/2 ‖w‖²; scikit-learn's PoissonRegressor has alpha = l2.
 
-    Source: Nelder and Wedderburn (1972), doi:10.2307/2344614, without the log y! of the likelihood, which x does not change.
+    Source: Nelder and Wedderburn (1972), doi:10.2307/2344614, without the log y! of the likelihood, which is constant in x.
     """
     rows = data.batch("counts", x.dtype, batch_size, seed)
     s = scores(x, rows.features)
@@ -190,7 +192,7 @@ def logits(x: tf.Tensor, features: tf.Tensor, classes: int) -> tf.Tensor:
 
 
 def softmax_optimum(data: Data, l2: float, **_: Any) -> Optimum:
-    """Return that of softmax_regression, its argument checked."""
+    """Return the optimum of softmax_regression; raise UserError if `l2` is invalid."""
     nonnegative("l2", l2)
     return optima.softmax(data, l2)
 
@@ -209,10 +211,10 @@ def accuracy_of_classes(data: Data, kind: str, **_: Any) -> dict[str, Any]:
     parts=lambda data, **_: ((data.features.shape[1], data.classes), (data.classes,)),
 )
 def softmax_regression(x: tf.Tensor, *, data: Data, l2: float, batch_size: int | None, seed: Any) -> tf.Tensor:
-    """Return the mean of -log softmax(s)[y], s having a score for each of k classes, plus l2/2 ‖W‖².
+    """Return the mean of -log softmax(s)[y], s with a score for each of k classes, plus l2/2 ‖W‖².
 
-    x[..., (d + 1) k] holds the weights of the first feature for each class, then of the next, and the intercepts last;
-    scikit-learn's LogisticRegression has C = 1 / (n · l2).
+    x[..., (d + 1) k] holds the weights of the first feature for each class, then those of the next feature, and the intercepts
+    last; scikit-learn's LogisticRegression has C = 1 / (n · l2).
     Source: Cox (1966), in David, Research Papers in Statistics; Bishop (2006), Pattern Recognition, section 4.3.4.
     """
     rows = data.batch("classes", x.dtype, batch_size, seed)

@@ -1,6 +1,6 @@
-"""What a loss measures beside itself, now and then: the loss of all data where a step has a batch of it, or a held-out error.
+"""Occasional measures of a loss: the loss of all data if a step uses a mini-batch, or a held-out error.
 
-Rows are measured after the steps that made them, so that the loop neither waits for it nor depends on it.
+Rows are measured after their steps were taken, so the loop neither waits for the measures nor depends on them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from runner.loop import FULL, LOSS
 from runner.losses import Loss
 from runner.trace import Trace
 
-# Steps between two measured rows of a run that is not recorded, which has no tracking.full_loss_every.
+# Steps between two measured rows of a run that is not recorded and therefore has no tracking.full_loss_every.
 EVERY = 100
 
 
 def best_of(loss: Loss) -> str | None:
-    """Return the quantity by which rows of a loss are compared: of a random loss its full loss, or None where it has none.
+    """Return the quantity by which rows are compared: the loss, or the full loss of a random loss, or None if it has none.
 
-    The lowest of a random loss's own values is a lucky draw.
+    The lowest value of a random loss itself is a lucky draw.
     """
     if loss.seed is None:
         return LOSS
@@ -30,9 +30,9 @@ def best_of(loss: Loss) -> str | None:
 
 
 def measuring(loss: Loss, every: int | None) -> Callable[[Trace, bool], Trace]:
-    """Return a function of rows, and of whether a run ends with them, that returns them measured.
+    """Return a function of rows and of a flag (the run ends with them) that returns the rows with measures.
 
-    Measured are the rows of every so many-th step (None: every EVERY-th) and the last one of a run; NaN stands at the others.
+    It measures the rows of steps that are multiples of `every` (None: of EVERY) and the last row of a run; others have NaN.
     """
     every = EVERY if every is None else every
 

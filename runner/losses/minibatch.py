@@ -1,7 +1,7 @@
-"""Which rows a step's mini-batch holds: without replacement, by the run's seed and the step alone.
+"""The rows of a step's mini-batch: drawn without replacement, by the run's seed and the step alone.
 
-The batches of a run are one stream of rows, cut into pieces: every epoch is all rows in an order of its own, and where the rows
-are no multiple of the batch, a batch holds the end of one epoch and the beginning of the next.
+The batches of a run are one stream of rows, cut into pieces. Every epoch contains all rows in a new order. If the number of
+rows is no multiple of the batch size, a batch may hold the end of one epoch and the beginning of the next.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import math
 
 import tensorflow as tf
 
-# Of the Feistel network. Eight mix the rows of small data too: the test counts where each row comes and what follows it.
+# Rounds of the Feistel network. Eight mix the rows of small data too: the test counts each row's places and its successors.
 ROUNDS = 8
 
 
-# Traced, because eager takes 5 ms for its hundred small operations, and 0.2 ms for the trace.
+# Traced: in eager, its hundred small operations take 5 ms, as a trace 0.2 ms.
 @tf.function(autograph=False)
 def rows(seed: tf.Tensor, count: int, size: int) -> tf.Tensor:
-    """Return the indices, [size] of int32 in 0 … count - 1, of the batch of `seed`, [2] of int64: the run's seed and the step.
+    """Return the row indices, [size] of int32 in 0 … count - 1, of the batch of `seed`, [2] of int64: the run's seed and step.
 
-    An epoch's order is a permutation that gives each place's row without the others: a Feistel network over the pairs of digits
-    in base ⌈√count⌉, walked again where it leaves the rows; (left, right) becomes (right, left + table[right]). Its tables are
-    drawn by (seed, epoch) as whole numbers, which are the same in eager, graph and XLA, as TensorFlow's floats are not. To sort
-    random keys is simpler, but took XLA 250 µs a batch of 1,437 rows and 30 ms of 100,000; this takes 8 and 50.
+    The order of an epoch is a permutation that computes the row at each place without computing the others: a Feistel network
+    over pairs of digits in base ⌈√count⌉, applied again if the result is no row (cycle walking). A round turns (left, right)
+    into (right, left + table[right]). The tables are drawn by (seed, epoch) as whole numbers, which are the same in eager,
+    graph and XLA, unlike TensorFlow's random floats. Sorting random keys is simpler, but took XLA 250 µs for a batch from 1,437
+    rows and 30 ms from 100,000; this takes 8 µs and 50 µs.
     Source: Black and Rogaway (2002), Ciphers with Arbitrary Finite Domains, doi:10.1007/3-540-45760-7_9, method 3.
     """
     side = math.isqrt(count - 1) + 1
@@ -43,6 +44,6 @@ def rows(seed: tf.Tensor, count: int, size: int) -> tf.Tensor:
         return k + 1, left, right, walking & ((turn < ROUNDS - 1) | (left * side + right >= count))
 
     start = (tf.constant(0), within // side, within % side, tf.ones([size], tf.bool))
-    # One loop for the rounds and the walks: two, or rounds that are unrolled, took XLA seconds to compile.
+    # One loop for rounds and cycle walking: two loops, or unrolled rounds, took XLA seconds to compile.
     _, left, right, _ = tf.while_loop(lambda k, left, right, walking: tf.reduce_any(walking), mix, start, parallel_iterations=1)
     return left * side + right

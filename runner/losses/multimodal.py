@@ -1,10 +1,10 @@
-"""Losses with several minima: where a run ends depends on where it began, on its learning rate and on its momentum.
+"""Losses with several minima: the end of a run depends on its start, its learning rate and its momentum.
 
-The first five live in the plane and have a few minima, of which up to four are global; the others take any dimension and have
-very many, on a regular grid (rastrigin, ackley, griewank, levy) or at the corners of a cube (styblinski_tang). Every function
+The losses of two dimensions have a few minima, of which up to four are global. The others take any dimension and have very many
+minima, on a regular grid (rastrigin, ackley, griewank, levy) or at the corners of a cube (styblinski_tang). Every function
 takes x[..., d] and returns [...] in x's dtype; coordinates count from 1 in the formulas. "Jamil, Yang" is arXiv:1308.4008
 (2013); "VLSE" is Surjanovic and Bingham's Virtual Library of Simulation Experiments,
-https://www.sfu.ca/~ssurjano/optimization.html. A start is this package's convention: the literature draws from the
+https://www.sfu.ca/~ssurjano/optimization.html. The starts are this package's convention: the literature draws them from the
 domain instead.
 """
 
@@ -91,7 +91,7 @@ def three_hump_camel(x: tf.Tensor) -> tf.Tensor:
     """
     x1, x2 = x[..., 0], x[..., 1]
     square = tf.square(x1)
-    # With x₁x₂ within a square, and by factors: no difference of infinities where a power overflows.
+    # Factored, with x₁x₂ within a square: never a difference of infinities if a power overflows.
     return square * (1.75 + square * (square / 6 - 1.05)) + tf.square(x2 + x1 / 2)
 
 
@@ -110,7 +110,7 @@ def six_hump_camel(x: tf.Tensor) -> tf.Tensor:
     """
     x1, x2 = x[..., 0], x[..., 1]
     square1, square2 = tf.square(x1), tf.square(x2)
-    # As in three_hump_camel.
+    # Factored as in three_hump_camel.
     return square1 * (3.5 + square1 * (square1 / 3 - 2.1)) + tf.square(x1 + x2) / 2 + (4 * square2 - 4.5) * square2
 
 
@@ -122,13 +122,13 @@ def six_hump_camel(x: tf.Tensor) -> tf.Tensor:
     minimum=lambda d: -39.16616570377141 * d,
 )
 def styblinski_tang(x: tf.Tensor) -> tf.Tensor:
-    """Return Σ (xᵢ⁴ - 16xᵢ² + 5xᵢ) / 2, with 2ᵈ minima of which one is global; the other of a coordinate is at 2.7468.
+    """Return Σ (xᵢ⁴ - 16xᵢ² + 5xᵢ) / 2, with 2ᵈ minima, one of them global; each coordinate's other minimum is at 2.7468.
 
-    Any d; domain [-5, 5]ᵈ; start (0, …, 0), from where the slope leads to the global one.
+    Any d; domain [-5, 5]ᵈ; start (0, …, 0), from which the slope leads to the global minimum.
     Source: Styblinski, Tang (1990), doi:10.1016/0893-6080(90)90029-K; VLSE, with its factor 1/2.
     """
     square = tf.square(x)
-    # By factors, which are no difference of infinities where x⁴ overflows.
+    # Factored: never a difference of infinities if x⁴ overflows.
     return total(square * (square - 16) + 5 * x) / 2
 
 
@@ -141,7 +141,7 @@ def rastrigin_residuals(x: tf.Tensor) -> tf.Tensor:
 def rastrigin(x: tf.Tensor) -> tf.Tensor:
     """Return 10d + Σ xᵢ² - 10 cos 2πxᵢ, with a minimum near every whole number.
 
-    It is summed as xᵢ² + 20 sin² πxᵢ, the same without the cancellation at the minimum.
+    The sum is computed from xᵢ² + 20 sin² πxᵢ, which is equal but has no cancellation at the minimum.
     Any d; domain [-5.12, 5.12]ᵈ; start (2.6, …, 2.6).
     Source: Rastrigin (1974), Systems of Extremal Control; any d: Mühlenbein, Schomisch, Born (1991),
     doi:10.1016/S0167-8191(05)80052-3; VLSE.
@@ -153,8 +153,8 @@ def rastrigin(x: tf.Tensor) -> tf.Tensor:
 def ackley(x: tf.Tensor) -> tf.Tensor:
     """Return 20 + e - 20 exp(-√(Σ xᵢ²/d) / 5) - exp(Σ cos(2πxᵢ) / d): a plain full of minima around a funnel.
 
-    The minimum is the tip of a cone, where the loss is not differentiable; the gradient is taken as 0 there. It is summed from
-    differences to 1, which are exact at the minimum, where the formula's own terms cancel.
+    The minimum is the tip of a cone, where the loss is not differentiable; the gradient there is defined as 0. The sum is
+    computed from differences to 1, which are exact at the minimum, where the formula's own terms cancel.
     Any d; domain [-32.768, 32.768]ᵈ; start (2.4, …, 2.4).
     Source: Ackley (1987), doi:10.1007/978-1-4613-1997-9; any d: Bäck (1996), Evolutionary Algorithms in Theory and Practice;
     VLSE; Jamil, Yang no. 1.
@@ -183,7 +183,7 @@ def levy(x: tf.Tensor) -> tf.Tensor:
     Source: Laguna, Martí (2005), doi:10.1007/s10898-004-1936-z; VLSE.
     """
     z = (x - 1) / 4
-    # sin² has period π, so that of πw₁ and of 2πw_d is that of πz₁ and of 2πz_d, exact at the minimiser z = 0.
+    # sin² has period π, so sin² πw₁ = sin² πz₁ and sin² 2πw_d = sin² 2πz_d, which are exact at the minimiser z = 0.
     inner, last = z[..., :-1], z[..., -1]
     middle = total(tf.square(inner) * (1 + 10 * tf.square(tf.sin(math.pi * (inner + 1) + 1))))
     end = tf.square(last) * (1 + tf.square(tf.sin(2 * math.pi * last)))

@@ -18,19 +18,22 @@ from runner.losses.data import Data, Rows
 from runner.losses.sums import mean, total
 from runner.losses.supervised import accuracy, cross_entropy, deviation, fitted, nonnegative, on_held_out
 
-# Targets of either kind make a task, and where a set has both, classes do.
+# A network accepts targets of either kind; if a data set has both, classes are used.
 KINDS = ("classes", "numbers")
 
 
 def sizes(data: Data, kind: str, layers: Any) -> list[int]:
-    """Return how wide each layer is, from the features to the outputs: one for each class, or one number."""
+    """Return the width of each layer, from the features to the outputs: one output for each class, or one number.
+
+    Raises UserError if `layers` is invalid.
+    """
     if not isinstance(layers, list | tuple) or not all(type(each) is int and each > 0 for each in layers):
         raise UserError(f"loss.layers must be a list of whole numbers above 0, got {layers!r}; set it with loss.layers=[32,16]")
     return [data.features.shape[1], *layers, data.classes if kind == "classes" else 1]
 
 
 def dimension(data: Data, kind: str, layers: Any, activation: Any, l2: Any, **_: Any) -> int:
-    """Return the number of weights and biases; raises UserError where one of the network's keys cannot be used."""
+    """Return the number of weights and biases; raise UserError if one of the network's keys is invalid."""
     nonnegative("l2", l2)
     activated(activation)
     widths = sizes(data, kind, layers)
@@ -38,13 +41,13 @@ def dimension(data: Data, kind: str, layers: Any, activation: Any, l2: Any, **_:
 
 
 def shapes(data: Data, kind: str, layers: Any, **_: Any) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of each layer's weights and biases."""
+    """Return the shapes of the weights and of the biases of each layer."""
     pairs = pairwise(sizes(data, kind, layers))
     return tuple(shape for before, after in pairs for shape in ((before, after), (after,)))
 
 
 def activated(name: Any) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return Keras's activation of this name."""
+    """Return Keras's activation of this name; raise UserError if there is none."""
     known = {key for key, each in vars(keras.activations).items() if inspect.isfunction(each)} - {
         "get",
         "serialize",
@@ -56,7 +59,7 @@ def activated(name: Any) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def start(data: Data, kind: str, layers: Any, seed: int, **_: Any) -> np.ndarray:
-    """Return weights drawn evenly in ±√(6 / (inputs + outputs)) by the run's seed, and biases of 0."""
+    """Return weights drawn uniformly in ±√(6 / (inputs + outputs)) by the run's seed, and biases of 0."""
     random, widths = np.random.default_rng(seed), sizes(data, kind, layers)
     drawn = []
     for before, after in pairwise(widths):
@@ -75,7 +78,7 @@ def layered(x: tf.Tensor, widths: list[int]) -> Iterator[tuple[tf.Tensor, tf.Ten
 
 
 def outputs(x: tf.Tensor, features: tf.Tensor, widths: list[int], activation: str) -> tf.Tensor:
-    """Return what the last layer has for each row; x[..., p], features[n, d] -> [..., n, k]."""
+    """Return the outputs of the last layer for each row; x[..., p], features[n, d] -> [..., n, k]."""
     *hidden, (weights, biases) = layered(x, widths)
     for each, added in hidden:
         features = activated(activation)(tf.matmul(features, each) + added)
@@ -83,7 +86,7 @@ def outputs(x: tf.Tensor, features: tf.Tensor, widths: list[int], activation: st
 
 
 def worth(data: Data, kind: str, layers: Any, activation: str, **_: Any) -> dict[str, Any]:
-    """Return the measure `held_out_accuracy`, or `held_out_error`: the root mean square, in deviations of the targets."""
+    """Return the measure `held_out_accuracy`, or `held_out_error`: the root mean square error, in deviations of the targets."""
     widths = sizes(data, kind, layers)
 
     def of_rows(x: tf.Tensor, rows: Rows) -> tf.Tensor:
@@ -112,9 +115,9 @@ def mlp(
 
 
 def built(model: Any, data: Data, loss: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return a model whose weights there are, and Keras's loss function.
+    """Return the model with its weights created, and Keras's loss function.
 
-    Raises UserError where either is none, or the model has variables that are not trained.
+    Raises UserError if either is invalid, or if the model has no weights to train or variables that are not trained.
     """
     if not isinstance(model, keras.Model):
         raise UserError(
@@ -144,7 +147,7 @@ def weights_of(data: Data, kind: str, model: Any, loss: Any, **_: Any) -> np.nda
 
 
 def predicted(x: tf.Tensor, model: Any, features: tf.Tensor) -> tf.Tensor:
-    """Return the model's outputs, with x in the place of its weights."""
+    """Return the model's outputs, with x in place of its weights; raise UserError if x is not one vector."""
     if x.shape.rank != 1:
         raise UserError(f"keras_model takes one x at a time, got {tuple(x.shape)}")
     parts = tf.split(x, [math.prod(each.shape) for each in model.trainable_variables])
@@ -153,7 +156,7 @@ def predicted(x: tf.Tensor, model: Any, features: tf.Tensor) -> tf.Tensor:
 
 
 def keras_loss(x: tf.Tensor, rows: Rows, model: Any, loss: Any) -> tf.Tensor:
-    """Return the mean of Keras's loss over rows; where there is one output, so is there one target."""
+    """Return the mean of Keras's loss over rows; for a model with one output, the targets get the outputs' shape [n, 1]."""
     found = predicted(x, model, rows.features)
     targets = rows.targets
     if found.shape.rank == 2 and found.shape[-1] == 1:
@@ -163,7 +166,7 @@ def keras_loss(x: tf.Tensor, rows: Rows, model: Any, loss: Any) -> tf.Tensor:
 
 
 def worth_of_model(data: Data, kind: str, model: Any, loss: Any, **_: Any) -> dict[str, Any]:
-    """Return the measure `held_out_accuracy`, where the model has an output for each class, or `held_out_error`, the loss."""
+    """Return the measure `held_out_accuracy` if the model has an output for each class, else `held_out_error`, the loss."""
     if kind == "classes" and model.output_shape[-1] == data.classes:
         return on_held_out("accuracy", kind, data, lambda x, rows: accuracy(predicted(x, model, rows.features), rows.targets))
     return on_held_out("error", kind, data, lambda x, rows: keras_loss(x, rows, model, loss))
@@ -179,8 +182,8 @@ def worth_of_model(data: Data, kind: str, model: Any, loss: Any, **_: Any) -> di
 def keras_model(x: tf.Tensor, *, data: Data, model: Any, loss: Any, batch_size: int | None, seed: Any) -> tf.Tensor:
     """Return the mean of Keras's `loss` (a name, or an object) of a Keras model's outputs and the targets.
 
-    x[p] holds the model's weights, one variable after another. Start: those that it begins with, drawn by the run's seed. The
-    layers' own regularizers are left out: what is minimised is the loss alone.
+    x[p] holds the model's weights, one variable after another. Start: the model's initial weights, drawn by the run's seed. The
+    layers' own regularizers are left out: only the loss is minimised.
     """
     kind = data.kind_for("keras_model", *KINDS)
     return term("data", keras_loss(x, data.batch(kind, x.dtype, batch_size, seed), model, loss))

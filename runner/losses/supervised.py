@@ -1,4 +1,4 @@
-"""What losses of data share: what is known of them by their data, their mini-batches and what is held out."""
+"""Shared parts of the losses of data: their facts, which follow from the data, their mini-batches and held-out measures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.losses.optima import UNKNOWN, Optimum
 from runner.losses.sums import mean
 
 Function = TypeVar("Function", bound=Callable[..., tf.Tensor])
-# What a loss says of its data: a function of its own arguments (but batch_size), and of the kind of targets that it takes.
+# The dimension of a loss, as a function of its arguments (without batch_size) and of the kind of its targets.
 Dimension = Callable[..., int]
 
 
@@ -28,10 +28,10 @@ def fitted(
     residuals: Callable[..., tf.Tensor] | None = None,
     parts: Callable[..., tuple[tuple[int, ...], ...]] = lambda data, kind, **_: (),
 ) -> Callable[[Function], Function]:
-    """Declare a loss of data with targets of one of these kinds, as a decorator; its arguments: x, data, batch_size, seed, ….
+    """Declare a loss of data with targets of one of these kinds; a decorator. The loss takes x, data, batch_size, seed, ….
 
-    The domain is [-1, 1], this package's convention. With mini-batches the measure `full_loss` is the loss of all rows, of
-    which the minimum is too; where rows are held out, there are measures of what the fit is worth for them.
+    The domain is [-1, 1], this package's convention. With mini-batches, the measure `full_loss` is the loss of all rows, and
+    the minimum is that of `full_loss`. If rows are held out, further measures show the quality of the fit on these rows.
     """
 
     def declare(function: Function) -> Function:
@@ -51,7 +51,7 @@ def fitted(
                 minimum=found.minimum,
                 random=batch_size is not None,
                 measures=measures,
-                # Those of all rows: of a batch they would be others in each step.
+                # Only without mini-batches: the residuals of a mini-batch would differ in each step.
                 residuals=None if residuals is None or batch_size is not None else partial(residuals, data=data, **keys),
                 parts=parts(**own),
             )
@@ -62,7 +62,7 @@ def fitted(
 
 
 def checked(loss: str, data: Any, kinds: Iterable[str], batch_size: Any) -> str:
-    """Return the kind of targets that a loss gets; raises UserError where the data have none for it, or are no data."""
+    """Return the kind of targets that a loss gets; raise UserError if `data` is no data set, or has no such targets."""
     if not isinstance(data, Data):
         raise UserError(f"loss.data must be data, as runner.losses.data has them, got {data!r}; set loss/data=diabetes")
     data.check_batch(batch_size)
@@ -70,7 +70,7 @@ def checked(loss: str, data: Any, kinds: Iterable[str], batch_size: Any) -> str:
 
 
 def nonnegative(name: str, value: Any, *, above: bool = False) -> None:
-    """Raise UserError where loss.<name> is no finite number of 0 or more, or is 0 and must be above it."""
+    """Raise UserError unless loss.<name> is a finite number of 0 or more, or above 0 if `above` is true."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
     if not number or (above and value == 0):
         allowed = "above 0" if above else "of 0 or more"
@@ -78,24 +78,24 @@ def nonnegative(name: str, value: Any, *, above: bool = False) -> None:
 
 
 def cross_entropy(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Return the mean over the rows of -log p of their class; logits[..., n, k], classes[n] -> [...]."""
+    """Return the mean over the rows of -log p, p of the row's class; logits[..., n, k], classes[n] -> [...]."""
     picked = tf.reduce_sum(logits * tf.one_hot(classes, logits.shape[-1], dtype=logits.dtype), axis=-1)
     return mean(tf.reduce_logsumexp(logits, axis=-1) - picked)
 
 
 def accuracy(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Return the share of the rows whose class has the highest logit; logits[..., n, k], classes[n] -> [...]."""
+    """Return the share of rows whose class has the highest logit; logits[..., n, k], classes[n] -> [...]."""
     right = tf.argmax(logits, axis=-1, output_type=tf.int32) == classes
     return mean(tf.cast(right, logits.dtype))
 
 
 def deviation(scores: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Return the root of the mean square of what is between them; scores[..., n], targets[n] -> [...]."""
+    """Return the root mean square of scores - targets; scores[..., n], targets[n] -> [...]."""
     return tf.sqrt(mean(tf.square(scores - targets)))
 
 
 def on_held_out(
     name: str, kind: str, data: Data, worth: Callable[[tf.Tensor, Rows], tf.Tensor]
 ) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
-    """Return the measure of what x is worth for the rows that are held out."""
+    """Return the measure `held_out_<name>`: `worth` of x on the held-out rows."""
     return {f"held_out_{name}": lambda x: worth(x, data.rows(kind, x.dtype, held_out=True))}

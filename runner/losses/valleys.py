@@ -1,9 +1,9 @@
 """Curved valleys: the way to the minimum, which is 0, leads along a bent floor between steep walls.
 
-An optimizer falls to the floor within a few steps and then crawls along it; a learning rate that suits the walls is far too
-small for the floor. None is convex. Every function takes x[..., d] and returns [...] in x's dtype; coordinates count from 1 in
-the formulas. "MGH" is Moré, Garbow and Hillstrom (1981), doi:10.1145/355934.355936, whose standard starts are used; Jamil and
-Yang (2013) is arXiv:1308.4008; "VLSE" is Surjanovic and Bingham's Virtual Library of Simulation Experiments,
+An optimizer falls to the floor within a few steps, and then moves slowly along it: a learning rate that suits the walls is far
+too small for the floor. None is convex. Every function takes x[..., d] and returns [...] in x's dtype; coordinates count from 1
+in the formulas. "MGH" is Moré, Garbow and Hillstrom (1981), doi:10.1145/355934.355936, whose standard starts are used; Jamil
+and Yang (2013) is arXiv:1308.4008; "VLSE" is Surjanovic and Bingham's Virtual Library of Simulation Experiments,
 https://www.sfu.ca/~ssurjano/optimization.html.
 """
 
@@ -34,9 +34,9 @@ def rosenbrock_residuals(x: tf.Tensor) -> tf.Tensor:
     residuals=rosenbrock_residuals,
 )
 def rosenbrock(x: tf.Tensor) -> tf.Tensor:
-    """Return Σ 100 (xᵢ₊₁ - xᵢ²)² + (1 - xᵢ)² over i < d: the chained sum, of which d = 2 is Rosenbrock's own.
+    """Return Σ 100 (xᵢ₊₁ - xᵢ²)² + (1 - xᵢ)² over i < d: the chained sum; d = 2 is Rosenbrock's original function.
 
-    d of 2 or more; domain [-5, 10]ᵈ after VLSE; start (-1.2, 1, -1.2, …), where the loss is 24.2 at d = 2. From d = 4 on there
+    d of 2 or more; domain [-5, 10]ᵈ after VLSE; start (-1.2, 1, -1.2, …), where the loss is 24.2 for d = 2. From d = 4 on there
     is another minimum near (-1, 1, …, 1) (Shang, Qiu 2006, doi:10.1162/evco.2006.14.1.119).
     Source: Rosenbrock (1960), doi:10.1093/comjnl/3.3.175; MGH problem 1. MGH problem 21 is another sum, of separate pairs.
     """
@@ -45,7 +45,7 @@ def rosenbrock(x: tf.Tensor) -> tf.Tensor:
 
 
 def beale_residuals(x: tf.Tensor) -> tf.Tensor:
-    """Return yᵢ - x₁ (1 - x₂ⁱ) for i = 1, 2, 3."""
+    """Return yᵢ - x₁ (1 - x₂ⁱ) for i = 1, 2, 3, with y = (1.5, 2.25, 2.625)."""
     x1, x2 = x[..., 0], x[..., 1]
     square = tf.square(x2)
     return tf.stack([1.5 - x1 * (1 - x2), 2.25 - x1 * (1 - square), 2.625 - x1 * (1 - square * x2)], axis=-1)
@@ -66,7 +66,7 @@ def beale(x: tf.Tensor) -> tf.Tensor:
 
 
 def wood_residuals(x: tf.Tensor) -> tf.Tensor:
-    """Return MGH's six: two of each valley, and √10 (x₂ + x₄ - 2) and (x₂ - x₄) / √10."""
+    """Return MGH's six residuals: two for each valley, and √10 (x₂ + x₄ - 2) and (x₂ - x₄) / √10."""
     x1, x2, x3, x4 = x[..., 0], x[..., 1], x[..., 2], x[..., 3]
     first = [10 * (x2 - tf.square(x1)), 1 - x1]
     second = [math.sqrt(90) * (x4 - tf.square(x3)), 1 - x3]
@@ -82,7 +82,7 @@ def wood_residuals(x: tf.Tensor) -> tf.Tensor:
     residuals=wood_residuals,
 )
 def wood(x: tf.Tensor) -> tf.Tensor:
-    """Return two coupled valleys of Rosenbrock's, also known as Colville's function.
+    """Return two coupled Rosenbrock valleys, also known as Colville's function.
 
     The sum of 100 (x₂ - x₁²)² + (1 - x₁)², 90 (x₄ - x₃²)² + (1 - x₃)² and 10 (x₂ + x₄ - 2)² + (x₂ - x₄)² / 10.
     d = 4; start (-3, -1, -3, -1), where the loss is 19192; domain [-10, 10]⁴ after Jamil and Yang (2013), no. 36.
@@ -114,9 +114,9 @@ def helical_valley_residuals(x: tf.Tensor) -> tf.Tensor:
 def helical_valley(x: tf.Tensor) -> tf.Tensor:
     """Return 100 ((x₃ - 10θ)² + (r - 1)²) + x₃², with r and 2πθ the polar coordinates of (x₁, x₂).
 
-    θ is MGH's branch, in turns: arctan(x₂/x₁) / 2π, and half a turn more where x₁ < 0, so that it runs from -1/4 to 3/4 and is
-    smooth at the start; it jumps by a turn where x₁ = 0 > x₂, and the loss has no gradient at x₁ = x₂ = 0. Codes
-    that take θ from atan2 alone jump at the start instead.
+    θ is MGH's branch, in turns: arctan(x₂/x₁) / 2π, and half a turn more if x₁ < 0. So θ runs from -1/4 to 3/4 and is smooth at
+    the start. It jumps by a turn where x₁ = 0 > x₂, and the loss has no gradient at x₁ = x₂ = 0. Codes that compute θ by atan2
+    alone jump at the start instead.
     d = 3; start (-1, 0, 0), where the loss is 2500; domain [-10, 10]³ after Jamil and Yang (2013).
     Source: Fletcher, Powell (1963), doi:10.1093/comjnl/6.2.163; MGH problem 7.
     """
@@ -128,7 +128,7 @@ def helical_valley(x: tf.Tensor) -> tf.Tensor:
 
 
 def dixon_price_minimisers(d: int) -> np.ndarray:
-    """Return both minimisers of `dixon_price`, the only one where d = 1."""
+    """Return both minimisers of `dixon_price`, or the only one if d = 1."""
     i = np.arange(1, d + 1)
     positive = 2.0 ** (2.0 ** (1 - i) - 1)
     return np.stack([positive, np.where(i == d, -positive, positive)])[: min(d, 2)]
@@ -151,8 +151,9 @@ def dixon_price_residuals(x: tf.Tensor) -> tf.Tensor:
 def dixon_price(x: tf.Tensor) -> tf.Tensor:
     """Return (x₁ - 1)² + Σ i (2xᵢ² - xᵢ₋₁)² over i ≥ 2.
 
-    The global minimisers have |xᵢ| = 2^(2^(1-i) - 1), from 1 towards 1/2. Each xᵢ₋₁ = 2xᵢ² is positive, so the last alone may
-    have either sign: there are two, and one where d = 1. A saddle at (1/3, 0, …, 0) holds runs back, the flatter the larger d.
+    The global minimisers have |xᵢ| = 2^(2^(1-i) - 1), from 1 towards 1/2. Each xᵢ₋₁ = 2xᵢ² is positive, so only the last may
+    have either sign: there are two minimisers, and one if d = 1. A saddle at (1/3, 0, …, 0) delays runs; it is flatter for
+    larger d.
     Any d; domain [-10, 10]ᵈ; start (2, …, 2), this package's convention.
     Source: Dixon, Price (1989), Journal of Optimization Theory and Applications 60, pp. 261-275; VLSE.
     """

@@ -1,1 +1,1 @@
-"""What a run looks like: its data, thinned as they come, and its pictures and pages."""
+"""The report of one run: its rows, thinned as they arrive, and the picture and the page drawn from them."""

@@ -1,4 +1,4 @@
-"""A run's report as one page that needs nothing else: by Bokeh, whose script it holds."""
+"""A run's report as one self-contained HTML page, by Bokeh, whose script the page includes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from runner.pictures.style import BLACK, BLUE, LINES, ORANGE, YELLOW
 
 TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
 DASHES = {"-": "solid", "--": "dashed"}
-# Bokeh puts its own page around it.
+# Bokeh puts its own page around this template.
 PAGE = "{% block inner_body %}<p style='font-family:sans-serif;margin:1em'>HEAD</p>{{ super() }}{% endblock %}"
 
 
 def report(drawing: Drawing) -> str:
-    """Return the page: curves against step and seconds, the path over the loss; zoomed, hovered over, switched off."""
+    """Return the page: curves against step and seconds, and the path over the loss; with zoom, tooltips and a legend."""
     from bokeh.embed import file_html
     from bokeh.layouts import gridplot, row
     from bokeh.resources import INLINE
 
-    # A heading is not worth the third of a megabyte of Bokeh's widgets.
+    # The heading is plain HTML, because Bokeh's widgets would add a third of a megabyte.
     head = "<br>".join(escape(text).replace("{", "&#123;") for text in (drawing.title, drawing.ending, drawing.note) if text)
     plots = row(gridplot(curves(drawing), toolbar_location="left"), path(drawing))
     return file_html(plots, INLINE, title=escape(drawing.title), template=PAGE.replace("HEAD", head))
 
 
 def curves(drawing: Drawing) -> list[list[Any]]:
-    """Return loss and gradient norm against step, and against seconds."""
+    """Return the plots of loss and gradient norm, a row each, against step and against seconds."""
     from bokeh.models import ColumnDataSource, HoverTool, PrintfTickFormatter
     from bokeh.plotting import figure
 
@@ -43,7 +43,7 @@ def curves(drawing: Drawing) -> list[list[Any]]:
         tips = [("step", "@step"), ("seconds", "@seconds{0.000000}"), (label, f"@y{i}{{%.6g}}")]
         for clock in drawing.clocks:
             hover = HoverTool(tooltips=tips, formatters={f"@y{i}": "printf"}, mode="vline")
-            # Zooming into one zooms into the other.
+            # Plots with the same x axis zoom together.
             linked = {"x_range": ranges[clock]} if clock in ranges else {}
             plot = figure(width=320, height=290, y_axis_type=scale, tools=[*TOOLS.split(","), hover], **linked)
             plot.line(clock.split()[0], f"y{i}", source=source, color=colour, line_dash=DASHES[dash], line_width=2)
@@ -55,7 +55,7 @@ def curves(drawing: Drawing) -> list[list[Any]]:
 
 
 def path(drawing: Drawing) -> Any:
-    """Return the path on the curve, or on the contours; a click on the legend takes any of it away."""
+    """Return the plot of the path on the loss's curve or contours; a click on a legend entry hides its parts."""
     from bokeh.models import ColumnDataSource, HoverTool
     from bokeh.plotting import figure
 
@@ -70,7 +70,7 @@ def path(drawing: Drawing) -> Any:
         contours(plot, drawing)
     plot.line("x", "y", source=source, color=BLACK, line_width=4, legend_label="path")
     plot.line("x", "y", source=source, color="white", line_width=2, legend_label="path")
-    # Under so many the line would not be seen; the mouse finds them as well.
+    # More than 200 dots would hide the line, so they are transparent; tooltips still find them.
     dots = plot.scatter("x", "y", source=source, color=ORANGE, size=3, alpha=float(len(x) <= 200), hover_alpha=1.0)
     tips = [("step", "@step"), ("at", "(@x{%.6g}, @y{%.6g})"), ("loss", "@loss{%.6g}")]
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tips, formatters={f"@{name}": "printf" for name in ("x", "y", "loss")}))
@@ -86,7 +86,7 @@ def path(drawing: Drawing) -> Any:
 
 
 def contours(plot: Any, drawing: Drawing) -> None:
-    """Fill the contours of the loss, in colours whose lightness alone tells them apart."""
+    """Fill the contours of the loss, in colours that differ in lightness."""
     from bokeh.models import FixedTicker, PrintfTickFormatter
     from bokeh.palettes import Cividis256
 
@@ -95,7 +95,7 @@ def contours(plot: Any, drawing: Drawing) -> None:
     if even_in_logarithm:
         levels, shown = np.log10(levels), np.log10(np.ma.maximum(shown, levels[0]))
     colours = [Cividis256[i] for i in np.linspace(0, 255, len(levels) - 1).astype(int)]
-    # What is at the lowest level, or below it, is filled as well.
+    # Values at the lowest level or below are filled as well.
     edges = np.concatenate([[levels[0] - 1e-3 * (levels[1] - levels[0])], levels[1:]])
     across, up = drawing["across"], drawing["up"]
     filled = plot.contour(across, up, shown.filled(np.nan), edges, fill_color=colours, line_color="white", line_alpha=0.4)

@@ -1,4 +1,4 @@
-"""The loss around a run's path: the plane that shows it best, and the loss on a grid of it."""
+"""The loss around a run's path: the plane that shows the path best, and the loss on a grid in this plane."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ import tensorflow as tf
 from runner.errors import UserError, first_line
 from runner.losses import Loss
 
-# Points of the grid: of a curve, and across and up a plane; unlike, so that a loss that mixes up its axes is found out.
+# Points of a curve, and points across and up a plane. The latter two differ, so that a loss that confuses its axes is detected.
 CURVE, ACROSS, UP = 401, 101, 81
-# Seconds that the loss on the grid may take.
+# The largest time in seconds for the loss on the grid.
 BUDGET = 0.5
-# Operations of a graph that run Python, or print, each time.
+# Operations that run Python, or print, each time a graph runs.
 LOUD = {"EagerPyFunc", "Print", "PrintV2", "PyFunc", "PyFuncStateless"}
-# Of the points that the loss is asked for at once, in double precision.
+# Bytes, in double precision, of the points in one call of the loss.
 POINT_BYTES = 2**26
-# Of the room around what is shown, as a part of it.
+# The margin around the path and the nearest minimiser, as a part of their extent.
 MARGIN = 0.15
-# Rows that the principal directions are found from.
+# The largest number of rows from which the principal directions are computed.
 SPREAD = 200
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """A path as it is shown, and the loss around it, or a note that says why there is none."""
+    """A path in the coordinates of the picture, and the loss around it, or a note that states why there is none."""
 
     path: np.ndarray  # [m] or [m, 2]
-    minimisers: np.ndarray  # [k] or [k, 2], those in sight
+    minimisers: np.ndarray  # [k] or [k, 2], those within the picture
     labels: tuple[str, ...]
     note: str = ""
     grid: dict[str, np.ndarray] = field(default_factory=dict)  # across, up, values
 
 
 def none(note: str) -> Landscape:
-    """Return a plane that shows nothing, and why."""
+    """Return an empty landscape with a note that states the reason."""
     return Landscape(np.empty((0, 2)), np.empty((0, 2)), ("", ""), note)
 
 
 def landscape(loss: Loss, x: np.ndarray, quiet: str = "") -> Landscape:
-    """Return what shows the path x[m, *shape] of finite points best: x itself up to two coordinates, beyond that the plane
-    through the last point along the two principal directions of the path (Li et al. 2018, arXiv:1712.09913, section 7).
+    """Return the landscape of a path x[m, *shape] of finite points: x itself if it has at most two coordinates, else a plane.
 
-    The loss is not called where `quiet` says why.
+    The plane goes through the last point along the two principal directions of the path (Li et al. 2018, arXiv:1712.09913,
+    section 7). If `quiet` states a reason, the loss is not called, and the reason becomes the note.
     """
     if not len(x):
         return none("no point of the path is finite")
@@ -67,7 +67,7 @@ def landscape(loss: Loss, x: np.ndarray, quiet: str = "") -> Landscape:
     path, minimisers = (flat - origin) @ directions.T, (known - origin) @ directions.T
     ends = np.concatenate([path, minimisers[np.linalg.norm(minimisers - path[-1], axis=1).argsort()[:1]]])
     low, high = ends.min(axis=0), ends.max(axis=0)
-    # A path that goes nowhere, or along one axis, gets as much room across as it has at the most.
+    # Each axis gets at least a tenth of the largest extent, so that a path along one axis, or one that stays, has room.
     room = np.maximum(high - low, 0.1 * max((high - low).max(), 1e-3 * np.abs(ends).max(), 1e-6))
     low, high = (low + high) / 2 - room * (0.5 + MARGIN), (low + high) / 2 + room * (0.5 + MARGIN)
     seen = minimisers[((minimisers >= low) & (minimisers <= high)).all(axis=1)]
@@ -87,7 +87,7 @@ def landscape(loss: Loss, x: np.ndarray, quiet: str = "") -> Landscape:
 
 
 def principal(moved: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
-    """Return the two directions, [2, d], in which points lie farthest from the origin, and what they are called."""
+    """Return the two directions, [2, d], in which points lie farthest from the origin, and their labels."""
     some = moved[np.unique(np.linspace(0, len(moved) - 1, SPREAD).astype(int))]
     padded = np.concatenate([some, np.zeros((2, moved.shape[1]))])
     _, sizes, directions = np.linalg.svd(padded, full_matrices=False)
@@ -99,13 +99,16 @@ def principal(moved: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
 def values(
     loss: Loss, rows: list[np.ndarray], points: Callable[[np.ndarray], np.ndarray], quiet: str
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """Return the loss at rows of places in the plane, [n, 2] each, or why it cannot be had; `points` gives their x."""
+    """Return a note and the `values` of the loss at rows of places in the plane, [n, 2] each; `points` returns their x.
+
+    If the loss cannot be computed, the note states the reason and there are no values.
+    """
     if quiet or loss.seed is not None:
         return quiet or "the loss is another in each step, so it is not drawn", {}
     count = len(rows) * len(rows[0])
     slow = f"the loss takes too long to be drawn: {count} points"
     found, began = [], time.perf_counter()
-    # Where one point takes so long, a row of them may take more memory than there is. The first call makes ready for others.
+    # If one point takes too long, a row of points may exceed the memory. The first call may compile, so its time has no limit.
     for allowed in (np.inf, 2 * BUDGET / len(rows)):
         before = time.perf_counter()
         if note := fault(loss, points(rows[0][:1]), []):
@@ -124,9 +127,9 @@ def values(
 
 
 def silent(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """Return a user's function to be called without a trace of its Python: it is traced once for each shape, unheard.
+    """Return a user's function as compiled graphs, without side effects of its Python: traced once for each shape, muted.
 
-    That raises UserError where the function's graph prints, or runs Python.
+    A call raises UserError if the function's graph prints or runs Python.
     """
     traced = tf.function(function, autograph=False)
 
@@ -144,7 +147,7 @@ def silent(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Let Python neither print nor stop in a debugger in this block."""
+    """Prevent Python from printing and from stopping in a debugger in this block."""
     hook, set_trace = sys.breakpointhook, pdb.set_trace
     nothing = lambda *_, **__: None  # noqa: E731
     sys.breakpointhook = pdb.set_trace = nothing
@@ -156,7 +159,7 @@ def muted() -> Iterator[None]:
 
 
 def fault(loss: Loss, x: np.ndarray, found: list[np.ndarray]) -> str:
-    """Add the loss at x[n, *shape] to what is found; returns why that cannot be done, or nothing."""
+    """Append the loss at x[n, *shape] to `found`, and return an empty text, or the reason if the loss cannot be computed."""
     try:
         value = np.asarray(loss(tf.constant(x)))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""A run's picture by Matplotlib, readable in print and without colours: its rows and its path."""
+"""A run's picture by Matplotlib, of its rows and its path; readable in print and without colours."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def draw(file: Path, drawing: Drawing) -> None:
     made.suptitle(f"{drawing.title}\n{drawing.ending}", fontsize="medium", parse_math=False)
     clocks = drawing.clocks
     cells = [[f"{i} {clock}" for clock in clocks] + [".", "path"] for i in range(2)]
-    # Matplotlib's own arrangement of these would take as long as drawing them.
+    # Fixed edges: Matplotlib's own layout would take as long as the drawing.
     edges = {"left": 0.06, "right": 0.94, "bottom": 0.16, "top": 0.89, "wspace": 0.1, "hspace": 0.35}
     places = made.subplot_mosaic(cells, width_ratios=[1] * len(clocks) + [0.16, 1.7], gridspec_kw=edges)
     for i, (label, values) in enumerate(drawing.curves.items()):
         for clock, across in clocks.items():
             curve(places[f"{i} {clock}"], clock, across, label, values, LINES[i])
     if "1 seconds in the loop" in places:
-        # Between these times rows are spread evenly.
+        # Marks at the measured times; the times of rows between them are interpolated.
         for axes in (places["0 seconds in the loop"], places["1 seconds in the loop"]):
             at = drawing["measured"]
             axes.plot(at, np.zeros(len(at)), "|", color=BLACK, transform=axes.get_xaxis_transform())
@@ -33,7 +33,7 @@ def draw(file: Path, drawing: Drawing) -> None:
 
 
 def curve(axes: Any, clock: str, across: np.ndarray, label: str, values: np.ndarray, line: tuple[str, str]) -> None:
-    """Draw one curve."""
+    """Draw one curve of `values`."""
     from matplotlib.ticker import EngFormatter
 
     axes.plot(across, np.where(np.isfinite(values), values, np.nan), line[1], color=line[0])
@@ -50,7 +50,7 @@ def curve(axes: Any, clock: str, across: np.ndarray, label: str, values: np.ndar
 
 
 def path(made: Any, axes: Any, drawing: Drawing) -> None:
-    """Draw the path on the curve, or on the contours, with its ends and the minimisers in sight."""
+    """Draw the path on the loss's curve or contours, with its ends and the minimisers within the picture."""
     from matplotlib.patheffects import Normal, withStroke
 
     outlined = [withStroke(linewidth=3.5, foreground=BLACK), Normal()]
@@ -73,7 +73,7 @@ def path(made: Any, axes: Any, drawing: Drawing) -> None:
 
 
 def contours(made: Any, axes: Any, drawing: Drawing) -> None:
-    """Fill the contours of the loss, in colours whose lightness alone tells them apart."""
+    """Fill the contours of the loss, in colours that differ in lightness."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogFormatterSciNotation
 

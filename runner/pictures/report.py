@@ -14,13 +14,13 @@ FILES = ("report.png", "report.html")
 
 
 def get_ready(wanted: Callable[[], bool]) -> None:
-    """Import what draws, and draw something, which makes it ready for more; ends early where the process is wanted."""
+    """Import the plotting libraries, and draw a small figure to warm them up; stop early if `wanted` returns True."""
     if not any(wanted() for _ in imported()):
         figure(1, 1).subplots().figure.savefig(BytesIO())
 
 
 def imported() -> Iterator[None]:
-    """Import what takes long, one module after another."""
+    """Import the slow modules one after another, and yield between them."""
     yield
     import matplotlib.figure  # noqa: F401
 
@@ -41,7 +41,7 @@ def draw(folder: Path, drawing: Drawing) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     picture, page = (folder / name for name in FILES)
     for each in (picture, page):
-        # One that was logged before stays whole where it is linked.
+        # Unlinked first: a file that was logged before may be a hard link, whose other end must stay whole.
         each.unlink(missing_ok=True)
     png.draw(picture, drawing)
     yield picture

@@ -1,4 +1,4 @@
-"""What is left of a run to look at: its rows, thinned as they come, become the Drawing of its pictures when it ends."""
+"""Thinning: a run's rows are thinned as they arrive, and become the Drawing of its report when the run ends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from runner.pictures.data import Drawing
 from runner.security import secrets
 from runner.trace import Trace
 
-# Bytes that the x of a thinned path may take, and its least rows: an x of which there is no room for so many has no path.
+# The largest number of bytes for the x of a thinned path, and its least number of rows: if x is too large for them, no path.
 BYTES, LEAST = 2**26, 16
 
 
 class Report:
-    """`watch(rows)` takes a run's rows in order, `drawing(result, loss)` is what they come to."""
+    """Collects a run's rows: `watch(rows)` takes them in order, `drawing(result, loss)` returns the report's data."""
 
     def __init__(self, title: str, points: int) -> None:
         self.title, self.points = title, points
@@ -24,7 +24,7 @@ class Report:
         self.every = 1
 
     def watch(self, rows: Trace) -> None:
-        """Keep what is shown of rows."""
+        """Retain a thinned selection of rows."""
         room = BYTES // (3 * max(rows.x[0].nbytes, 1))
         if room >= LEAST:
             self.points = min(self.points, room)
@@ -32,7 +32,7 @@ class Report:
             self.every *= 2
         chosen = picked(rows.start, rows.loss, self.every)
         loss, gradient = rows.loss[chosen], rows.gradient[chosen]
-        # Where there is no room for a path, its rows have no numbers.
+        # If there is no room for a path, x has no numbers.
         x = rows.x[chosen] if room >= LEAST else np.empty((len(chosen), 0), rows.x.dtype)
         norm = Trace(0, x, loss, gradient).gradient_norm
         new = {"step": rows.start + chosen, "loss": loss, "gradient_norm": norm, "x": x}
@@ -42,7 +42,7 @@ class Report:
             self.kept = thinned(self.kept, self.every)
 
     def drawing(self, result: Result, loss: Loss, quiet: str = "") -> Drawing:
-        """Return what a run's report shows; `quiet` says why the loss may not be called for it, if so."""
+        """Return the data of a run's report; if `quiet` states a reason, the loss is not called for it."""
         kept, size = self.kept, result.last.x.size
         finite = np.isfinite(kept["x"].reshape(len(kept["x"]), -1)).all(axis=1)
         if kept["x"].size:
@@ -65,7 +65,7 @@ class Report:
 
 
 def run(title: str, *, points: int, sweep: bool) -> Report:
-    """Return the report of a run; `sweep` is for whoever asks whether to make one."""
+    """Return the report of a run; `sweep` is not used here, it only decides whether a sweep's job gets a report."""
     return Report(title, points)
 
 
@@ -74,7 +74,7 @@ def none(title: str) -> None:
 
 
 def picked(start: int, loss: np.ndarray, every: int) -> np.ndarray:
-    """Return what `thinned` keeps of consecutive rows, as their indices, at a hundredth of its price."""
+    """Return the indices of the consecutive rows that `thinned` retains, in a hundredth of its time."""
     if every == 1:
         return np.arange(len(loss))
     loss = np.nan_to_num(loss, nan=np.inf)
@@ -90,7 +90,7 @@ def picked(start: int, loss: np.ndarray, every: int) -> np.ndarray:
 
 
 def thinned(columns: dict[str, np.ndarray], every: int) -> dict[str, np.ndarray]:
-    """Return the first and the last row, and of every so many steps the first row and those of the least and greatest loss."""
+    """Return the first and the last row, and of each `every` steps the first row and the rows of least and greatest loss."""
     step, loss = columns["step"], np.nan_to_num(columns["loss"], nan=np.inf)
     if every == 1 or len(step) < 3:
         return columns

@@ -1,4 +1,4 @@
-"""A run as it was recorded, read back from its tracking store: parameters, tags, configuration and every row."""
+"""Read a recorded run from its tracking store: its parameters, tags, configuration and every row."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from runner.trace import Trace
 from runner.tracking import store
 from runner.tracking.store import artifacts, preflight
 
-# The runner's own, of conf/tracking/mlflow.yaml.
+# The runner's default store, as in conf/tracking/mlflow.yaml.
 URI = "sqlite:///outputs/mlflow.db"
-# Of the tags, those that say what ran; each `version.…` is one.
+# The tag of the commit; a tag `version.…` holds each version.
 COMMIT = "mlflow.source.git.commit"
 # Exit codes, as diff(1) has them.
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
@@ -41,23 +41,23 @@ class Recorded:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Versions and commit that it ran with."""
+        """The versions and the commit with which the run was recorded."""
         return {key: value for key, value in self.tags.items() if key.startswith("version.")} | {
             "commit": self.tags.get(COMMIT, "")
         }
 
 
 def where() -> str:
-    """Return the store that is read where none is named."""
+    """Return the URI of the store that is read if the command names none."""
     return os.environ.get("MLFLOW_TRACKING_URI") or URI
 
 
 def client(uri: str) -> Any:
-    """Return a client of a store that is there; raises UserError for one that is not."""
+    """Return a client of an existing store; raises UserError if there is no such store."""
     file = store.sqlite_file(uri)
     if file is not None and not file.is_file():
         raise UserError(f"there is no store {uris.hidden(uri)}; name it with --tracking-uri or MLFLOW_TRACKING_URI")
-    # MLflow reads it at import.
+    # MLflow reads this variable at import.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if file is None:
         preflight.check(uri)
@@ -68,7 +68,7 @@ def client(uri: str) -> Any:
 
 
 def read(client: Any, prefix: str) -> Recorded:
-    """Return the run whose id begins so; raises UserError where there is none, or several, or one without rows."""
+    """Return the run whose id begins with `prefix`; raises UserError for no run, several runs, or a run without rows."""
     run = find(client, prefix)
     params, tags = dict(run.data.params), dict(run.data.tags)
     files = {each.path for each in client.list_artifacts(run.info.run_id)}
@@ -80,7 +80,7 @@ def read(client: Any, prefix: str) -> Recorded:
 
 
 def find(client: Any, prefix: str) -> Any:
-    """Return the one run whose id begins so."""
+    """Return the one run whose id begins with `prefix`; raises UserError for no run or several runs."""
     if not prefix.isalnum():
         raise UserError(f"a run is named by its id, or the beginning of it, got {prefix!r}")
     experiments = [each.experiment_id for each in client.search_experiments()]
@@ -105,7 +105,7 @@ def trajectory(path: Path) -> Trace:
 
 
 class Parser(argparse.ArgumentParser):
-    """Options of a command on recorded runs, whose errors are one line."""
+    """Options of a command on recorded runs; an error is one line."""
 
     def __init__(self, command: str, about: str, tolerance: str | None = None) -> None:
         super().__init__(prog=f"python -m runner.{command}", description=about)
@@ -114,13 +114,13 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--tolerance", type=relative, metavar="T", help=tolerance)
 
     def error(self, message: str) -> NoReturn:
-        """End the command."""
+        """Print an error in one line, and end the command."""
         secrets.tell(f"error: {message}; --help tells more", sys.stderr)
         sys.exit(TROUBLE)
 
 
 def relative(text: str) -> float:
-    """Return a tolerance."""
+    """Return a relative tolerance, which must be finite and 0 or more."""
     value = float(text)
     if not 0 <= value < np.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
@@ -128,7 +128,7 @@ def relative(text: str) -> float:
 
 
 def answered(work: Any, words: Sequence[str] | None = None) -> int:
-    """Do what a command is for, and return its exit code; an error is told in one line."""
+    """Do a command's work and return its exit code; an error is printed as one line."""
     try:
         with folders.unshared():
             return work(words)

@@ -1,4 +1,4 @@
-"""Two runs' rows held against each other: where they part, by what, and how far apart they come; NumPy alone."""
+"""Compare the rows of two runs: where they part, in which quantity, and how far apart they are. NumPy alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from runner.trace import Trace
 
-# Two orders of the same operations differ by a rounding or two a step, which most runs do not magnify.
+# Two orders of the same operations differ by one or two roundings per step, which most runs do not magnify.
 ROUNDINGS = 100
-# What a row has, in the order in which it comes about; the update is the one that led to the row.
+# The quantities of a row, in the order of their computation; the update is the one that led to the row.
 QUANTITIES: dict[str, Callable[[Trace], np.ndarray]] = {
     "update": lambda rows: np.diff(wide(rows.x), axis=0, prepend=wide(rows.x[:1])),
     "x": lambda rows: wide(rows.x),
@@ -22,15 +22,15 @@ QUANTITIES: dict[str, Callable[[Trace], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Compared:
-    """One quantity in the n rows that both runs have, by its coordinate of the largest difference."""
+    """One quantity in the n rows that both runs have; each row shows the coordinate with the largest difference."""
 
     apart: np.ndarray  # [n], the largest difference of a coordinate
     size: np.ndarray  # [n], the largest coordinate of either run up to this row
-    allowed: np.ndarray  # [n], up to where two of them are one
+    allowed: np.ndarray  # [n], the difference up to which two values count as equal
 
     @property
     def parts_at(self) -> int | None:
-        """The first row in which it differs by more than is allowed."""
+        """The first row whose difference is larger than allowed; None if there is none."""
         rows = np.flatnonzero(self.apart > self.allowed)
         return int(rows[0]) if len(rows) else None
 
@@ -41,41 +41,41 @@ class Compared:
 
     @property
     def relative(self) -> np.ndarray:
-        """The difference as a part of the size, [n]."""
+        """The difference divided by the size, [n]."""
         return self.over(self.size)
 
     @property
     def excess(self) -> np.ndarray:
-        """The difference as a part of what is allowed, [n]."""
+        """The difference divided by the allowed difference, [n]."""
         return self.over(self.allowed)
 
     def over(self, of: np.ndarray) -> np.ndarray:
-        """Return the difference divided by numbers that may be 0, [n]."""
+        """Return the difference divided by `of`, [n]; where `of` is 0, infinity, or 0 if the difference is 0."""
         return np.divide(self.apart, of, out=np.where(self.apart > 0, np.inf, 0.0), where=of > 0)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, quantity by quantity."""
+    """The comparison of two runs, by quantity."""
 
     tolerance: float
-    rows: tuple[int, int]  # of each
+    rows: tuple[int, int]  # of each run
     quantities: dict[str, Compared]
 
     @property
     def parting(self) -> tuple[int, str] | None:
-        """The first row in which the runs part, and the first quantity that does so there, in the order of QUANTITIES."""
+        """The first row in which the runs part, and the first quantity that differs there, in the order of QUANTITIES."""
         found = [(each.parts_at, name) for name, each in self.quantities.items()]
         return min(((row, name) for row, name in found if row is not None), key=lambda each: each[0], default=None)
 
     @property
     def equal(self) -> bool:
-        """Whether they agree in all rows, and have as many."""
+        """Whether the runs agree in all rows and have the same number of rows."""
         return self.parting is None and self.rows[0] == self.rows[1]
 
 
 def default_tolerance(a: Trace, b: Trace) -> float:
-    """Return a hundred roundings of the coarser of the two dtypes."""
+    """Return ROUNDINGS roundings of the coarser of the two dtypes."""
     return ROUNDINGS * rounding(a, b)
 
 
@@ -85,13 +85,13 @@ def rounding(a: Trace, b: Trace) -> float:
 
 
 def compare(a: Trace, b: Trace, tolerance: float) -> Comparison:
-    """Compare the rows from step 0 on that both have.
+    """Compare the rows that both runs have, from step 0 on.
 
-    A quantity may differ by `tolerance` times the largest that it has been so far in either run: a loss that falls to nothing
-    is not held to its last digits there. An update may moreover differ by a rounding of x, of which it is a difference.
-    With a tolerance of 0 every number has to be the same. Not a number equals itself, and an infinity another of its sign.
+    A quantity may differ by `tolerance` times its largest value so far in either run: the last digits of a loss that falls to
+    nearly 0 do not count. An update may also differ by a rounding of x, because it is a difference of two x. With a tolerance
+    of 0 all numbers must be equal. NaN equals NaN, and an infinity equals one of the same sign.
 
-    Raises ValueError where x has more numbers in one run than in the other.
+    Raises ValueError if x has more numbers in one run than in the other.
     """
     if a.x[0].size != b.x[0].size:
         raise ValueError(f"x has {a.x[0].size} numbers in one run and {b.x[0].size} in the other")
@@ -107,7 +107,7 @@ def compare(a: Trace, b: Trace, tolerance: float) -> Comparison:
 
 
 def differences(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return by row the largest difference of a coordinate, and the largest finite coordinate up to there; [n] each."""
+    """Return for each row the largest difference of a coordinate, and the largest finite coordinate so far; [n] each."""
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(same, 0.0, np.abs(a - b))
@@ -117,5 +117,5 @@ def differences(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def wide(values: np.ndarray) -> np.ndarray:
-    """Return numbers in double precision, [n, d]."""
+    """Return values in double precision, [n, d]."""
     return values.reshape(len(values), -1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Where two runs part, in words and as a picture."""
+"""Where two runs part, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOLERANCE = (
 
 
 def draw(path: Path | None, found: Comparison, a: Recorded, b: Recorded) -> None:
-    """Draw two runs' losses and how far apart they come, and say where the picture is."""
+    """Draw the losses of two runs and their differences, and print the picture's path."""
     from runner.records import picture
 
     path = path or FOLDER / f"{a.run_id[:8]}-{b.run_id[:8]}.png"
@@ -28,7 +28,7 @@ def draw(path: Path | None, found: Comparison, a: Recorded, b: Recorded) -> None
 
 
 def compared(a: Recorded, b: Recorded, tolerance: float | None) -> Comparison:
-    """Compare two runs' rows; raises UserError where they have nothing to compare."""
+    """Return the comparison of two runs' rows; raises UserError if they cannot be compared."""
     if tolerance is None:
         tolerance = compare.default_tolerance(a.rows, b.rows)
     try:
@@ -38,7 +38,7 @@ def compared(a: Recorded, b: Recorded, tolerance: float | None) -> Comparison:
 
 
 def told(found: Comparison) -> str:
-    """Say where two runs part and how far apart they come."""
+    """Return a text about where two runs part and how far apart they are."""
     import pandas as pd
 
     rows = []
@@ -52,7 +52,7 @@ def told(found: Comparison) -> str:
 
 
 def sentence(found: Comparison) -> str:
-    """Say in a line where two runs part."""
+    """Return one line about where two runs part."""
     shorter, longer = sorted(found.rows)
     of = (
         ""

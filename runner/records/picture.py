@@ -13,7 +13,7 @@ from runner.records.compare import Comparison
 
 
 def parting(file: Path, found: Comparison, runs: tuple[Recorded, Recorded]) -> None:
-    """Draw the losses of two runs, and below them how far apart each quantity is, with the step at which they part."""
+    """Draw the losses of two runs, and below them the difference of each quantity, with the step at which the runs part."""
     made = figure(9, 6.5, layout="constrained")
     losses, apart = made.subplots(nrows=2, sharex=True)
     for letter, run, (colour, dash) in zip("AB", runs, LINES, strict=False):
@@ -39,7 +39,7 @@ def parting(file: Path, found: Comparison, runs: tuple[Recorded, Recorded]) -> N
 
 
 def headline(found: Comparison) -> str:
-    """Return in a few words what came of two runs."""
+    """Return a short headline: whether two runs are the same, or where they part."""
     if found.parting is None:
         return f"the same, within {found.tolerance:.3g}" if found.tolerance else "the same, bit for bit"
     return f"they part at step {found.parting[0]}, first by {found.parting[1]}"

@@ -1,1 +1,1 @@
-"""The report of a sweep, or of any set of runs: what they come to, in words, tables and plots."""
+"""The report of a sweep, or of any set of runs: the results in words, tables and plots."""

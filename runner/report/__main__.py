@@ -1,4 +1,4 @@
-"""`python -m runner.report`."""
+"""Entry point of `python -m runner.report`."""
 
 from runner.report.command import main
 from runner.security import streams

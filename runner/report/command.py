@@ -1,4 +1,4 @@
-"""`python -m runner.report [SWEEP]`: which optimizer, at which rate, from where, and how sure; as a page, tables and words."""
+"""`python -m runner.report [SWEEP]`: compare optimizers and learning rates, with confidence, as a page, tables and text."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 FOLDER = Path("outputs/reports")
 PAGE = "report.html"
-# What makes a spreadsheet compute what is meant as a name (OWASP, CSV injection).
+# First characters by which a spreadsheet takes a text for a formula (OWASP, CSV injection).
 FORMULA = re.compile(r"^(?=[=+\-@\t\r])")
 
 
 def parser() -> Parser:
-    """Return the command's options."""
+    """Return the parser of the command's options."""
     about = (
         "Report a sweep, finished or not, or any other set of runs: a page, tables, two pictures, and the answer in a few "
         "lines; a sweep's own run gets them all."
@@ -47,7 +47,7 @@ def parser() -> Parser:
 
 
 def report(words: Sequence[str] | None = None) -> int:
-    """Report runs; returns the exit code."""
+    """Report runs, and return the exit code."""
     chosen = parser().parse_args(words)
     client = records.client(chosen.tracking_uri)
     from runner.report.tables import selection
@@ -68,9 +68,9 @@ def made(
     by: str | None = None,
     log: bool,
 ) -> list[str]:
-    """Write a report's files, log them to the sweep's run where `log`, and return the answer in lines, with the page's path.
+    """Write a report's files, and return the answer in lines, with the page's path.
 
-    `known` are facts of the losses, where somebody has them at hand.
+    If `log` is true, the files are logged to the sweep's run too. `known` are the facts of the losses, if the caller has them.
     """
     from runner.report import page
     from runner.report.tables import answer, facts, losses, reading, selection
@@ -95,9 +95,9 @@ def made(
 
 
 def compared_by(runs: Runs, key: str) -> Runs:
-    """Return runs whose groups are the values of a key in place of methods; raises UserError where they do not differ.
+    """Return the runs grouped by the values of a key instead of by methods; raise UserError if the runs do not differ in it.
 
-    The optimizers that they were given stay as `choice`.
+    The column `choice` still holds the optimizers of the runs.
     """
     column = key if key in runs.frame else f"p.{key}"
     if column not in runs.frame:
@@ -124,7 +124,7 @@ def listed(runs: Runs) -> pd.DataFrame:
 
 
 def pictures(out: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
-    """Draw what there is to draw, and return the files."""
+    """Draw the two pictures, and return the files; a picture without data is left out."""
     from runner.report.page import figures
 
     drawn = {"ranking": figures.ranking, "stability": figures.stability}
@@ -143,7 +143,7 @@ def written(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
 
 
 def safe(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose words no spreadsheet takes for formulas; numbers stay."""
+    """Return the table with its texts quoted, so that no spreadsheet takes them for formulas; numbers stay unchanged."""
     words = table.select_dtypes(exclude=["number", "bool"])
     quoted = {
         name: table[name].map(lambda value: FORMULA.sub("'", value) if isinstance(value, str) else value) for name in words
@@ -152,7 +152,7 @@ def safe(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def configurations(uri: str, run_id: str) -> dict[str, str]:
-    """Return the configurations that name the losses of a sweep's runs."""
+    """Return the configuration of one run of each loss in a sweep, as YAML."""
     from runner.report.tables import losses, selection
 
     client, selected = sweep(uri, run_id)
@@ -160,7 +160,7 @@ def configurations(uri: str, run_id: str) -> dict[str, str]:
 
 
 def of_sweep(uri: str, run_id: str, fields: Mapping[str, Any] | None) -> list[str]:
-    """Report a sweep that has ended, in lines; where that goes wrong, the line says by which command it is made."""
+    """Report a sweep that has ended, and return lines; on failure, return one line with the error and the command to retry."""
     try:
         from runner.report.tables import facts
 
@@ -172,7 +172,7 @@ def of_sweep(uri: str, run_id: str, fields: Mapping[str, Any] | None) -> list[st
 
 @lru_cache(maxsize=1)
 def sweep(uri: str, run_id: str) -> tuple[Any, Any]:
-    """Return a client and the runs of a sweep that has ended, which its launcher asks for twice."""
+    """Return a client and the runs of a sweep that has ended; cached, because the launcher asks for them twice."""
     from runner.report.tables import selection
 
     client = records.client(uri)
@@ -188,6 +188,6 @@ def command(uri: str, run_id: str) -> str:
 
 
 def main() -> int:
-    """Return the exit code: 0, or 2 where there is nothing to report."""
+    """Run the command, and return the exit code: 0, or 2 if there is nothing to report."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return records.answered(report)

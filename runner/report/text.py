@@ -1,4 +1,4 @@
-"""Numbers as people read them, and counts of things."""
+"""Numbers and counts as text for people."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-# From here on a number has no use for decimals.
+# Numbers from this size on are shown without decimals.
 WHOLE = 1000
-# More digits than anybody reads.
+# A number with more digits than a reader needs.
 LONG = re.compile(r"\d+\.\d{6,}(e[+-]?\d+)?")
 
 
 def number(value: Any) -> str:
-    """Return a number to four digits, all of those before its point, and nothing of what is not known."""
+    """Return a number as text with four digits, or with all digits before the point if there are more; a dash for NaN."""
     if np.isnan(value):
         return "–"
     if np.isinf(value):
@@ -25,10 +25,10 @@ def number(value: Any) -> str:
 
 
 def some(count: Any, word: str) -> str:
-    """Return a count of things."""
+    """Return a count with its noun, in the plural unless the count is 1."""
     return f"{number(count)} {word}" if count == 1 else f"{number(count)} {word}s"
 
 
 def rounded(words: str) -> str:
-    """Return words whose long numbers have four digits; those of the tables are exact."""
+    """Return the text with long numbers rounded to four digits; the tables keep the exact numbers."""
     return LONG.sub(lambda found: number(float(found[0])), words)

@@ -1,4 +1,4 @@
-"""A composed configuration is bounded in what its interpolations come to, before it is resolved: each can repeat others."""
+"""Bound the size of a composed configuration before it is resolved: an interpolation can repeat others many times."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from runner.errors import UserError
 from runner.security import secrets
 from runner.security.yaml_limits import BYTES, INTERPOLATIONS, LEVELS, VALUES
 
-# The values of a composed configuration, the interpolations that are resolved for them, and the characters these bring.
+# Maximum number of values in a composed configuration, of resolved interpolations, and of characters that these yield.
 BOUNDS = {"values": 2 * VALUES, "interpolations": INTERPOLATIONS, "characters by interpolation": BYTES}
 
 
 class Exceeded(BaseException):
-    """A bound of a composed configuration was passed; not an Exception, which OmegaConf would take for one of its own."""
+    """A bound of a composed configuration is exceeded; not an Exception, which OmegaConf would treat as its own error."""
 
 
 class Budget:
-    """What a configuration may yet come to while it is composed and resolved."""
+    """The rest of each bound while a configuration is composed and resolved."""
 
     current: Budget | None = None
 
@@ -33,13 +33,13 @@ class Budget:
         self.left = dict(BOUNDS)
 
     def spend(self, what: str, number: int = 1) -> None:
-        """Count; raises Exceeded beyond a bound."""
+        """Subtract `number` from the rest of a bound; raises Exceeded if the bound is exceeded."""
         self.left[what] -= number
         if self.left[what] < 0:
             raise Exceeded(f"a configuration must come to {BOUNDS[what]} {what} or less, with every interpolation written out")
 
     def walk(self, node: Any, level: int = 0) -> None:
-        """Count the values that a node stands for; what cannot be resolved is told later, by who needs it."""
+        """Count a node's values, interpolations followed; one that cannot be resolved is reported later, where it is used."""
         self.spend("values")
         if not isinstance(node, Container) or node._is_none() or node._is_missing():
             return
@@ -53,7 +53,7 @@ class Budget:
 
 @contextmanager
 def limited() -> Iterator[Budget]:
-    """Give a budget to what is resolved within; raises UserError where that does not suffice."""
+    """Set a budget for all that is resolved in this block; raises UserError if the budget is exceeded."""
     before, Budget.current = Budget.current, Budget()
     try:
         yield Budget.current
@@ -64,8 +64,8 @@ def limited() -> Iterator[Budget]:
 
 
 def expandable(cfg: Any) -> None:
-    """Raise UserError for a composed configuration that stands for too much."""
-    # What resolvers give once only (a time, a process id) is theirs to give when it is needed.
+    """Raise UserError for a composed configuration that exceeds a bound when its interpolations are resolved."""
+    # Cached resolvers (a time, a process id) must be evaluated when they are first needed, so this walk leaves no cache.
     cache = copy.deepcopy(OmegaConf.get_cache(cfg))
     with limited() as budget:
         budget.walk(cfg)
@@ -73,14 +73,14 @@ def expandable(cfg: Any) -> None:
 
 
 def guard() -> None:
-    """Have what Hydra composes, and what is resolved of it then, counted."""
+    """Patch Hydra and OmegaConf so that they count what they compose and resolve."""
     for owner, name, by in (
         (ConfigLoaderImpl, "load_configuration", composing),
         (Container, "_resolve_node_interpolation", resolving),
         (Container, "_evaluate_custom_resolver", resolving),
     ):
         original = getattr(owner, name)
-        # Others may guard the same.
+        # Other guards wrap the same function.
         if not getattr(original, "is_counted", False):
             counted = by(original)
             setattr(counted, "is_counted", True)
@@ -88,7 +88,7 @@ def guard() -> None:
 
 
 def composing(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what composes a configuration, within bounds, and has its secrets remembered."""
+    """Return a `load_configuration` that composes within the bounds and remembers the configuration's secrets."""
 
     @wraps(load)
     def load_configuration(*args: Any, **keys: Any) -> Any:
@@ -96,7 +96,7 @@ def composing(load: Callable[..., Any]) -> Callable[..., Any]:
             cfg = load(*args, **keys)
         expandable(cfg)
         secrets.learn(OmegaConf.to_container(cfg))
-        # A folder may be named by it; an override that cannot be resolved is told by its own key later, where it is read.
+        # A folder's name may hold the overrides. An override that cannot be resolved is reported later, where its key is read.
         with suppress(OmegaConfBaseException), read_write(cfg.hydra.job):
             cfg.hydra.job.override_dirname = secrets.masked(cfg.hydra.job.override_dirname).replace(secrets.MASK, "hidden")
         return cfg
@@ -105,7 +105,7 @@ def composing(load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resolving(resolve: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what resolves one interpolation, and counts it where there is a budget."""
+    """Return a function that resolves one interpolation, and counts it if there is a budget."""
 
     @wraps(resolve)
     def resolved(*args: Any, **keys: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What Hydra's own part of a configuration may name: looked at when it is composed, and where Hydra makes objects of it."""
+"""Check the code that Hydra's own node names: when it is composed, and before Hydra makes objects of it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ HANDLERS = ("StreamHandler", "FileHandler", "NullHandler", "handlers.RotatingFil
 OURS = {"runner.security.secrets.Formatter", "runner.security.secrets.LogFile"}
 LOGGING = {f"logging.{name}" for name in (*HANDLERS, "Formatter")} | {"colorlog.ColoredFormatter"} | OURS
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
-# Of launchers: commands for a shell, and programs.
+# Keys of launchers that hold shell commands or programs.
 COMMANDS = {"setup", "python", "srun_args", "runtime_env", "additional_parameters"}
-# Variables that a configuration may set for a job: none that choose code, or what is let in.
+# Variables that a configuration may set for a job. None of them chooses code or allows more targets.
 SETTABLE = {f"TF_{name}" for name in ("CPP_MIN_LOG_LEVEL", "CPP_MAX_VLOG_LEVEL", "NUM_INTRAOP_THREADS", "NUM_INTEROP_THREADS")}
 SETTABLE |= {f"TF_{name}" for name in ("DETERMINISTIC_OPS", "CUDNN_DETERMINISTIC", "ENABLE_ONEDNN_OPTS")}
 SETTABLE |= {f"TF_{name}" for name in ("FORCE_GPU_ALLOW_GROWTH", "GPU_ALLOCATOR", "GPU_THREAD_MODE", "GPU_THREAD_COUNT")}
@@ -41,7 +41,7 @@ READABLE |= {"SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID"}
 
 
 def of_hydra(cfg: Any) -> Iterator[str]:
-    """Yield what in Hydra's own part of a composed configuration is not allowed, before Hydra makes anything of it."""
+    """Yield the errors of Hydra's own node in a composed configuration, before Hydra makes objects of it."""
     node = cfg.hydra
     for part in PARTS:
         yield from of_part(f"hydra.{part}", known(node._get_node(part)))
@@ -55,7 +55,7 @@ def of_hydra(cfg: Any) -> Iterator[str]:
 
 
 def known(node: Any) -> Any:
-    """Return a node as plain data; a value that cannot be resolved yet, such as a job's number, as it is written."""
+    """Return a node as plain data; a value that cannot be resolved yet, such as a job's number, stays as written."""
     try:
         found = node._dereference_node()
     except OmegaConfBaseException:
@@ -69,7 +69,7 @@ def known(node: Any) -> Any:
 
 
 def of_part(path: str, plain: Any) -> Iterator[str]:
-    """Yield what in one of Hydra's nodes, as plain data, is not allowed; text that is still to be resolved is left for then."""
+    """Yield the errors in one of Hydra's nodes, as plain data; text with an interpolation is checked once it is resolved."""
     pairs = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
     for key, value in pairs:
         below = f"{path}.{key}"
@@ -86,7 +86,7 @@ def of_part(path: str, plain: Any) -> Iterator[str]:
 
 
 def of_hydra_by_name(path: str, key: object, name: str) -> bool:
-    """Tell whether one of Hydra's nodes may name this."""
+    """Return whether one of Hydra's nodes may name this target, class or stream."""
     if let_in(name):
         return True
     if path.startswith(("hydra.job_logging", "hydra.hydra_logging")):
@@ -99,7 +99,7 @@ def of_hydra_by_name(path: str, key: object, name: str) -> bool:
 
 
 def settled(path: str, node: Any) -> Any:
-    """Return one of Hydra's nodes as plain data, resolved once and for all; raises UserError for what is not allowed in it."""
+    """Return one of Hydra's nodes as plain data, resolved once; raises UserError for a name that is not allowed in it."""
     plain = targets.plain(path, node)
     if found := list(of_part(path, plain)):
         raise UserError("; ".join(found))
@@ -107,14 +107,14 @@ def settled(path: str, node: Any) -> Any:
 
 
 def environment(key: str, default: Any = oc._DEFAULT_MARKER_) -> Any:
-    """Return a variable's value for `${oc.env:…}`; raises UserError for one that is not known to be no secret."""
+    """Return a variable's value for `${oc.env:…}`; raises UserError unless the variable is known to hold no secret."""
     if key not in {*READABLE, *listed(ENVIRONMENT)}:
         raise UserError(f"the variable {key!r} may not be read by a configuration; if it is no secret, set {ENVIRONMENT}={key}")
     return oc.env(key, default)
 
 
 def refused(name: str) -> Callable[..., Any]:
-    """Return a resolver that raises UserError: what it makes of text would be a node that nobody has looked at."""
+    """Return a resolver that raises UserError: its result would be a node that has not been checked."""
 
     def resolver(*_: Any) -> Any:
         raise UserError(f"${{{name}:…}} is not allowed in a configuration; write out what it makes")
@@ -123,7 +123,7 @@ def refused(name: str) -> Callable[..., Any]:
 
 
 def guard() -> None:
-    """Have what Hydra composes looked at, and have Hydra make callbacks, plugins and logging of what was looked at alone."""
+    """Patch Hydra so that it checks what it composes, and makes callbacks, plugins and logging only from checked nodes."""
     from hydra._internal import logging_config
     from hydra._internal.callbacks import Callbacks
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -144,7 +144,7 @@ def guard() -> None:
 
 
 def composed(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what composes, and raises UserError where Hydra's own part names what is not allowed."""
+    """Return a `load_configuration` that raises UserError if Hydra's own node names code that is not allowed."""
 
     @wraps(load)
     def load_configuration(*args: Any, **keys: Any) -> Any:
@@ -157,7 +157,7 @@ def composed(load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def called_back(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what makes Hydra's callbacks, of those that are allowed."""
+    """Return an `__init__` of Hydra's callbacks that makes only those that are allowed."""
 
     @wraps(original)
     def init(self: Any, config: Any = None) -> None:
@@ -169,7 +169,7 @@ def called_back(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def plugged(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what makes a plugin of Hydra's, of one that is allowed."""
+    """Return a function that makes one of Hydra's plugins, if it is allowed."""
 
     @wraps(original)
     def plugin(self: Any, config: Any) -> Any:
@@ -183,7 +183,7 @@ def plugged(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def logged(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what sets up logging, with handlers and streams that are allowed."""
+    """Return a function that configures logging with allowed handlers and streams only."""
 
     @wraps(original)
     def configure_logging(config: Any) -> None:
@@ -193,7 +193,7 @@ def logged(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def by_present_names(plain: Any) -> Any:
-    """Return a configuration of logging, as plain data, with classes of this package that have moved by their present names."""
+    """Return a logging configuration, as plain data, with the present names of this package's classes that have moved."""
     if isinstance(plain, dict):
         return {key: current(each) if key in ("class", "()") else by_present_names(each) for key, each in plain.items()}
     return plain

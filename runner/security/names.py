@@ -1,6 +1,6 @@
-"""The names that a configuration may use, one by one: each makes numbers, layers or rules of its arguments and reads nothing.
+"""The names that a configuration may use. Each one makes numbers, layers or rules of its arguments and reads nothing.
 
-A class that reads a file, opens a socket, or calls or imports what an argument names has no place here, nor has a whole module.
+Not listed are whole modules, and classes that read a file, open a socket, or call or import a name in an argument.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OWN = {
     "runner.pictures.thinning": "none run",
 }
 
-# Parts that have moved, by the names that users' files and recorded runs still hold.
+# Old names of parts that have moved; users' files and recorded runs still hold these names.
 RENAMED = {
     "runner.second_order.newton": "runner.strategies.second_order.newton",
     "runner.least_squares.gauss_newton": "runner.strategies.least_squares.gauss_newton",
@@ -43,10 +43,10 @@ RENAMED = {
     "runner.private.Formatter": "runner.security.secrets.Formatter",
     "runner.private.LogFile": "runner.security.secrets.LogFile",
 }
-# Of a part that has moved more than once, its first name; trackers have no part in a digest.
+# Present names and old names. The config digest uses the old name; a tracker, which has two, is not part of a digest.
 FIRST = {new: old for old, new in RENAMED.items()}
 
-# Of both Keras 3 and tf_keras.
+# Names in both Keras 3 and tf_keras.
 KERAS = {
     "optimizers": "Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lion Nadam RMSprop SGD",
     "optimizers.schedules": """
@@ -104,7 +104,7 @@ TF_KERAS = {
     "layers": "LocallyConnected1D LocallyConnected2D",
     "constraints": "RadialConstraint radial_constraint",
 }
-# What is the same by other names; `tensorflow.keras` is Keras 3 with those of Keras 2.
+# Other names of the same functions; `tensorflow.keras` is Keras 3 with the short names of Keras 2.
 LONG = {
     "losses": """
         kl_divergence log_cosh mean_absolute_error mean_absolute_percentage_error mean_squared_error
@@ -131,14 +131,14 @@ OTHERS = {
         RandomSampler TPESampler
     """,
     "hydra.experimental.callbacks": "LogJobReturnCallback",
-    # Each makes an array of what it is given.
+    # Each makes an array from its arguments.
     "numpy": "arange array eye full linspace logspace ones zeros",
     "tensorflow": "constant eye fill linspace ones range zeros",
 }
 
 
 def listed(modules: Mapping[str, str], within: str = "") -> set[str]:
-    """Return the full names of what a table lists by module."""
+    """Return the full names in a table that lists names by module."""
     return {f"{within}{module}.{name}" for module, names in modules.items() for name in names.split()}
 
 
@@ -148,12 +148,12 @@ NAMES = frozenset(listed(OWN) | listed(OTHERS)).union(
 
 
 def current(name: Any) -> Any:
-    """Return the present name of a part that has moved; anything else as it is."""
+    """Return the present name of a part that has moved; any other value unchanged."""
     return RENAMED.get(name, name) if isinstance(name, str) else name
 
 
 def first(plain: Any) -> Any:
-    """Return plain data with each `_target_` by its first name, by which a part is known wherever its file has moved."""
+    """Return plain data with the old name of each moved `_target_`, so that a move does not change the config digest."""
     if isinstance(plain, Mapping):
         return {
             key: FIRST.get(each, each) if key == "_target_" and isinstance(each, str) else first(each)
@@ -163,5 +163,5 @@ def first(plain: Any) -> Any:
 
 
 def present(params: Mapping[str, str]) -> dict[str, str]:
-    """Return a run's parameters with parts that have moved by their present names."""
+    """Return a run's parameters with the present names of parts that have moved."""
     return {key: current(value) if key.endswith("_target_") else value for key, value in params.items()}

@@ -1,4 +1,4 @@
-"""What Hydra takes from a configuration's files and the user does not name: folders of configurations, and places of files."""
+"""Check the places that a configuration's files give to Hydra: search paths, folders of jobs, and files of logs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = re.compile(r"[\w.,=+@ -]{1,100}")
 
 
 def guard() -> None:
-    """Have search paths looked at before Hydra looks there, and each job's folder claimed before Hydra makes it."""
+    """Patch Hydra so that search paths are checked before a search, and each job's folder is claimed before it is made."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     if not hasattr(HydraConfig.set_config, "__wrapped__"):
@@ -29,7 +29,7 @@ def guard() -> None:
 
 
 def searching(process: Callable[..., None]) -> Callable[..., None]:
-    """Return what takes `hydra.searchpath` from the command alone, and modules of those that it lets in alone."""
+    """Return a function that accepts `hydra.searchpath` only from the command, and only modules that the command allows."""
 
     @wraps(process)
     def process_config_searchpath(loader: Any, name: str | None, overrides: Any, repository: Any) -> None:
@@ -52,7 +52,7 @@ def searching(process: Callable[..., None]) -> Callable[..., None]:
 
 
 def entering(set_config: Callable[..., None]) -> Callable[..., None]:
-    """Return what tells Hydra of a job's configuration, which it does before it makes the job's folder."""
+    """Return a `set_config` that claims the job's folder first; Hydra calls `set_config` before it makes the folder."""
 
     @wraps(set_config)
     def set_configuration(hydra_config: Any, cfg: Any) -> None:
@@ -64,7 +64,7 @@ def entering(set_config: Callable[..., None]) -> Callable[..., None]:
 
 
 def enter(node: Any) -> None:
-    """Claim a job's folder; raises UserError for one that holds files of others, and where a file names another place."""
+    """Claim a job's folder; raises UserError if it holds files of others, or if a configuration file names another place."""
     place, alone = node.runtime.output_dir, OmegaConf.is_missing(node.job, "num")
     if alone:
         trust.folder("hydra.run.dir", place)
@@ -79,7 +79,7 @@ def enter(node: Any) -> None:
 
 
 def misplaced(node: Any, place: str) -> Iterator[str]:
-    """Yield what a job would write outside its folder."""
+    """Yield an error for each path that a job would write outside its folder."""
     if not NAME.fullmatch(node.job.name) or node.job.name in (".", ".."):
         yield f"hydra.job.name must be a file's name of letters, digits, spaces and .,=+@-, got {node.job.name!r}"
     below = node.output_subdir
@@ -89,15 +89,15 @@ def misplaced(node: Any, place: str) -> Iterator[str]:
 
 
 def logs(path: str, logging: Any, place: str | None) -> Iterator[str]:
-    """Yield the files of logs that lie elsewhere than in a folder, or would not be added to, by a file's word."""
-    # A node that cannot be resolved yet is told elsewhere.
+    """Yield an error for each log that a configuration file puts outside the job's folder `place`, or does not append to."""
+    # A node that cannot be resolved yet is reported elsewhere.
     handlers: Any = logging.get("handlers") if hasattr(logging, "get") else None
     for name, handler in handlers.items() if hasattr(handlers, "items") else ():
         key = f"{path}.handlers.{name}.filename"
         file = handler.get("filename") if hasattr(handler, "get") else None
         if file is None or trust.given(key):
             continue
-        # A link in the place of the file is replaced.
+        # A link at the file's path is replaced, so only the file's folder is checked.
         within = place is not None and trust.below(Path(file).parent, place) and Path(file).suffix == ".log"
         if not within or handler.get("mode", "a") != "a":
             yield f"{key} must be a .log of the job's folder, which is added to, got {str(file)!r}; name it yourself: {key}=…"

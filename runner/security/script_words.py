@@ -1,4 +1,4 @@
-"""What a launcher's settings may hold: submitit writes them into a script, joblib evaluates one, Ray joins what they name."""
+"""Check a launcher's settings: submitit writes them into a script, joblib evaluates one, Ray connects to the named cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUBMITIT = (
 SUBMITIT |= {"name": TEXT, "comment": TEXT, "mail_user": WORD, "submitit_folder": r"[^'\"\\`$;&|<>\x00-\x1f\x7f]+"}
 JOBLIB = dict.fromkeys(("n_jobs", "verbose", "timeout"), NUMBER)
 JOBLIB |= {"batch_size": rf"{NUMBER}|auto", "pre_dispatch": r"all|(\d+ ?\* ?)?(n_jobs|\d+)", "backend": "loky"}
-JOBLIB |= {"prefer": "processes", "require": "", "mmap_mode": "r"}  # the last is the published schema's own
+JOBLIB |= {"prefer": "processes", "require": "", "mmap_mode": "r"}  # mmap_mode: the value of the published schema
 RAY_INIT: dict[str, str] = dict.fromkeys(
     ("object_store_memory", "include_dashboard", "log_to_driver", "num_cpus", "num_gpus"), NUMBER
 )
@@ -30,13 +30,13 @@ RAY_REMOTE: dict[str, str] = dict.fromkeys(("num_cpus", "num_gpus", "memory", "m
 
 
 def check(settings: Mapping[str, Any], known: Mapping[str, str], path: str = PATH) -> None:
-    """Raise UserError for settings that are not known, or that a shell may take for commands, unless the user lets them in."""
+    """Raise UserError for settings that are unknown or that a shell may run as commands, unless the user allows them."""
     if found := list(faults(settings, known, path)):
         raise UserError("; ".join(found))
 
 
 def faults(settings: Mapping[str, Any], known: Mapping[str, str], path: str) -> Iterator[str]:
-    """Yield what is wrong with settings."""
+    """Yield the errors of settings."""
     for name, value in settings.items():
         key = f"{path}.{name}"
         if value in (None, "", [], {}) or targets.let_in(key) is not None:
@@ -48,12 +48,12 @@ def faults(settings: Mapping[str, Any], known: Mapping[str, str], path: str) -> 
 
 
 def fits(value: Any, form: str) -> bool:
-    """Tell whether a value is a number, true or false, or a text of this form."""
+    """Return whether a value is a number, a boolean, or a text of this form."""
     return isinstance(value, bool | int | float) or (isinstance(value, str) and re.fullmatch(form, value) is not None)
 
 
 def submitit(settings: Mapping[str, Any], sweep: str) -> None:
-    """Raise UserError for settings of submitit's that cannot be; its folder is the sweep's, unless the user names another."""
+    """Raise UserError for invalid settings of submitit, or for a folder outside the sweep's that is not trusted."""
     check(settings, SUBMITIT)
     folder = str(settings["submitit_folder"])
     if not trust.below(folder, sweep):
@@ -61,7 +61,7 @@ def submitit(settings: Mapping[str, Any], sweep: str) -> None:
 
 
 def ray(settings: Mapping[str, Any]) -> None:
-    """Raise UserError for settings of Ray's that cannot be: a cluster runs what it likes, and is sent the user's token."""
+    """Raise UserError for invalid settings of Ray, or an untrusted cluster: it runs any code and receives the user's token."""
     check({key: value for key, value in settings.items() if key not in ("init", "remote")}, {}, f"{PATH}.ray")
     init = dict(settings["init"])
     trust.service(f"{PATH}.ray.init.address", init.pop("address", None), "RAY_ADDRESS")

@@ -1,6 +1,6 @@
-"""What is written and printed holds no secret, neither a URI's password nor what stands under a key that names one.
+"""Remove secrets from all that is written and printed: passwords of URIs, and values under a key that names a secret.
 
-And it goes to no file but the one that is meant.
+Nothing is written through a link to another file.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
 MASK = "***"
-# A key that ends so, and what is below it.
+# A key that ends with such a word, and the keys below it.
 KEY = r"[\w.]*(?:password|passwd|secret|token|api[_-]?key|credentials?)(?:\.\w+)*"
 NAMED = re.compile(rf"{KEY}\Z", re.IGNORECASE)
-# user:password@ of a URI, where the password may hold what should have been quoted.
+# user:password@ of a URI; the password may hold characters that should have been quoted.
 OF_URI = re.compile(r"(?<=://)([^\s/:@'\"]*):([^\s'\"]+)@")
-# The same in a text that is nothing but a URI, and where the password is among the URI's parameters.
+# The same in a text that is only a URI, and a password among the URI's parameters.
 IN_URI = re.compile(r"://[^/:?#]*:(?P<before>.+)@|[?&](?:password|passwd|token|secret|api_?key)=(?P<after>[^&#]+)", re.DOTALL)
-# key=value of an override, and `key: value` of YAML, a log or a message; not what is taken from elsewhere, nor an empty value.
+# key=value of an override, and `key: value` of YAML, a log or a message; not an interpolation, null or a masked value.
 GIVEN = re.compile(rf"({KEY}['\"]?\s*[=:]\s*)(?!\$\{{|null\b|\*\*\*)('[^'\n]*'|\"[^\"\n]*\"|[^\s,'\"}}\]]+)", re.IGNORECASE)
-# An override: what stands before its value, a value that is elsewhere, and whether a secret's key is in it.
+# An override: the part before its value, a value that is an interpolation, and whether it contains a secret's key.
 OVERRIDE = re.compile(r"([+~]{0,2}[\w./@:$-]+=)(?=.)", re.DOTALL)
 FROM_ELSEWHERE = re.compile(r"['\"]?\$\{[^{}]*\}['\"]?\Z")
 HOLDS = re.compile(rf"{KEY}['\"]?\s*[=:]", re.IGNORECASE)
-# Shorter values are hidden where they stand, and not wherever else these signs occur.
+# Shorter values are masked under their key, but not wherever else the same characters occur.
 SHORTEST = 4
-# A word of so many letters may be part of others (a user "postgres" of postgresql://), and is hidden where it stands alone.
+# So short a word may be part of another (a user "postgres" of postgresql://): it is masked only as a whole word.
 WORD = re.compile(r"[A-Za-z]{1,11}\Z")
 VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 PLAIN = {"none", "null", "true", "false"}
 
 
 class Known:
-    """The secrets that configurations of this process hold, and how each may be written."""
+    """The secrets in this process's configurations, and a pattern of all forms in which they may be written."""
 
     values: ClassVar[set[str]] = set()
     pattern: ClassVar[re.Pattern[str] | None] = None
@@ -58,14 +58,14 @@ class Known:
 
 
 def written(value: str) -> str:
-    """Return a pattern of a value, however quotes of YAML, JSON, Python, Hydra, a shell, a URI or a page write its signs."""
+    """Return a pattern of a value in any quoting: of YAML, JSON, Python, Hydra, a shell, a URI or HTML."""
     if WORD.match(value):
         return rf"(?<![A-Za-z]){value}(?![A-Za-z])"
     return "".join(map(sign, re.findall(r"\s+|\\+|.", value.strip())))
 
 
 def sign(text: str) -> str:
-    """Return a pattern of a letter or another sign, or of a run of spaces or of backslashes, in whichever way it is written."""
+    """Return a pattern, in any quoting, of one character, of a run of spaces or of a run of backslashes."""
     if text.isspace():
         return r"(?:\s|\\+[abfnrtv]|\\+x..|\\+u....|%[012].|\+)+"
     if text.startswith("\\"):
@@ -86,18 +86,18 @@ def sign(text: str) -> str:
 
 
 def learn(plain: Any) -> None:
-    """Remember the secrets of a configuration, so that they are hidden wherever they occur."""
+    """Remember the secrets of a configuration, so that they are masked wherever they occur."""
     Known.add(secrets(plain))
 
 
 def learn_given(given: Any) -> None:
-    """Remember the secrets in an override that Hydra has parsed; of a sweep each value is one."""
+    """Remember the secrets in an override that Hydra has parsed; each value of a sweep is one."""
     value = getattr(given._value, "list", given._value)
     learn({given.key_or_group: given._convert_value(value)})
 
 
 def learn_words(words: Iterable[str]) -> None:
-    """Remember the secrets in the words of a command; what cannot be read is told, without its value, by who reads it."""
+    """Remember the secrets in a command's words; a word that Hydra cannot parse is reported later, without its value."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -114,7 +114,7 @@ def learn_environment() -> None:
 
 
 def secrets(plain: Any, named: bool = False) -> Iterator[str]:
-    """Yield what stands below a key that names a secret, and the passwords of URIs; what is interpolated is nothing yet."""
+    """Yield the values below a key that names a secret, and the passwords of URIs; interpolations are skipped."""
     if isinstance(plain, dict):
         for key, each in plain.items():
             yield from secrets(each, named or bool(NAMED.search(str(key))))
@@ -129,14 +129,14 @@ def secrets(plain: Any, named: bool = False) -> Iterator[str]:
 
 
 def masked(text: str) -> str:
-    """Return a text with each secret in it replaced."""
+    """Return a text with each secret in it masked."""
     if Known.pattern is not None:
         text = Known.pattern.sub(MASK, text)
     return GIVEN.sub(rf"\g<1>'{MASK}'", OF_URI.sub(rf"\1:{MASK}@", text))
 
 
 def override(text: str) -> str:
-    """Return an override without secrets: without its value, where that is one, or has one below some key."""
+    """Return an override without secrets; its whole value is masked if it is a secret or contains a key of one."""
     given = OVERRIDE.match(text)
     if given and HOLDS.search(text) and not FROM_ELSEWHERE.match(text, given.end()):
         return f"{given[1]}'{MASK}'"
@@ -144,7 +144,7 @@ def override(text: str) -> str:
 
 
 def hidden(plain: Any) -> Any:
-    """Return plain data with each secret in them replaced."""
+    """Return plain data with each secret in them masked."""
     if isinstance(plain, dict):
         return {
             masked(key) if isinstance(key, str) else key: MASK if each is not None and NAMED.search(str(key)) else hidden(each)
@@ -158,7 +158,7 @@ def hidden(plain: Any) -> Any:
 
 
 def opened(path: Path, flags: int) -> int:
-    """Open a file to be written, or make it, for its user alone; raises OSError for a link, which leads to another file."""
+    """Return the descriptor of a file open for writing, made for its user alone; raises OSError for a link to another file."""
     file = os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     if os.fstat(file).st_nlink > 1:
         os.close(file)
@@ -167,39 +167,39 @@ def opened(path: Path, flags: int) -> int:
 
 
 def unlinked(path: Path) -> Path:
-    """Return the path of a file to be written, after a link there, which would lead to another file, has been removed."""
+    """Return the path of a file to be written; a link at that path, which leads to another file, is removed first."""
     if path.is_symlink() or (path.exists() and path.stat().st_nlink > 1):
         path.unlink()
     return path
 
 
 def printable(text: str) -> str:
-    """Return a text without what moves a terminal's cursor or begins a line of its own."""
+    """Return a text with its control characters escaped: they would move a terminal's cursor or begin a new line."""
     return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
 
 
 def escaped(text: str) -> str:
-    """Return a text of several lines in which nothing but a line's end moves a terminal's cursor."""
+    """Return a text of several lines in which all control characters but the line ends are escaped."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def lines(text: str) -> str:
-    """Return a text of several lines as it may be shown."""
+    """Return a text of several lines with secrets masked and control characters escaped."""
     return escaped(masked(text))
 
 
 def tell(text: str, to: Any = None) -> None:
-    """Print one line as it may be shown, to standard output or another stream; the only way by which this package prints."""
+    """Print one line, with secrets masked and control characters escaped, to standard output or another stream."""
     print(printable(masked(text)), file=to or sys.stdout, flush=True)
 
 
 def tell_lines(text: str, end: str = "\n") -> None:
-    """Print a text of several lines as it may be shown."""
+    """Print a text of several lines, with secrets masked and control characters escaped."""
     print(lines(text), end=end, flush=True)
 
 
 class Formatter(logging.Formatter):
-    """A log's lines: one for each message, and no secret in it nor in a traceback below it."""
+    """A formatter of one line per message; secrets are masked in the line and in a traceback below it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return a record's line."""
@@ -212,7 +212,7 @@ class Formatter(logging.Formatter):
 
 
 class LogFile(logging.FileHandler):
-    """A log's file in UTF-8, made anew in the place of a link."""
+    """A log file in UTF-8; a link at its path is replaced by a new file."""
 
     def __init__(self, filename: str, mode: str = "a", encoding: str = "utf-8", **keys: Any) -> None:
         super().__init__(filename, mode, encoding, **keys)
@@ -223,7 +223,7 @@ class LogFile(logging.FileHandler):
 
 
 def guard() -> None:
-    """Have Hydra write its own files without secrets."""
+    """Patch Hydra so that it writes its own files without secrets."""
     from hydra.core import utils
 
     if not hasattr(utils._save_config, "__wrapped__"):
@@ -231,7 +231,7 @@ def guard() -> None:
 
 
 def guarded(save: Callable[..., None]) -> Callable[..., None]:
-    """Return what saves a configuration, or a list of overrides, without secrets."""
+    """Return a function that saves a configuration, or a list of overrides, without secrets."""
 
     @wraps(save)
     def save_config(cfg: Any, filename: str, output_dir: Any) -> None:
@@ -242,7 +242,7 @@ def guarded(save: Callable[..., None]) -> Callable[..., None]:
 
 
 def unresolved(cfg: Any) -> Any:
-    """Return a configuration without secrets, and with its interpolations as they stand."""
+    """Return a configuration without secrets and with unresolved interpolations."""
     from omegaconf import OmegaConf
 
     return OmegaConf.create(hidden(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)))

@@ -1,4 +1,4 @@
-"""The console: a standard stream that is closed, broken or narrow loses text, and ends nothing."""
+"""Standard streams on which no write fails: if one is closed, broken or narrow, text is lost but nothing ends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GONE = "the folder in which this command was started is no longer there; change 
 
 
 class Lossy(io.FileIO):
-    """An open file that takes all that is written, and drops it from the first write that fails."""
+    """An open file that accepts all writes; from the first write that fails on, it drops the data."""
 
     failed = False
 
     def write(self, data: Any, /) -> int | None:
-        """Write bytes, or drop them: the reader may have gone (`| head -1`), or the disk may be full."""
+        """Write bytes, or drop them after a failure: the reader may have gone (`| head -1`), or the disk may be full."""
         if not self.failed:
             try:
                 return super().write(data)
@@ -31,20 +31,20 @@ class Lossy(io.FileIO):
 
 
 def hold() -> None:
-    """Make the standard streams of this process such that no write to them raises.
+    """Replace the standard streams of this process so that no write to them raises.
 
-    What opens a file while a standard stream is closed would get its number, and then hold what was meant for the console.
+    While a standard stream is closed, the next opened file gets its number, and would receive the console's text.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free, which is this one.
+            # os.open returns the lowest free number, which is this one.
             os.open(os.devnull, os.O_RDWR)
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         encoding, by_line = getattr(stream, "encoding", "utf-8"), getattr(stream, "line_buffering", True)
-        # What has replaced a stream, as Ray does in its workers, stays.
+        # A stream that has been replaced, as by Ray in its workers, stays.
         if stream is None or (type(stream) is io.TextIOWrapper and stream.fileno() == number and not is_lossy(stream)):
             file = io.BufferedWriter(Lossy(number, "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(file, encoding, "backslashreplace", line_buffering=by_line))
@@ -55,12 +55,12 @@ def hold() -> None:
 
 
 def is_lossy(stream: io.TextIOWrapper) -> bool:
-    """Tell whether a stream is such already."""
+    """Return whether a stream writes to a Lossy file already."""
     return isinstance(getattr(stream.buffer, "raw", None), Lossy)
 
 
 def escaped(formatted: Callable[..., str]) -> Callable[..., str]:
-    """Return what formats a warning without control characters and secrets."""
+    """Return a function that formats a warning without control characters and secrets."""
 
     def formatwarning(*args: Any, **keys: Any) -> str:
         return secrets.lines(formatted(*args, **keys))
@@ -70,7 +70,7 @@ def escaped(formatted: Callable[..., str]) -> Callable[..., str]:
 
 
 def command(main: Callable[[], int]) -> None:
-    """Be a command: do what it is for, and end the process with its exit code."""
+    """Run a command, and end the process with its exit code."""
     hold()
     try:
         os.getcwd()

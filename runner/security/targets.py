@@ -1,6 +1,6 @@
-"""The one door from a configuration's names to code: what is listed, and what the user's own command lets in besides.
+"""The only way from a configuration's names to code: listed names, and further names that the user's command allows.
 
-A shared YAML or a sweep file is data, and data must not choose which code runs. This is no sandbox: what is let in is code.
+A shared YAML or a sweep file is data, and data must not choose which code runs. This is no sandbox: allowed code simply runs.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from runner.security.names import NAMES, RENAMED, current
 
 OPTION, VARIABLE, ENVIRONMENT = "--allow-target", "RUNNER_ALLOW_TARGETS", "RUNNER_ALLOW_ENV"
 
-# Keys of a node that are none of what its target is called with.
+# Keys of a node that are not arguments of its target.
 SPECIAL = {"_target_", "_args_", "_partial_", "_recursive_", "_convert_"}
 
-# What the options of this process's command named.
+# The names in the `--allow-target` options of this process's command.
 NAMED: list[str] = []
 
 
 @contextmanager
 def named(words: list[str]) -> Iterator[None]:
-    """Take `--allow-target NAME` out of a command's words, and let it in here and in the processes started in this block.
+    """Remove `--allow-target NAME` from a command's words; allow NAME in this block and in processes started in it.
 
-    Raises UserError for what Hydra offers to get round its own guard, or to read a pickle.
+    Raises UserError for a missing or wrong NAME, and for Hydra's ways to bypass its own guard or to read a pickle.
     """
     if os.environ.get("HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE"):
         raise UserError(f"HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE is set, which has no use here; unset it and use {OPTION}")
@@ -64,22 +64,22 @@ def named(words: list[str]) -> Iterator[None]:
 
 
 def listed(variable: str) -> list[str]:
-    """Return the names that a variable lists."""
+    """Return the names that an environment variable lists."""
     return [each for each in re.split(r"[:,\s]+", os.environ.get(variable, "")) if each]
 
 
 def let_in(name: str) -> str | None:
-    """Return what the user's command named that lets this name in."""
+    """Return the entry of `--allow-target` that allows this name, or None."""
     return next((each for each in listed(VARIABLE) if name == each or name.startswith(f"{each}.")), None)
 
 
 def by_name(name: str) -> bool:
-    """Tell whether this name is one of those that are allowed."""
+    """Return whether this name is allowed, by the list or by the user's command."""
     return bool(re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name)) and (current(name) in NAMES or let_in(name) is not None)
 
 
 def refusal(path: str, name: Any) -> str:
-    """Return the line about a target that is not allowed."""
+    """Return the error line for a target that is not allowed."""
     if not isinstance(name, str):
         return f"{path} must be the name of a function or a class, got {name!r}"
     module = name.rpartition(".")[0].partition(":")[0] or name
@@ -87,7 +87,7 @@ def refusal(path: str, name: Any) -> str:
 
 
 def target(path: str, name: Any) -> Any:
-    """Return what a `_target_` names, where both the name and what it turns out to be are allowed; raises UserError."""
+    """Return the object that a `_target_` names; raises UserError unless both the name and the object are allowed."""
     if not isinstance(name, str) or not by_name(name):
         raise UserError(refusal(path, name))
     if name in RENAMED:
@@ -99,7 +99,7 @@ def target(path: str, name: Any) -> Any:
         raise UserError(f"{path} names {name!r}, which cannot be had: {first_line(error)}") from error
     if name in NAMES or let_in(name) == name or not callable(found):
         return found
-    # A module lets in what is defined in it, and nothing that it imports.
+    # An allowed module allows the objects that it defines, but not the objects that it imports.
     module, qualified = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     real = f"{module}.{qualified}" if module and qualified else f"a {type(found).__module__}.{type(found).__name__}"
     if let_in(real) is None:
@@ -109,7 +109,7 @@ def target(path: str, name: Any) -> Any:
 
 @cache
 def moved(path: str, name: str) -> None:
-    """Warn, once in a process, of the old name of a part."""
+    """Warn of a part's old name, once per process."""
     logging.getLogger(__name__).warning("%s %s is now %s", path, name, current(name))
 
 
@@ -124,16 +124,16 @@ def targets(path: str, plain: Any) -> Iterator[tuple[str, Any]]:
 
 
 def faults(path: str, plain: Any) -> Iterator[str]:
-    """Yield what in plain data is not allowed, by its name alone: nothing is imported."""
+    """Yield the errors of plain data: names that are not allowed, and data that must not be read again. Nothing is imported."""
     for where, name in targets(path, plain):
-        # What was left open is told as such.
+        # A missing value is reported as missing.
         if name != "???" and not (isinstance(name, str) and by_name(name)):
             yield refusal(where, name)
     yield from unread(path, plain)
 
 
 def unread(path: str, plain: Any) -> Iterator[str]:
-    """Yield what in plain data is not to be read again: text that would be resolved, and objects as Keras writes them."""
+    """Yield an error for plain data that must not be read again: unresolved text, and objects as Keras serialises them."""
     if isinstance(plain, str) and "${" in plain:
         yield f"{path} must hold no interpolation once it is resolved, got {plain!r}; write out what it stands for"
     if isinstance(plain, dict) and "class_name" in plain:
@@ -143,7 +143,7 @@ def unread(path: str, plain: Any) -> Iterator[str]:
 
 
 def plain(path: str, node: Any) -> Any:
-    """Return a node as plain data, resolved once and for all; raises UserError for what would be resolved or read again."""
+    """Return a node as plain data, resolved once; raises UserError for data that would be resolved or read again."""
     found = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     if faults := list(unread(path, found)):
         raise UserError("; ".join(faults))
@@ -151,9 +151,9 @@ def plain(path: str, node: Any) -> Any:
 
 
 def made(path: str, node: Any) -> Any:
-    """Return a node with each `_target_` in it called with the other keys beside it; `_partial_` leaves the call to others.
+    """Return a node with each `_target_` called with the keys beside it; with `_partial_` the keys are bound, without a call.
 
-    Raises UserError where one is not allowed, before any is called.
+    Raises UserError if a target is not allowed, before any target is called.
     """
     found = plain(path, node)
     for where, name in targets(path, found):
@@ -162,7 +162,7 @@ def made(path: str, node: Any) -> Any:
 
 
 def called(path: str, plain: Any) -> Any:
-    """Return what allowed plain data make."""
+    """Return the objects that allowed plain data name."""
     if isinstance(plain, list):
         return [called(f"{path}.{index}", each) for index, each in enumerate(plain)]
     if not isinstance(plain, dict):
@@ -177,7 +177,7 @@ def called(path: str, plain: Any) -> Any:
 
 
 def interpolated(plain: Mapping[str, Any] | Any) -> bool:
-    """Tell whether plain data hold an interpolation that is not resolved yet."""
+    """Return whether plain data hold an unresolved interpolation."""
     if isinstance(plain, str):
         return "${" in plain
     values = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ()

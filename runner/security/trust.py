@@ -1,6 +1,6 @@
-"""What the user's own command names, in words or by the environment, and what only a file of the configuration does.
+"""Distinguish keys that the user sets, by command or environment, from keys that only a configuration file sets.
 
-A file may be somebody else's. It gets no file written outside `outputs`, and no password of the user's sent anywhere.
+A file may be from somebody else. It must not write a file outside `outputs`, nor send the user's passwords anywhere.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from runner.errors import UserError
 from runner.security import uris
 from runner.system import started
 
-# The folder below which the defaults of all keys lie.
+# The folder below which all default paths lie.
 ROOT = "outputs"
-# Variables of the environment that hold passwords, or name files of them, and such files, by the kind of store that gets them.
+# The user's credentials, by the kind of store that receives them: variables that hold or name them, and files.
 CREDENTIALS = ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH")
 TO_SERVERS = tuple(f"MLFLOW_TRACKING_{name}" for name in CREDENTIALS)
 TO_SERVERS_FILES = ("~/.mlflow/credentials",)
@@ -27,19 +27,19 @@ TO_POSTGRESQL_FILES = ("~/.pgpass", "~/.pg_service.conf", "~/.postgresql/postgre
 
 
 class Command(NamedTuple):
-    """A command: its words, and the folder in which it was given."""
+    """A command: its words, and the folder in which it was started."""
 
     words: tuple[str, ...]
     folder: str
 
 
-# That of this process; None where there is none, and whatever is given is given by the user's own code.
+# This process's command. Without one (None), the user's own code gives all values.
 COMMAND: Command | None = None
 
 
 @contextmanager
 def command(words: Sequence[str]) -> Iterator[None]:
-    """Be a command of these words in this block."""
+    """Set this process's command, with these words, in this block."""
     global COMMAND
     before, COMMAND = COMMAND, Command(tuple(words), os.getcwd())
     try:
@@ -49,14 +49,14 @@ def command(words: Sequence[str]) -> Iterator[None]:
 
 
 def arrive(given: Command | None) -> None:
-    """Go on with a command's work in another process."""
+    """Take over a command from another process."""
     global COMMAND
     COMMAND = given
 
 
 @lru_cache(maxsize=8)
 def values(words: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
-    """Return the keys that a command's words set, and their values; nothing of words that cannot be read, as Hydra tells."""
+    """Return the keys and values that a command's words set; empty if the words cannot be parsed, which Hydra reports."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
@@ -68,12 +68,12 @@ def values(words: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
 
 
 def given(key: str) -> bool:
-    """Tell whether the command's words set a key, by itself or within a node."""
+    """Return whether the command's words set a key, directly or within a node; always true without a command."""
     return COMMAND is None or any(sets(name, value, key) for name, value in values(COMMAND.words))
 
 
 def sets(name: str, value: Any, key: str) -> bool:
-    """Tell whether a value of this name sets a key."""
+    """Return whether the override `name=value` sets a key."""
     if name == key:
         return True
     if not key.startswith(f"{name}."):
@@ -86,7 +86,7 @@ def sets(name: str, value: Any, key: str) -> bool:
 
 
 def below(path: str | Path, folder: str | Path) -> bool:
-    """Tell whether a path, relative to where the command was given, lies below a folder, its links followed."""
+    """Return whether a path, relative to the command's folder, lies below another folder; links are followed."""
     start = COMMAND.folder if COMMAND else os.getcwd()
     if ".." in Path(path).parts:
         return False
@@ -94,7 +94,7 @@ def below(path: str | Path, folder: str | Path) -> bool:
 
 
 def folder(key: str, path: str | Path) -> None:
-    """Raise UserError for a folder, or a file, that only a file of the configuration names, and that is not below `outputs`."""
+    """Raise UserError for a folder or a file outside `outputs` that only a configuration file names."""
     if not given(key) and not below(path, ROOT):
         raise UserError(
             f"{key} {str(path)!r} comes from a file, which may name folders below {ROOT} alone; "
@@ -103,9 +103,9 @@ def folder(key: str, path: str | Path) -> None:
 
 
 def store(key: str, uri: Any, environment: str | None = None) -> None:
-    """Raise UserError for a store that only a file of the configuration names, and that would get what is the user's.
+    """Raise UserError for a store that only a configuration file names and that is not safe.
 
-    That is a password for one that is asked over a network, and a file outside `outputs` for one that is a file.
+    A network store is not safe if it would receive the user's credentials; an SQLite store, if its file is outside `outputs`.
     """
     if uri is None or given(key) or (environment and uri == os.environ.get(environment)):
         return
@@ -118,9 +118,9 @@ def store(key: str, uri: Any, environment: str | None = None) -> None:
 
 
 def spooled(uri: str, names: Collection[str], place: Path) -> str | None:
-    """Return in a line why a run is not sent to the store that its spool names: the user's words or environment do not.
+    """Return, in one line, why a run must not be sent to the store that its journal names; None if it may be sent.
 
-    `place` is the folder of the spool, or whatever else says where the store is.
+    A store that the user names is trusted. `place` is the journal's folder, or the outbox.
     """
     given = {*map(uris.absolute, filter(None, (*names, os.environ.get("MLFLOW_TRACKING_URI"))))}
     if uris.absolute(uri) in given:
@@ -133,7 +133,7 @@ def spooled(uri: str, names: Collection[str], place: Path) -> str | None:
 
 
 def stray(uri: str, place: Path) -> str | None:
-    """Return why a store is not made for a folder: an SQLite file below no `outputs`, this command's or the folder's."""
+    """Return why a new SQLite file may not be made: it is outside `outputs`, the command's or that above `place`; else None."""
     file = uris.file_of(uri)
     if file is None or (file.is_file() and file.stat().st_size):
         return None
@@ -144,7 +144,7 @@ def stray(uri: str, place: Path) -> str | None:
 
 
 def artifacts(uri: str, place: Path | None) -> None:
-    """Raise UserError for a folder of this machine in which a server has files kept, and which the user does not name."""
+    """Raise UserError for a server's local artifact folder outside `outputs`, `mlruns` and the folder that the user names."""
     user = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "").removeprefix("file://")
     roots = [started.absolute(each).resolve() for each in (ROOT, "mlruns", user) if each]
     if place is None or not any(place.resolve().is_relative_to(root) for root in roots):
@@ -153,7 +153,7 @@ def artifacts(uri: str, place: Path | None) -> None:
 
 
 def sent(uri: str) -> str | None:
-    """Return what of the user's a store of this URI would be sent, or None."""
+    """Return the user's credential that a store of this URI would receive, or None."""
     scheme = uri.partition(":")[0].partition("+")[0].lower()
     if scheme in ("http", "https"):
         from requests.utils import get_netrc_auth
@@ -172,12 +172,12 @@ def sent(uri: str) -> str | None:
 
 
 def held(variables: Sequence[str], files: Sequence[str]) -> str | None:
-    """Return the first of these variables that is set, or of these files that is there."""
+    """Return, as a text, the first of these variables that is set or of these files that exists; None if there is none."""
     found = (f"your {name}" for name in variables if os.environ.get(name))
     return next(found, None) or next((f"your {name}" for name in files if Path(name).expanduser().exists()), None)
 
 
 def service(key: str, address: Any, environment: str) -> None:
-    """Raise UserError for a service that only a file of the configuration names, and that is trusted with all it is sent."""
+    """Raise UserError for a service that only a configuration file names: a service is trusted with all that it receives."""
     if address is not None and not given(key) and address != os.environ.get(environment):
         raise UserError(f"{key} {address!r} comes from a file; if you trust it, name it yourself: {key}=… or {environment}=…")

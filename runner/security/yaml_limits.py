@@ -1,4 +1,4 @@
-"""Files of configurations are looked at before they are read: a few bytes of YAML can stand for more than any memory holds."""
+"""Check configuration files before they are read: a few bytes of YAML can expand to more than any memory holds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import yaml
 
 from runner.errors import UserError, first_line
 
-# Of a file's text, of the values that it stands for, and of how deep they are nested.
+# Bounds of a file: bytes of text, values with aliases expanded, and levels of nesting.
 BYTES, VALUES, LEVELS = 2**20, 10_000, 100
-# Some thousand take a second to be parsed.
+# Parsing a few thousand interpolations takes a second.
 INTERPOLATIONS = 1000
 
 
 def checked(path: Path) -> str:
-    """Return the text of a file; raises UserError for one that is too large, stands for too many values, or is no YAML."""
+    """Return the text of a file; raises UserError if it is too large, expands to too many values, or is not YAML."""
     if (size := path.stat().st_size) > BYTES:
         raise UserError(f"{path} must be 1 MiB or less, got {size} bytes; keep data in a file of its own")
     try:
@@ -29,10 +29,10 @@ def checked(path: Path) -> str:
 
 
 def count(path: object, text: str) -> int:
-    """Return how many values a text stands for, with each alias at its full size; raises UserError beyond a bound."""
+    """Return the number of values in a text, with each alias expanded; raises UserError beyond a bound."""
     sizes: dict[str, int] = {}
     interpolations = 0
-    # Of what is open: its anchor, and how many values came in it.
+    # Each open node: its anchor, and the number of values in it so far.
     stack: list[list[Any]] = [[None, 0]]
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
@@ -57,9 +57,9 @@ def count(path: object, text: str) -> int:
 
 
 def guard() -> None:
-    """Have every file that Hydra reads looked at before.
+    """Patch Hydra so that it checks every file before it reads it.
 
-    Hydra's own sources are no place for that: its scan for plugins makes their classes anew.
+    Hydra's source classes cannot be patched: its scan for plugins creates them again.
     """
     from hydra._internal.config_repository import ConfigRepository
 
@@ -68,7 +68,7 @@ def guard() -> None:
 
 
 def reading(load: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what reads a file of a search path once it is looked at."""
+    """Return a function that checks a file of a search path and then reads it."""
 
     @wraps(load)
     def load_config(self: Any, config_path: str) -> Any:

@@ -1,8 +1,8 @@
-"""How one step is taken: a strategy is `(loss, optimizer, x) -> Step`, closures over the same three.
+"""How one step is taken: a strategy is `(loss, optimizer, x) -> Step`, closures over these three.
 
-Both strategies here are one: a tape for the gradient of the loss at x, then `apply_gradients`. `tape` spells the two steps out
-and offers the tape's own switches; `minimize` leaves them to the optimizer where it has a `minimize` of its own. Those of
-`second_order`, `least_squares` and `scipy_driver` work without an optimizer, which only counts their steps.
+Both strategies here do the same: a tape computes the gradient of the loss at x, then `apply_gradients` updates x. `tape` spells
+the two steps out and offers the tape's own switches. `minimize` calls the optimizer's `minimize`, if it has one. The strategies
+in `second_order`, `least_squares` and `scipy_driver` work without an optimizer: `NoOptimizer` only counts their steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from runner.trace import Trace
 
 
 class Row(NamedTuple):
-    """x, loss and gradient at one point, and whatever else a strategy records there, by metric name."""
+    """x, loss and gradient at one point, and further quantities of the strategy there, by metric name."""
 
     x: tf.Tensor
     loss: tf.Tensor
@@ -40,11 +40,14 @@ class Row(NamedTuple):
 class Step(NamedTuple):
     """`take()` returns the row at x and then updates x with its gradient; `evaluate()` returns the row and changes nothing.
 
-    `restart()` follows a change of x from outside: what the strategy carries from step to step is as before step 0. `variables`
-    hold that, and None says that none do, so that a run can only be continued by taking its steps again. The others are of a
-    strategy that Python drives: `compiled(decorator)` is the same Step, whose evaluations are decorated; `ended()` is why no
-    further step can be taken, with the sentence that says so; `close()` ends what has not. `stalled` is a rule, as in
-    `stopping`, that holds at the first row from which the strategy could take no further step; it looks back one row.
+    `restart()` is called after x was changed from outside: it resets the strategy's state to the state before step 0.
+    `variables` hold this state. None means that no variables hold it: a run can be continued only by taking its steps again.
+
+    A strategy that Python drives has three more. `compiled(decorator)` returns the same Step with decorated evaluations.
+    `ended()` returns the reason why no further step can be taken, with a sentence for it, or None. `close()` ends the strategy.
+
+    `stalled` is a rule, as in `stopping`, that holds at the first row from which the strategy could take no further step. It
+    looks back one row.
     """
 
     take: Callable[[], Row]
@@ -58,20 +61,20 @@ class Step(NamedTuple):
 
 
 def stands_still(trace: Trace, start: int, where: Any = True) -> int | None:
-    """Return the first row from `start` on whose x is that of the row before, or None; `where`, [n], may exclude rows."""
+    """Return the first row from `start` on whose x equals the x of the row before, or None; `where`, [n], may exclude rows."""
     x = trace.x.reshape(len(trace), -1)
     same = np.concatenate([[False], (x[1:] == x[:-1]).all(axis=1)])
     return stopping.first((same & where)[start:], start)
 
 
 def without_optimizer(strategy: Any) -> Any:
-    """Declare that a strategy takes its own steps, in which no optimizer has a part; a decorator."""
+    """Declare that a strategy takes its own steps, without an optimizer; a decorator."""
     setattr(strategy, "without_optimizer", True)
     return strategy
 
 
 def fit(strategy: Any, loss: Loss, optimizer: Any) -> None:
-    """Raise Incompatible where a strategy cannot go together with this optimizer, or with this loss."""
+    """Raise Incompatible if a strategy cannot be combined with this optimizer or this loss."""
     own, none, name = takes_own_steps(strategy), isinstance(optimizer, NoOptimizer), strategy.__name__
     if own and not none:
         kind = type(optimizer).__name__
@@ -90,8 +93,8 @@ def fit(strategy: Any, loss: Loss, optimizer: Any) -> None:
 
 
 def takes_own_steps(strategy: Any) -> bool:
-    """Tell whether a strategy takes its own steps."""
-    # The attribute of before is that of users' strategies.
+    """Return whether a strategy takes its own steps."""
+    # Users' strategies may still have the earlier name of the attribute, `own_steps`.
     return getattr(strategy, "without_optimizer", False) or getattr(strategy, "own_steps", False)
 
 
@@ -109,13 +112,13 @@ def tape(
 ) -> Step:
     """Compute the gradient by `tf.GradientTape`, then apply it.
 
-    `watch` calls `t.watch(x)` where the tape does not watch by itself; `intermediates` records what the loss names, with its
-    gradient (of its sum, where it is no scalar) with respect to x, and `terms` the terms that the loss is the sum of, with the
-    Euclidean norm of each one's gradient and the angle between each two of them; both take a `persistent` tape. `average`
-    records the optimizer's own average of x and the loss there.
+    `watch` calls `t.watch(x)` if the tape does not watch by itself. `intermediates` records the tensors that the loss names,
+    and the gradient of each (of its sum, if it is no scalar) with respect to x. `terms` records the summands of the loss, the
+    Euclidean norm of each summand's gradient, and the angle between each two gradients. Both need a `persistent` tape.
+    `average` records the optimizer's own average of x and the loss there.
 
-    Raises UserError where there is no gradient, or a tape that is not persistent is asked for a second one, and Incompatible
-    where the loss names no terms.
+    Raises UserError if there is no gradient, or if a second gradient is asked of a tape that is not persistent. Raises
+    Incompatible if `terms` is set and the loss names none, or if `average` is set and the optimizer keeps none.
     """
 
     def evaluate() -> Row:
@@ -134,7 +137,7 @@ def tape(
         found = intermediates_of(on_the_way, t, x) if intermediates else {}
         found |= terms_of(summands, t, x) if terms else {}
         found |= averages.recorded(loss, optimizer, x) if average else {}
-        # A persistent tape holds every tensor of the pass until it goes.
+        # A persistent tape holds every tensor of the pass until it is deleted.
         del t
         return Row(point, y, gradient, found)
 
@@ -148,9 +151,9 @@ def tape(
 
 
 def minimize(loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
-    """Call the optimizer's `minimize(loss, var_list=[x])`; Keras 3 has none, and gets the two steps that Keras 2 defines it by.
+    """Call the optimizer's `minimize(loss, var_list=[x])`; Keras 3 has none: take the two steps that define it in Keras 2.
 
-    The recorded gradient is the one that was handed to `apply_gradients`, never a second evaluation.
+    The recorded gradient is the one that `apply_gradients` received, never a second evaluation.
     """
     plain = {
         "persistent": False,
@@ -182,7 +185,7 @@ def minimize(loss: Loss, optimizer: Any, x: tf.Variable) -> Step:
 
 
 def two_steps(optimizer: Any, loss: Callable[[], tf.Tensor], var_list: list[tf.Variable]) -> list[Any]:
-    """Do what Keras 2 documents for `Optimizer.minimize`, and return the gradients that were applied."""
+    """Take the two steps of Keras 2's `Optimizer.minimize`, as documented, and return the applied gradients."""
     with tf.GradientTape() as t:
         y = loss()
     gradients = t.gradient(y, var_list)
@@ -193,7 +196,10 @@ def two_steps(optimizer: Any, loss: Callable[[], tf.Tensor], var_list: list[tf.V
 
 @contextmanager
 def applied(optimizer: Any, seen: Sequence[tf.Tensor]) -> Iterator[list[tf.Tensor]]:
-    """Give the gradients that `optimizer.apply_gradients` is handed in this block; x and the loss are then `seen`."""
+    """Yield a list that collects the gradients passed to `optimizer.apply_gradients` in this block.
+
+    The gradients are applied only if they and `seen` (x and the loss) are usable.
+    """
     gradients: list[tf.Tensor] = []
     original = optimizer.apply_gradients
 
@@ -210,7 +216,7 @@ def applied(optimizer: Any, seen: Sequence[tf.Tensor]) -> Iterator[list[tf.Tenso
 
 
 def checked(y: Any, x: tf.Tensor) -> tf.Tensor:
-    """Return a loss that is one real number of x's dtype, or say what it is instead."""
+    """Return a loss that is one number of x's dtype; raise UserError for any other."""
     if not tf.is_tensor(y):
         raise UserError(f"loss must return a tf.Tensor, got {type(y).__name__}; compute it with TensorFlow operations on x")
     if y.shape.rank != 0:
@@ -228,7 +234,10 @@ def intermediates_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Vari
 
 
 def terms_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) -> dict[str, tf.Tensor]:
-    """Return each term, its gradient's norm and, in degrees, its angle to each other one's gradient, by metric name."""
+    """Return each term, the norm of its gradient and the angles between each two gradients, in degrees, by metric name.
+
+    Raises Incompatible if there are no terms.
+    """
     if not named:
         raise Incompatible("strategy.terms=true records the terms that a loss names, and this one names none; leave it out")
     found = {f"term/{name}": tf.convert_to_tensor(value) for name, value in named.items()}
@@ -237,14 +246,14 @@ def terms_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable) ->
     found |= {f"term_gradient_norm/{name}": norm for name, norm in norms.items()}
     units = {name: gradients[name] / norms[name] for name in named}
     for one, other in itertools.combinations(named, 2):
-        # Kahan's formula, exact near 0 and 180 degrees, where the arc cosine is not; NaN where one gradient vanishes.
+        # Kahan's formula is exact near 0 and 180 degrees, where the arc cosine is not. NaN if one gradient is 0.
         half = tf.atan2(*(norm(tf.reshape(each, [-1])) for each in (units[one] - units[other], units[one] + units[other])))
         found[f"term_angle/{one}-{other}"] = half * (360 / math.pi)
     return found
 
 
 def gradients_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable, key: str) -> dict[str, Any]:
-    """Return the gradient of each of these with respect to x."""
+    """Return the gradient of each tensor with respect to x; raise UserError about `key` if the tape is not persistent."""
     try:
         return {name: t.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO) for name, value in named.items()}
     except RuntimeError as error:
@@ -253,7 +262,7 @@ def gradients_of(named: dict[str, tf.Tensor], t: tf.GradientTape, x: tf.Variable
 
 
 def no_gradient(watched: bool) -> str:
-    """Say why `t.gradient` returned None."""
+    """Return a sentence on why `t.gradient` returned None."""
     if watched:
         return "the loss has no gradient for x: it does not depend on x through differentiable TensorFlow operations"
     return (

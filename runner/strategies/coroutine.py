@@ -1,4 +1,4 @@
-"""A function that calls back, turned inside out: it runs to its next call, waits there, and goes on with the answer."""
+"""A function with callbacks as a coroutine: it runs to its next callback, waits there, and continues with the answer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Closed(BaseException):
-    """Unwinds a function that nobody will answer any more."""
+    """Unwinds a function that will receive no more answers."""
 
 
 class Returned(Exception):
-    """The function has come to its end, with this value."""
+    """The function has returned this value."""
 
     def __init__(self, value: Any) -> None:
         super().__init__(value)
@@ -21,27 +21,27 @@ class Returned(Exception):
 
 
 class Suspended:
-    """Runs `function(ask)` in a thread, one of the two at a time: `ask(question)` there waits for `resume(answer)` here.
+    """Runs `function(ask)` in a second thread: `ask(question)` there waits for `resume(answer)` in the caller's thread.
 
-    So a library that wants to drive is driven, and all that it calls runs in the thread that answers, where a debugger, signals
-    and exceptions are at home.
+    Only one of the two threads runs at a time. So the caller controls a library that would otherwise control the caller. The
+    answers are computed in the caller's thread, where a debugger, signals and exceptions work as usual.
     """
 
     def __init__(self, function: Callable[[Callable[[Any], Any]], Any]) -> None:
         self.questions: SimpleQueue[Any] = SimpleQueue()
         self.answers: SimpleQueue[Any] = SimpleQueue()
-        # Ends with the process, should nobody close it.
+        # A daemon thread ends with the process, even if `close` is never called.
         self.thread = Thread(target=self.run, args=(function,), daemon=True)
 
     def run(self, function: Callable[[Callable[[Any], Any]], Any]) -> None:
-        """Run the function; its return value and its exception are the last questions."""
+        """Run the function, and put its return value or its exception as the last question."""
         try:
             self.questions.put(Returned(function(self.ask)))
         except BaseException as error:
             self.questions.put(error)
 
     def ask(self, question: Any) -> Any:
-        """Hand a question over and return its answer; raises Closed where there is none to come."""
+        """Put a question, and return its answer; raise Closed if no answer will come."""
         self.questions.put(question)
         answer = self.answers.get()
         if isinstance(answer, Closed):
@@ -49,9 +49,9 @@ class Suspended:
         return answer
 
     def resume(self, answer: Any = None) -> Any:
-        """Begin, or go on with an answer, and return the next question.
+        """Start the function, or continue it with an answer, and return its next question.
 
-        Raises Returned at the end, or what the function raises.
+        Raises Returned at the function's end, the function's own exception, or Closed if it has ended before.
         """
         if self.thread.ident is None:
             self.thread.start()
@@ -66,7 +66,7 @@ class Suspended:
         return question
 
     def close(self) -> None:
-        """End the function where it waits, if it does, and its thread."""
+        """End the function, if it waits for an answer, and its thread."""
         if self.thread.is_alive():
             self.answers.put(Closed())
             self.thread.join()

@@ -1,7 +1,7 @@
-"""Steps for a loss that is a sum of squares, by the Jacobian of what is squared, which costs no second derivative.
+"""Steps for a loss that is a sum of squares, by the Jacobian of the residuals, without second derivatives.
 
 J is [m, n], of m residuals r with respect to the n numbers of x; the gradient of Σ r² is 2 Jᵀr. A trust region, which scales
-with the columns of J, keeps a step to where r is nearly linear.
+with the columns of J, limits a step to where r is nearly linear.
 
 "M" is Moré (1978), The Levenberg-Marquardt algorithm: implementation and theory, doi:10.1007/BFb0067700; "MINPACK" is its
 program LMDER (Moré, Garbow, Hillstrom 1980, ANL-80-74), whose constants are used.
@@ -26,14 +26,14 @@ from runner.strategies.second_order import jacobian
 from runner.trace import Trace
 
 Function = Callable[[tf.Tensor], tf.Tensor]
-# MINPACK's: the least part of the promised decrease that a step must bring, what counts as a bad and as a good one, how near to
-# its radius a step must end, and how many steps of Hebden's iteration may look for such a one.
+# MINPACK's constants: the least part of the predicted decrease with which a step is accepted; the parts that make a step bad
+# and good; the tolerance of a step's length, relative to the radius; the largest number of Hebden's iterations.
 ACCEPTED, BAD, GOOD = 1e-4, 0.25, 0.75
 NEAR, HEBDEN = 0.1, 10
 
 
 class Region(NamedTuple):
-    """What is carried from step to step: Δ, Marquardt's λ, both 0 before step 0, and D, [n]."""
+    """The trust region, the state between steps: Δ and Marquardt's λ, both 0 before step 0, and D, [n]."""
 
     radius: tf.Tensor
     parameter: tf.Tensor
@@ -41,7 +41,7 @@ class Region(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """Where a step has led, [n], whether no other is to be tried, and how many were."""
+    """The point that a step has reached, [n], whether the search for a step is over, and the number of trials."""
 
     x: tf.Tensor
     over: tf.Tensor
@@ -49,7 +49,7 @@ class Trial(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What Hebden's iteration has come to: a step, its λ, the λ to try next, its bounds, and how far beyond Δ the step ends."""
+    """The state of Hebden's iteration: a step, its λ, the next λ, the bounds of λ, and by how much the step exceeds Δ."""
 
     p: tf.Tensor
     parameter: tf.Tensor
@@ -63,14 +63,15 @@ class Search(NamedTuple):
 
 @without_optimizer
 def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, max_trials: int) -> Step:
-    """Step by x ← x + p, where p minimises ‖r + J p‖² among ‖D p‖ ≤ Δ: Gauss and Newton's step where that is short enough.
+    """Step by x ← x + p, where p minimises ‖r + J p‖² among ‖D p‖ ≤ Δ: the Gauss-Newton step if it is short enough.
 
-    Else (JᵀJ + λD²) p = -Jᵀr, with λ such that ‖D p‖ is Δ to a tenth (M, section 5). D holds the largest norm so far of each
-    column of J (M, section 6), Δ begins at `factor` · ‖D x‖ and follows how well r + J p foretells r(x + p) (M, section 4). A
-    step that lowers the sum of squares by too little is tried again within a smaller Δ, and x stays after `max_trials` of them.
-    A run ends where x stays although fewer were tried. The rows are the points at which MINPACK computes J.
+    Otherwise (JᵀJ + λD²) p = -Jᵀr, with λ such that ‖D p‖ is Δ up to a tenth (M, section 5). D holds the largest norm so far of
+    each column of J (M, section 6). Δ begins at `factor` · ‖D x‖, and is adapted to how well r + J p predicts r(x + p) (M,
+    section 4). A step that lowers the sum of squares by too little is tried again within a smaller Δ. After `max_trials` trials
+    without success, x stays where it is. A run ends if x stays after fewer trials. The rows are the points at which MINPACK
+    computes J.
 
-    Raises Incompatible where the loss names no residuals, and UserError where it is not their sum of squares.
+    Raises Incompatible if the loss names no residuals, and UserError if the loss is not their sum of squares.
     """
     r = residuals_of(loss, x)
     n = x.shape.num_elements()
@@ -111,7 +112,7 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
         tried.assign(tf.ones_like(tried))
 
     def stalled(trace: Trace, start: int) -> int | None:
-        # A last trial may have been the last in another way, too; the next step tells.
+        # If all trials were used, the last one may also have ended the search; the next step shows it.
         fewer = np.diff(trace.named[EVALUATIONS + "loss"], prepend=0) < max_trials
         return stands_still(trace, start, fewer)
 
@@ -119,9 +120,9 @@ def gauss_newton(loss: Loss, optimizer: Any, x: tf.Variable, *, factor: float, m
 
 
 def residuals_of(loss: Loss, x: tf.Variable) -> Function:
-    """Return a loss's residuals, [m] at x; raises Incompatible where it names none.
+    """Return a loss's residuals, [m] at x.
 
-    Raises UserError where the loss is not the sum of their squares.
+    Raises Incompatible if the loss names none, and UserError if it is not the sum of their squares.
     """
     r = loss.residuals
     if r is None:
@@ -140,7 +141,7 @@ def residuals_of(loss: Loss, x: tf.Variable) -> Function:
 
 
 def first(region: Region, x: tf.Tensor, j: tf.Tensor, factor: float) -> Region:
-    """Return a region whose scale covers the columns of j, and whose radius is the first one where it has none yet."""
+    """Return the region with its scale raised to the norms of j's columns, and with the first radius if it has none yet."""
     begins = tf.equal(region.radius, 0)
     scale = tf.maximum(region.scale, norm_of(j, 0))
     scale = tf.where(begins & tf.equal(scale, 0), tf.ones_like(scale), scale)
@@ -152,7 +153,10 @@ def first(region: Region, x: tf.Tensor, j: tf.Tensor, factor: float) -> Region:
 def step(
     r: Function, point: tf.Tensor, at: tf.Tensor, j: tf.Tensor, region: Region, begins: tf.Tensor, max_trials: int
 ) -> tuple[Trial, Region]:
-    """Try steps from a point, where the residuals are `at` and their Jacobian j, until one is accepted or none can be."""
+    """Try steps from a point with the residuals `at` and the Jacobian j; return the last trial and the new region.
+
+    The trials end if a step is accepted, if no step can improve, or after `max_trials`.
+    """
     x, norm = tf.reshape(point, (-1,)), norm_of(at)
     eps = float(np.finfo(x.dtype.name).eps)
 
@@ -173,7 +177,7 @@ def step(
         region = resized(
             region._replace(radius=radius, parameter=parameter), ratio, actual, -(linear + damped), length, new, norm
         )
-        # Nothing is left to gain, or nowhere to go, as far as roundings tell.
+        # Within rounding, there is nothing left to gain, or the radius is too small to move x.
         flat = (tf.abs(actual) <= eps) & (promised <= eps)
         over = accepted | flat | (region.radius <= eps * norm_of(region.scale * x)) | tf.equal(norm, 0)
         reached = tf.where(accepted, there, x)
@@ -186,7 +190,7 @@ def step(
 def resized(
     region: Region, ratio: tf.Tensor, actual: tf.Tensor, slope: tf.Tensor, length: tf.Tensor, new: tf.Tensor, norm: tf.Tensor
 ) -> Region:
-    """Return the region after a step of this length: smaller where it brought little of what was promised, else larger."""
+    """Return the region after a step of this length: smaller after a bad step, larger after a good one, else unchanged."""
     cut = tf.where(actual >= 0, 0.5 * tf.ones_like(actual), 0.5 * slope / (slope + 0.5 * actual))
     cut = tf.where((NEAR * new >= norm) | (cut < NEAR), NEAR * tf.ones_like(cut), cut)
     bad, good = tf.logical_not(ratio > BAD), tf.equal(region.parameter, 0) | (ratio >= GOOD)
@@ -197,11 +201,11 @@ def resized(
 
 
 def within(j: tf.Tensor, at: tf.Tensor, region: Region) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return p, [n], of ‖D p‖ ≤ Δ to a tenth that minimises ‖at + j p‖, and its Marquardt parameter λ (M, section 5)."""
+    """Return p, [n], that minimises ‖at + j p‖ with ‖D p‖ ≤ Δ up to a tenth, and its Marquardt parameter λ (M, section 5)."""
     info = np.finfo(region.radius.dtype.name)
     full, beyond, newton = solved(j, at, region, tf.zeros_like(region.radius))
-    # Where j is not of full rank, there is no step without λ, but one of the least, and no lower bound; columns of j D⁻¹ are
-    # of a norm of 1 at the most.
+    # If j is not of full rank, there is no step without λ: the least λ is used instead, and λ has no lower bound. Columns of
+    # j D⁻¹ have a norm of at most 1.
     whole = tf.reduce_all(tf.math.is_finite(full))
     least = info.eps * tf.ones_like(region.radius)
     full, beyond, newton = tf.cond(whole, lambda: (full, beyond, newton), lambda: solved(j, at, region, least))
@@ -232,7 +236,7 @@ def within(j: tf.Tensor, at: tf.Tensor, region: Region) -> tuple[tf.Tensor, tf.T
 
 
 def solved(j: tf.Tensor, at: tf.Tensor, region: Region, parameter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return the step p of this λ, by how much its scaled length exceeds the radius, and what Hebden's iteration adds to λ."""
+    """Return the step p of this λ, the excess of its scaled length over the radius, and Hebden's increment of λ."""
     d = region.scale
     stacked = tf.concat([j, tf.linalg.diag(tf.sqrt(parameter) * d)], axis=0)
     q, triangle = tf.linalg.qr(stacked)

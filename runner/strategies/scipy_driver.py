@@ -19,13 +19,13 @@ from runner.losses import Loss
 from runner.strategies import Row, Step, second_order, without_optimizer
 from runner.strategies.coroutine import Returned, Suspended
 
-# SciPy's own limits of iterations are far below those of a long run; the runner's is the one that counts.
+# SciPy's own limits of iterations are far below those of a long run, so only the runner's limit applies.
 UNLIMITED = 2**31 - 1
 RUNNERS = ("maxiter", "disp", "return_all")
 
 
 class Method(NamedTuple):
-    """What a method asks for besides loss and gradient, and what has failed where it cannot go on."""
+    """A method's second derivative, if it needs one, and the name of its failure when it cannot continue."""
 
     second: str | None
     failed: str
@@ -33,7 +33,7 @@ class Method(NamedTuple):
 
 ITERATE, GRADIENT, HESSIAN, PRODUCT = "iterate", "gradient", "hessian", "hessian_product"
 LINE, REGION = "line_search_failed", "trust_region_failed"
-# Those that use a gradient and have no constraints.
+# SciPy's methods that use a gradient and have no constraints.
 METHODS = {
     "CG": Method(None, LINE),
     "BFGS": Method(None, LINE),
@@ -44,7 +44,7 @@ METHODS = {
     "trust-exact": Method(HESSIAN, REGION),
     "dogleg": Method(HESSIAN, REGION),
 }
-# The `status` that all of these have where a limit of theirs is reached.
+# The `status` of all these methods when one of their own limits is reached.
 LIMITED = 1
 
 
@@ -60,14 +60,15 @@ def scipy(
 ) -> Step:
     """Let `scipy.optimize.minimize(method=…, options=…)` take the steps: row k holds its k-th iterate.
 
-    `tolerances`, by dtype and method, are options too, where `options` does not set them.
+    `tolerances`, by dtype and method, are further options, unless `options` sets them.
 
-    SciPy computes in double precision, TensorFlow in x's dtype. In graph and xla the evaluations are compiled, and SciPy is
-    what it is. Those that it asked for are not made again for a row; `evaluations/…` count what was evaluated until then. A run
-    ends where SciPy ends it: `converged` where that is what it says, else `iteration_limit`, and `stopped_by` says what failed.
-    It ends as `diverged` at an iterate whose Hessian is not finite, or from which SciPy cannot go on for such a number.
+    SciPy computes in double precision, TensorFlow in x's dtype. In graph and xla, the evaluations are compiled and SciPy stays
+    as it is. A row reuses the evaluations that SciPy has asked for; `evaluations/…` count the evaluations up to the row. A run
+    ends where SciPy ends: `converged` if SciPy reports success, else `iteration_limit`, and `stopped_by` names the failure. A
+    run ends as `diverged` at an iterate with a Hessian that is not finite, or if other numbers that are not finite prevent
+    SciPy from continuing.
 
-    Raises UserError where there is no such method, or it has no such option.
+    Raises UserError if there is no such method, or if the method has no such option.
     """
     if method not in METHODS:
         raise UserError(
@@ -87,7 +88,7 @@ def scipy(
 
 
 def check(method: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError for options that a method does not take, of which SciPy would only warn."""
+    """Raise UserError for options that a method does not accept; SciPy would only warn of them."""
     for key in options.keys() & set(RUNNERS):
         raise UserError(f"strategy.options.{key} is not SciPy's to say here; leave it out, and set max_iterations")
     second = {"hess": lambda _: np.eye(2)} if METHODS[method].second else {}
@@ -102,12 +103,12 @@ def check(method: str, options: Mapping[str, Any]) -> None:
 
 
 def diverged(what: str, says: str) -> tuple[Ending, str, str]:
-    """Return the end at a point beyond which something is not finite: "gradient" or "Hessian"."""
+    """Return the ending `diverged`; `what` is not finite: "gradient" or "Hessian"."""
     return Ending.DIVERGED, f"nonfinite_{what.lower()}", says
 
 
 class Run:
-    """One minimisation: what SciPy asks is answered until its next iterate, which is looked for when it is needed."""
+    """One minimisation by SciPy: its questions are answered up to its next iterate, which is computed only when needed."""
 
     def __init__(self, loss: Loss, optimizer: Any, x: tf.Variable, method: str, options: Mapping[str, Any]) -> None:
         self.optimizer, self.x, self.method = optimizer, x, method
@@ -124,14 +125,14 @@ class Run:
         self.restart()
 
     def compile(self, decorator: Callable[[Any], Any]) -> None:
-        """Decorate the evaluations, and make each once, which compiles it and counts for none."""
+        """Decorate the evaluations, and call each once to compile it; these calls are not counted."""
         self.evaluations = {name: decorator(function) for name, function in self.evaluations.items()}
         x = tf.convert_to_tensor(self.x)
         for name, function in self.evaluations.items():
             function(*[x] * (2 if name == PRODUCT else 1))
 
     def restart(self) -> None:
-        """Begin again, at x as it is now."""
+        """Reset the minimisation, to start from the present x."""
         self.close()
         self.counts = Counter({name: 0 for name in self.evaluations})
         self.known: dict[bytes, tuple[tf.Tensor, tf.Tensor]] = {}
@@ -141,13 +142,13 @@ class Run:
         self.end: tuple[Ending, str, str] | None = None
 
     def close(self) -> None:
-        """End SciPy where it waits."""
+        """End SciPy, if it waits for an answer."""
         if self.driver is not None:
             self.driver.close()
         self.driver = None
 
     def evaluate(self) -> Row:
-        """Return the row at the iterate that x is."""
+        """Return the row at the present iterate, x."""
         if self.row is None:
             self.row = self.reached(self.x.numpy())
         return self.row
@@ -169,7 +170,7 @@ class Run:
         return self.end
 
     def look_ahead(self) -> None:
-        """Let SciPy go on to its next iterate, or to its end."""
+        """Let SciPy continue to its next iterate, or to its end."""
         assert self.row is not None
         here = self.row.x.numpy().tobytes()
         if self.driver is None:
@@ -178,14 +179,14 @@ class Run:
         answer = None
         while self.ahead is None:
             try:
-                # It warns of what its result says too.
+                # SciPy's result reports the same as its warnings.
                 with warnings.catch_warnings(action="ignore"):
                     what, *at = self.driver.resume(answer)
             except Returned as returned:
                 self.end = self.no_further(here) or self.ending(returned.value)
                 return
             except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-                # Of SciPy's own: what a loss raises is raised by `answer`.
+                # Only errors of SciPy itself arrive here: `answer` raises the errors of a loss.
                 if not self.unusable:
                     raise
                 self.end = diverged(next(iter(self.unusable.values())), f"{self.method} says: {first_line(error)}")
@@ -200,12 +201,12 @@ class Run:
                 answer = self.answer(what, *at)
 
     def no_further(self, here: bytes) -> tuple[Ending, str, str] | None:
-        """Return the end at an iterate where what SciPy has asked for is not finite, or None."""
+        """Return the ending if a derivative that SciPy has asked for at this iterate is not finite, else None."""
         what = self.unusable.get(here)
         return None if what is None else diverged(what, f"{self.method} has no finite {what} here to go on by")
 
     def drive(self, start: np.ndarray, ask: Callable[[Any], Any]) -> OptimizeResult:
-        """Run SciPy, which asks for all that it needs."""
+        """Run SciPy's `minimize`, which asks for all evaluations through `ask`, and return its result."""
         second: dict[str, Any] = {}
         if self.second == HESSIAN:
             second["hess"] = lambda x: ask((HESSIAN, x))
@@ -215,25 +216,25 @@ class Run:
         return minimize(lambda x: ask((GRADIENT, x)), start, method=self.method, options=self.options, **keys)
 
     def answer(self, what: str, *at: np.ndarray) -> Any:
-        """Return what SciPy asks for, in double precision, at a point and perhaps along a vector."""
+        """Return the evaluation that SciPy asks for, in double precision, at a point and possibly along a vector."""
         if what == GRADIENT:
             value, gradient = self.first_order(at[0])
             loss, slopes = float(value), gradient.numpy().astype(np.float64).ravel()
             if not (np.isfinite(loss) and np.isfinite(slopes).all()):
                 self.unusable[self.tensor(at[0]).numpy().tobytes()] = "gradient"
-            # A comparison with NaN never holds, so that SciPy would neither take such a point nor shorten its step.
+            # A comparison with NaN never holds: with NaN, SciPy would neither accept the point nor shorten its step.
             return np.inf if np.isnan(loss) else loss, slopes
         self.counts[what] += 1
         found = self.evaluations[what](*map(self.tensor, at)).numpy().astype(np.float64)
         found = found if what == HESSIAN else found.ravel()
         if not np.isfinite(found).all():
             self.unusable[self.tensor(at[0]).numpy().tobytes()] = "Hessian"
-            # SciPy asks for it at points, too, that it then does not take.
+            # SciPy asks for the Hessian also at points that it then does not accept, so this is no reason to end.
             return np.zeros_like(found)
         return found
 
     def first_order(self, at: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return loss and gradient, evaluated unless that was done since the last iterate."""
+        """Return loss and gradient at a point; values computed since the last iterate are reused."""
         x = self.tensor(at)
         key = x.numpy().tobytes()
         if key not in self.known:
@@ -242,11 +243,11 @@ class Run:
         return self.known[key]
 
     def tensor(self, flat: np.ndarray) -> tf.Tensor:
-        """Return numbers of SciPy's in x's shape and dtype."""
+        """Return SciPy's flat array as a tensor of x's shape and dtype."""
         return tf.constant(flat.reshape(self.shape), self.x.dtype)
 
     def reached(self, at: np.ndarray) -> Row:
-        """Return the row of an iterate, with what had been evaluated when SciPy came to it."""
+        """Return the row of an iterate, with the counts of evaluations when SciPy reached it."""
         value, gradient = self.first_order(at)
         x = self.tensor(at)
         key = x.numpy().tobytes()
@@ -256,7 +257,7 @@ class Run:
         return Row(x, value, gradient, {EVALUATIONS + name: tf.constant(n, tf.int64) for name, n in counts.items()})
 
     def ending(self, result: OptimizeResult) -> tuple[Ending, str, str]:
-        """Return SciPy's own end as one of ours, with the finer word and SciPy's sentence."""
+        """Return the ending that corresponds to SciPy's result, with a more precise name and SciPy's sentence."""
         says = f"{self.method} says: {' '.join(str(result.message).split())}"
         if result.success:
             return Ending.CONVERGED, "scipy", says

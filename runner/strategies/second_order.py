@@ -1,6 +1,6 @@
-"""Steps by the Hessian, and the derivatives that they and SciPy ask for: a tape within a tape, in eager as in a compiled loop.
+"""Newton's method, and the derivatives for it and for SciPy: a tape within a tape, in eager and in a compiled loop.
 
-x may have any shape; where linear algebra takes over, it is flat: n numbers, whose Hessian is [n, n].
+x may have any shape. For linear algebra it is flattened to n numbers, with the Hessian [n, n].
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from runner.losses import Loss
 from runner.strategies import Row, Step, checked, no_gradient, stands_still, without_optimizer
 
 Function = Callable[[tf.Tensor], tf.Tensor]
-# The least eigenvalue of a scaled Hessian, by size and in parts of the largest, that newton does not raise.
+# Absolute eigenvalues of a scaled Hessian below this part of the largest are raised to it by `newton`.
 LEAST = 1e-12
-# By how many roundings of the loss a step may miss its decrease: near a minimum there is nothing else left to see.
+# A step may miss its required decrease by this number of roundings of the loss: near a minimum, only rounding is left.
 ROUNDINGS = 4
-# Rows of a Hessian that are computed at once: all 2,400 of a small network's took six gigabytes.
+# Rows of a Hessian that are computed at once: all 2,400 rows of a small network took six gigabytes.
 ROWS = 128
 
 
 def value_and_gradient(function: Function, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the loss and its gradient at x; raises UserError where there is none."""
+    """Return the loss and its gradient at x; raise UserError if there is no gradient."""
     with tf.GradientTape() as t:
         t.watch(x)
         y = checked(function(x), x)
@@ -54,9 +54,9 @@ def hessian(function: Function, x: tf.Tensor) -> tf.Tensor:
 
 
 def in_blocks(function: Function, x: tf.Tensor, n: int) -> tf.Tensor:
-    """Return the Hessian's rows, so many at once.
+    """Return the Hessian's rows, computed in blocks of ROWS, by products with unit vectors.
 
-    By products with unit vectors: the Jacobian's own `parallel_iterations` returned wrong rows in TensorFlow 2.21.
+    The Jacobian's own `parallel_iterations` returned wrong rows in TensorFlow 2.21.
     """
 
     def block(first: tf.Tensor) -> tf.Tensor:
@@ -77,7 +77,7 @@ def product(function: Function, x: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
 
 
 def jacobian(t: tf.GradientTape, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Return dy/dx, [*y, *x], by a tape that is persistent in eager: there all rows at once would be traced anew each time."""
+    """Return dy/dx, [*y, *x]; in eager, row by row by a persistent tape: all rows at once would be traced anew each time."""
     at_once = not tf.executing_eagerly()
     return t.jacobian(y, x, unconnected_gradients=tf.UnconnectedGradients.ZERO, experimental_use_pfor=at_once)
 
@@ -88,15 +88,15 @@ def newton(
 ) -> Step:
     """Step by x ← x + t p with p = -D |D H D|⁻¹ D gradient: Newton's step wherever the Hessian H is positive definite.
 
-    D is diagonal, 1 / √(the largest absolute value in each row of H), so that p hardly depends on the units of x; |A| has A's
+    D is diagonal, 1 / √(the largest absolute value in each row of H), so that p hardly depends on the units of x. |A| has A's
     eigenvectors and the absolute values of its eigenvalues, at least LEAST of the largest, so that p leads away from saddles
-    and maxima: Dauphin et al. (2014), Identifying and attacking the saddle point problem, arXiv:1406.2572. t is the first of
-    1, 1/2, 1/4 … with loss(x + t p) ≤ loss(x) + sufficient_decrease · t · gradientᵀp (Armijo 1966), but for roundings; after
-    `max_halvings` x stays where it is. x stays too at the second step in a row whose decrease no rounding of the loss would
-    show. A run ends where x stays. Where H is not finite, p is -gradient.
+    and maxima: Dauphin et al. (2014), Identifying and attacking the saddle point problem, arXiv:1406.2572.
 
-    Python drives: in graph and xla the evaluations are compiled; p is computed in double precision. `shift`, which an earlier
-    version took, has no effect, and a warning says so.
+    t is the first of 1, 1/2, 1/4 … with loss(x + t p) ≤ loss(x) + sufficient_decrease · t · gradientᵀp (Armijo 1966), up to
+    rounding. x stays, and the run ends, after `max_halvings` halvings, and at the second step in a row whose expected decrease
+    is within the rounding of the loss. If H is not finite, p is -gradient.
+
+    Python drives the steps: in graph and xla the evaluations are compiled, and p is computed in double precision.
     """
     if shift is not None:
         logging.getLogger(__name__).warning("strategy.shift has no effect any more; leave it out")
@@ -146,7 +146,7 @@ def newton(
 
 
 def line_search(function: Function, row: Row, p: tf.Tensor, decrease: float, halvings: int) -> tuple[tf.Tensor, int]:
-    """Return x + t p of the first t that lowers the loss by t · decrease, or x where none does, and how many were tried."""
+    """Return x + t p for the first t = 1, 1/2, … with loss ≤ loss(x) + t · decrease (or x), and the number of trials."""
     y, eps = float(row.loss), float(np.finfo(row.loss.dtype.name).eps)
     for trial in range(halvings + 1):
         t = 0.5**trial
@@ -157,7 +157,7 @@ def line_search(function: Function, row: Row, p: tf.Tensor, decrease: float, hal
 
 
 def direction(h: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Return newton's p, [n], for a Hessian, [n, n], and a gradient, [n]; -gradient where p would not be finite."""
+    """Return newton's p, [n], for a Hessian, [n, n], and a gradient, [n]; -gradient if p would not be finite."""
     with np.errstate(all="ignore"):
         p = scaled_direction(h, gradient) if np.isfinite(h).all() else -gradient
         return p if np.isfinite(p).all() else -gradient
@@ -169,7 +169,7 @@ def scaled_direction(h: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     d = 1 / np.sqrt(np.where(largest > 0, largest, 1))
     scaled = d[:, None] * h * d
     try:
-        # The same where H is positive definite, in a tenth of the time.
+        # If H is positive definite, Cholesky gives the same p in a tenth of the time.
         return -d * linalg.cho_solve(linalg.cho_factor(scaled), d * gradient)
     except linalg.LinAlgError:
         values, vectors = np.linalg.eigh(scaled)

@@ -1,1 +1,1 @@
-"""Many jobs: grids, Optuna's studies, launchers and packs."""
+"""Many jobs: grids, Optuna studies, launchers and packs."""

@@ -1,4 +1,4 @@
-"""Which jobs the sweeps of this machine are at, so that two equal sweeps at once run each job once."""
+"""Claims on jobs: two equal sweeps that run at the same time on this machine run each job only once."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from pathlib import Path
 from runner.security import secrets
 from runner.system import forks
 
-# Beside what is pending: a file for each sweep, locked while it lives, and one that is locked to read and write them.
+# In the outbox folder (`pending`): one claims file for each sweep, locked while the sweep lives, and the guard file, which is
+# locked to read or write claims.
 FOLDER, GUARD = "claims", ".guard"
 NAME = re.compile(r"[0-9a-f]{32}\.json")
 INTERVAL = 0.5
 
 
 class Claims:
-    """The jobs of one sweep that it is about to run, by digest, among those of the other sweeps with the same `pending`.
+    """The config digests of the jobs that one sweep claims, among the claims of other sweeps with the same `pending` folder.
 
-    A sweep waits only while it has no claim, so no two wait for each other. A claim ends with its process, however that ends.
+    A sweep waits only while it has no claim, so two sweeps never wait for each other. A claim ends when its process ends, also
+    if the process is killed.
     """
 
     def __init__(self, pending: Path, store: str) -> None:
-        """`store` names where the jobs are recorded: the same job for another store is another one."""
+        """Open the claims file of this sweep, without claims.
+
+        `store` names the store where the jobs are recorded: the same job for another store is another job.
+        """
         self.folder, self.store = pending.absolute() / FOLDER, hashlib.sha256(store.encode()).hexdigest()
         self.path = self.folder / f"{uuid.uuid4().hex}.json"
         with self.guarded() as guard:
@@ -37,13 +42,14 @@ class Claims:
             fcntl.flock(self.file, fcntl.LOCK_EX)
             self.write(())
             self.ends = ends(guard)
-        # What a job forks may outlive this process.
+        # A process that a job forks may outlive this one, and must not keep the lock.
         self.stay = forks.leaving(lambda: os.close(self.file))
 
     def take(self, digests: Collection[str]) -> tuple[set[str], bool]:
-        """Claim these jobs, in the place of all before, but for those that another sweep is at.
+        """Claim these jobs in place of the earlier claims, except jobs that another sweep has claimed.
 
-        Returns the latter, and whether a claim of another sweep has ended since this was asked last: there may be new runs.
+        Return the jobs that another sweep has claimed, and whether a claim of another sweep has ended since the last call: the
+        store may then have new runs.
         """
         with self.guarded() as guard:
             elsewhere = {*digests} & self.others(guard)
@@ -55,7 +61,7 @@ class Claims:
             return elsewhere, new
 
     def wait(self, digests: Collection[str]) -> None:
-        """Claim nothing any longer, and wait until no other sweep is at any of these jobs."""
+        """Release all claims, and wait until no other sweep claims any of these jobs."""
         with self.guarded() as guard:
             self.let_go(guard)
         while True:
@@ -65,7 +71,7 @@ class Claims:
             time.sleep(INTERVAL)
 
     def release(self) -> None:
-        """Let others have the jobs."""
+        """Release all claims, and remove the claims file and the folders that are empty then."""
         self.stay()
         with self.guarded() as guard:
             self.let_go(guard)
@@ -78,18 +84,18 @@ class Claims:
                 folder.rmdir()
 
     def let_go(self, guard: int) -> None:
-        """Claim nothing, and note that jobs may have ended."""
+        """Release all claims, and record that a claim has ended."""
         self.write(())
         end(guard)
 
     def write(self, digests: Collection[str]) -> None:
-        """Write down what is claimed."""
+        """Write the claimed jobs to the claims file."""
         self.jobs = digests
         os.ftruncate(self.file, 0)
         os.pwrite(self.file, json.dumps({"store": self.store, "jobs": sorted(digests)}).encode(), 0)
 
     def others(self, guard: int) -> set[str]:
-        """Return the jobs that other sweeps are at, and remove the claims of those that were killed."""
+        """Return the jobs that other sweeps claim, and remove the claims files of killed sweeps."""
         found: set[str] = set()
         for path in self.folder.iterdir():
             if not NAME.fullmatch(path.name) or path == self.path:
@@ -103,14 +109,14 @@ class Claims:
 
     @contextmanager
     def guarded(self) -> Iterator[int]:
-        """Keep other sweeps from reading and writing claims in this block; gives the file that is locked for it."""
+        """Lock the guard file in this block, so that no other sweep reads or writes claims; gives its file descriptor."""
         path = self.folder / GUARD
         while True:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 guard = secrets.opened(path, 0)
                 fcntl.flock(guard, fcntl.LOCK_EX)
-                # The last sweep to end may have removed it meanwhile.
+                # The last sweep to end may have removed the guard file meanwhile.
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(guard), path.stat()):
                         break
@@ -122,17 +128,17 @@ class Claims:
 
 
 def ends(guard: int) -> bytes:
-    """Return what is another text each time that a claim has ended."""
+    """Return the token in the guard file, which changes each time a claim ends."""
     return os.pread(guard, 64, 0)
 
 
 def end(guard: int) -> None:
-    """Note that a claim has ended."""
+    """Write a new token to the guard file: a claim has ended."""
     os.pwrite(guard, uuid.uuid4().hex.encode(), 0)
 
 
 def free(path: Path) -> bool:
-    """Tell whether nobody holds the lock of a file."""
+    """Return whether no process holds the lock of a file."""
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Jobs composed as Hydra composes them, but a job that changes values alone from a copy of one that was composed before."""
+"""Compose the jobs of a sweep as Hydra does, but faster: jobs that differ only in values share one composed base."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import parameters
 from runner.security import expansion, secrets
 
-# Jobs that are kept, each of which takes some 50 KB.
+# Number of composed jobs in the cache; each takes about 50 KB.
 KEPT = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """What jobs of the same choices share: what these compose, the task's part and Hydra's own."""
+    """The configuration that jobs with the same group choices share: `cfg` is the task's part, `hydra` the whole."""
 
     cfg: DictConfig
     hydra: DictConfig
 
     @cached_property
     def plain(self) -> dict[str, Any]:
-        """The task's part as plain data; empty where it cannot be resolved by itself."""
+        """The task's part as plain data; empty if it cannot be resolved without the jobs' values."""
         try:
             return parameters.resolved(self.cfg)
         except OmegaConfBaseException:
@@ -39,13 +39,14 @@ class Base:
 
     @cached_property
     def referred(self) -> str:
-        """What the values of the task's part refer to."""
+        """The text of all interpolations in the task's part."""
         return " ".join(re.findall(r"\$\{.*", OmegaConf.to_yaml(self.cfg)))
 
     def with_numbers(self, values: Sequence[Override]) -> dict[str, Any] | None:
-        """Return this with these values as plain data, without OmegaConf, which takes milliseconds a job.
+        """Return the task's part with these values as plain data, without OmegaConf, which takes milliseconds a job.
 
-        None where it may be otherwise: a key is new, or no number of the same type before, or another value may refer to it.
+        Return None if OmegaConf might give another result: a key is new, the old and the new value are not numbers of the same
+        type, or an interpolation may refer to the key.
         """
         plain: dict[str, Any] = dict(self.plain)
         for each in values:
@@ -62,7 +63,7 @@ class Base:
         return plain
 
     def with_values(self, values: Sequence[Override]) -> DictConfig:
-        """Return a copy of the task's part with these values; raises what Hydra raises where they cannot be set."""
+        """Return a copy of the task's part with these values; raises Hydra's error if a value cannot be set."""
         cfg = copy.deepcopy(self.cfg)
         ConfigLoaderImpl._apply_overrides_to_config([*values], cfg)
         return cfg
@@ -70,30 +71,33 @@ class Base:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A job of a sweep: what its task will get, its own overrides, and Hydra's node, which jobs of the same choices share."""
+    """A job of a sweep: its overrides, the base that its group choices compose, and its values."""
 
     overrides: tuple[str, ...]
     base: Base
-    values: tuple[Override, ...]  # in which it differs from what its choices compose
+    values: tuple[Override, ...]  # the overrides that set values on top of the base
 
     @cached_property
     def cfg(self) -> DictConfig:
-        """The configuration; a job that is reused needs none."""
+        """The job's configuration, composed on first use; a reused job needs none."""
         return self.base.with_values(self.values)
 
     @property
     def hydra(self) -> DictConfig:
-        """Hydra's node and the task's part without the values."""
+        """The base's whole configuration, with Hydra's node and without the job's values."""
         return self.base.hydra
 
     @cached_property
     def plain(self) -> dict[str, Any]:
-        """The configuration as plain data; raises what OmegaConf raises where it cannot be resolved."""
+        """The configuration as plain data; raises OmegaConf's error if it cannot be resolved."""
         return self.base.with_numbers(self.values) or parameters.resolved(self.cfg)
 
     @cached_property
     def identity(self) -> str:
-        """The digest of all that the result depends on, or nothing where the configuration is wrong, as its run will tell."""
+        """The config digest: the digest of all that the result depends on.
+
+        Empty if the configuration is invalid; the run then reports the error.
+        """
         try:
             return parameters.digest(self.plain)
         except Exception:
@@ -101,10 +105,10 @@ class Job:
 
 
 class Composer:
-    """The jobs of one sweep: `composer(overrides)` tells what Hydra's `load_sweep_config` would, some thirty times as fast.
+    """Composes the jobs of one sweep as Hydra's `load_sweep_config` does, some thirty times as fast.
 
-    Hydra applies values to what the choices of groups compose, one after another; so a copy of the latter serves all jobs that
-    make the same choices.
+    Hydra first composes the group choices and then applies the values one after another. So one composed base serves all jobs
+    with the same choices.
     """
 
     def __init__(self, loader: Any, master: DictConfig) -> None:
@@ -115,7 +119,7 @@ class Composer:
         self.kept = lru_cache(maxsize=KEPT)(self.compose)
 
     def __call__(self, overrides: Sequence[str]) -> Job:
-        """Return a job, one of the last by these overrides as it is; raises what Hydra raises where it cannot be composed."""
+        """Return the job of these overrides, from the cache if it is there; raises Hydra's error if it cannot be composed."""
         return self.kept(tuple(overrides))
 
     def compose(self, overrides: tuple[str, ...]) -> Job:
@@ -127,7 +131,7 @@ class Composer:
         for each in values:
             secrets.learn_given(each)
         job = Job(task, base, values)
-        # What cannot be set is told before any job runs; a number in the place of a number can be.
+        # Setting the values here reports an invalid one before any job runs. A number can always replace a number.
         if base.with_numbers(values) is None:
             _ = job.cfg
         if any("${" in str(each.input_line) for each in values):
@@ -135,7 +139,7 @@ class Composer:
         return job
 
     def base(self, choices: tuple[str, ...]) -> Base:
-        """Return what these choices compose."""
+        """Return the base that these group choices compose."""
         if choices not in self.bases:
             whole = self.loader.load_sweep_config(self.master, list(choices))
             task = copy.deepcopy(whole)
@@ -146,6 +150,6 @@ class Composer:
         return self.bases[choices]
 
     def is_value(self, override: Override) -> bool:
-        """Tell whether an override sets a value of the task's: it picks no file of a group and is none of Hydra's own."""
+        """Return whether an override sets a value of the task's part; a group choice or an override of Hydra's does not."""
         own = override.is_hydra_override() or override.package is not None
         return not own and not self.is_group(override.key_or_group)

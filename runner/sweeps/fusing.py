@@ -1,4 +1,4 @@
-"""Jobs of a sweep that differ in numbers alone run as one program each group; which these are, and what they came to."""
+"""Run the jobs of a sweep that differ only in numbers in groups, each group as one program, and record their outcomes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Batch(NamedTuple):
 
     task: Task
     jobs: Sequence[Job]
-    chosen: Mapping[int, dict[str, str]]  # of those that may be fused, which files their groups picked
-    folder: Path  # the sweep's
-    numbers: Sequence[int]  # those of the jobs
+    chosen: Mapping[int, dict[str, str]]  # for each job that may be fused, its choice of each config group
+    folder: Path  # of the sweep
+    numbers: Sequence[int]  # the job numbers
 
     def cfgs(self, indices: Sequence[int]) -> list[Any]:
         """Return the configurations of jobs."""
@@ -47,10 +47,10 @@ class Batch(NamedTuple):
 def outcomes(
     task: Task, jobs: Sequence[Job], folder: Path, numbers: Sequence[int]
 ) -> Iterator[tuple[list[int], list[Outcome] | None]]:
-    """Yield indices of jobs with their outcomes; None stands for outcomes that they only have when they run one by one.
+    """Yield indices of jobs with their outcomes; None in place of outcomes means that these jobs have to run one by one.
 
-    `folder` is the sweep's, and `numbers` are the jobs' own. Raises Ended where a signal comes, and UserError where an
-    interrupted group cannot be continued.
+    `folder` is the sweep's folder, and `numbers` are the job numbers. Raises Ended if a signal ended the jobs, and UserError if
+    an interrupted group cannot be continued.
     """
     chosen = {index: choices for index, each in enumerate(jobs) if (choices := sound(each)) is not None}
     batch = Batch(task, jobs, chosen, folder, numbers)
@@ -73,7 +73,10 @@ def outcomes(
 
 
 def pending(cfgs: Sequence[Any]) -> Path | None:
-    """Return the folder below which a group is saved, or None where it is not: its runs would not be found again."""
+    """Return the outbox folder below which a group saves its checkpoints.
+
+    None if the jobs have several outbox folders or a job has none: the runs could not be found again.
+    """
     folders = {str(each.tracking.get("pending") or "") for each in cfgs}
     if len(folders) > 1 or not all(folders):
         return None
@@ -82,7 +85,7 @@ def pending(cfgs: Sequence[Any]) -> Path | None:
 
 
 def interrupted(batch: Batch, indices: Sequence[int]) -> Iterator[tuple[list[int], Checkpoints]]:
-    """Yield, of these jobs, those that go on with an interrupted group; what `resume=false` starts anew is forgotten."""
+    """Yield the jobs that continue an interrupted group, with its checkpoints; drop saved jobs that `resume=false` restarts."""
     found: dict[tuple[Path | None, bool], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index in indices:
         each = batch.jobs[index]
@@ -99,11 +102,11 @@ def interrupted(batch: Batch, indices: Sequence[int]) -> Iterator[tuple[list[int
 
 
 def continued(batch: Batch, mine: list[int], kept: Checkpoints) -> list[Outcome] | None:
-    """Go on with an interrupted group; returns the outcomes of its jobs, or None where they are to run one by one."""
+    """Continue an interrupted group and return the outcomes of its jobs, or None if the jobs have to run one by one."""
     try:
         group = groups.again(batch.cfgs(mine), kept.jobs.columns)
     except Exception:
-        # What they depend on is no longer what it was; what is wrong with it shows when they run one by one.
+        # Something that the jobs depend on has changed. The error is reported when the jobs run one by one.
         kept.close()
         return None
     try:
@@ -117,11 +120,14 @@ def continued(batch: Batch, mine: list[int], kept: Checkpoints) -> list[Outcome]
 
 
 def came(batch: Batch, mine: list[int], group: lockstep.Group, kept: Checkpoints, *start: Any) -> list[Outcome] | None:
-    """Run a group, from where it was interrupted if it was, and return its outcomes, or None where it is to run one by one."""
+    """Run a group and return its outcomes, or None if its jobs have to run one by one.
+
+    `start` holds the state and the `fill` function of an interrupted group.
+    """
     try:
         with signals.caught() as signal:
             results = lockstep.run(group, signal, kept.save, *start)
-    # A rule of the user's that raises at one job's rows; which one shows when they run one by one.
+    # For example, a user's stopping rule raises at the rows of one job. Running one by one shows which job.
     except Exception as error:
         kept.remove()
         if start:
@@ -138,7 +144,7 @@ def came(batch: Batch, mine: list[int], group: lockstep.Group, kept: Checkpoints
 
 
 def noted(batch: Batch, mine: list[int], results: Sequence[Any], losses: Sequence[Any], kept: Checkpoints) -> list[Outcome]:
-    """Measure and record jobs that have ended, and write down and return their outcomes."""
+    """Measure and record ended jobs, write their outcomes to the jobs' files, and return the outcomes."""
     every = [cfg.tracking.get("full_loss_every") for cfg in batch.cfgs(mine)]
     results = [measured(*each) for each in zip(losses, every, results, strict=True)]
     results = [(rows, summed(result, loss)) for loss, (rows, result) in zip(losses, results, strict=True)]
@@ -153,9 +159,9 @@ def noted(batch: Batch, mine: list[int], results: Sequence[Any], losses: Sequenc
 
 
 def sound(each: Job) -> dict[str, str] | None:
-    """Return which files a job's groups picked, or None where it is to run alone.
+    """Return a job's choice of each config group, or None if the job has to run alone.
 
-    That is where it wants pictures, or its configuration is wrong, which it tells when it runs.
+    A job runs alone if `report.sweep` is set, or if its configuration is invalid; its run then reports the error.
     """
     if each.cfg.get("report", {}).get("sweep"):
         return None
@@ -167,7 +173,7 @@ def sound(each: Job) -> dict[str, str] | None:
 
 
 def whole(batch: Batch, mine: Sequence[int], results: Sequence[Any], kept: Checkpoints) -> Iterator[Run]:
-    """Yield jobs that have ended as they are recorded, each with its folder."""
+    """Yield each ended job as a run to record, with its folder."""
     again = {"resumed": str(kept.jobs.resumed)} if kept.jobs.resumed else {}
     for index, place, (rows, result), run in zip(mine, batch.places(mine), results, kept.jobs.runs, strict=True):
         each = batch.jobs[index]
@@ -184,7 +190,7 @@ def whole(batch: Batch, mine: Sequence[int], results: Sequence[Any], kept: Check
 
 
 def measured(loss: Any, every: int | None, ended: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Return a job's rows and result as when it runs by itself: measured, and with its best row by what is measured."""
+    """Return a job's rows and result as when it runs alone: measured, and with the best row by the measured quantity."""
     rows, result = ended
     if not loss.measures and loss.seed is None:
         return ended
@@ -194,24 +200,24 @@ def measured(loss: Any, every: int | None, ended: tuple[Any, Any]) -> tuple[Any,
 
 
 def summed(result: Any, loss: Any) -> Any:
-    """Return a job's result with its summary; the job is recorded while the next one is made."""
+    """Return a job's result with its summary; its recording time is 0, for a job is recorded while the next one is prepared."""
     result = replace(result, seconds={**result.seconds, "record": 0.0})
     return replace(result, summary=experiment.plain(recording.summed(result, loss)))
 
 
 def about(each: Job, chosen: dict[str, str], folder: Path, task: Task) -> Any:
-    """Return what is said of a job once, as when it runs by itself."""
+    """Return the About of a job's run, as when the job runs alone."""
     marks = {**task.marks, "job": folder.name}
     return job.about(each.plain, chosen, each.overrides, folder, marks)
 
 
 def recorded(task: Task, cfgs: Sequence[Any], runs: Callable[[], Iterable[Run]]) -> list[str | None]:
-    """Record whole runs, together where all go to the sweep's own store in the sweep's own way; returns their ids."""
+    """Record whole runs and return their ids; the sweep's recorder records them together if all are tracked as it is."""
     if task.recorder is not None and all(cfg.tracking == task.tracking for cfg in cfgs):
         try:
             return task.recorder.record(runs())
         except UserError as error:
-            # Its process has died; another one replaces what that one has recorded.
+            # The recorder process died. A new process replaces the runs that the dead one recorded.
             logging.getLogger(__name__).info("the jobs are recorded again: %s", first_line(error))
             return task.recorder.record(runs())
     ids = []
@@ -230,6 +236,6 @@ def outcome(each: Job, result: Any, run_id: str | None) -> Outcome:
 
 
 def told(found: Sequence[Outcome]) -> str:
-    """Say in a line what a group came to."""
+    """Return the message that counts the endings of a group's jobs."""
     endings = Counter(str(each.ending) for each in found)
     return f"{len(found)} jobs as one program: " + ", ".join(f"{count} {ending}" for ending, count in endings.items())

@@ -1,4 +1,4 @@
-"""Jobs by joblib, on Ray, and by submitit: on a cluster each has its own end, and one that dies leaves the others alone."""
+"""Launch jobs by joblib, on Ray and by submitit. On Ray and by submitit, a job that dies does not end the others."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from runner.sweeps.packs import Batch
 from runner.sweeps.task import Outcome, Task, line
 from runner.system import startup
 
-# Seconds between looks at jobs that run.
+# Seconds between checks of running jobs.
 INTERVAL = 0.2
-# Workers of joblib for each processor at the most: each is a TensorFlow, with a recorder, and takes 1 GB.
+# Maximum number of joblib workers per processor. Each worker has its own TensorFlow and recorder and takes 1 GB.
 EACH = 8
-# Settings that all of submitit's executors know by the same name.
+# Settings with the same name in all executors of submitit.
 SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout"}
 
 
 def check_workers(settings: Mapping[str, Any]) -> None:
-    """Raise UserError where joblib is to have no workers, more than a machine can hold, or words that it would evaluate."""
+    """Raise UserError if joblib would get no workers, too many for this machine, or a text that it would evaluate as code."""
     script_words.check(settings, script_words.JOBLIB)
     asked = settings["n_jobs"]
     most = EACH * len(os.sched_getaffinity(0))
@@ -41,7 +41,7 @@ def check_workers(settings: Mapping[str, Any]) -> None:
 
 
 def submitit_settings(launcher: Any) -> dict[str, Any]:
-    """Return a launcher's settings as plain data; raises UserError for what a script would take for commands."""
+    """Return a launcher's settings as plain data; raises UserError for a text that a batch script could run as a command."""
     given = launcher.settings.items()
     plain = {key: OmegaConf.to_container(each, resolve=True) if OmegaConf.is_config(each) else each for key, each in given}
     script_words.submitit(plain, launcher.config.hydra.sweep.dir)
@@ -49,18 +49,18 @@ def submitit_settings(launcher: Any) -> dict[str, Any]:
 
 
 def ray_settings(launcher: Any) -> Any:
-    """Return a launcher's settings as plain data; raises UserError for a cluster that only a file names."""
+    """Return the settings of Ray as plain data; raises UserError for a cluster that only a configuration file names."""
     plain: Any = OmegaConf.to_container(launcher.settings["ray"], resolve=True)
     script_words.ray(plain)
     return plain
 
 
 def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
-    """Run jobs by joblib, whose workers stay for the next batch; raises what it raises where one of them dies."""
+    """Run jobs by joblib, whose workers stay for the next batch; raises joblib's error if a worker dies."""
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
     from joblib import effective_n_jobs
 
-    # loky ends its workers, and takes its semaphores and folders away, where Python itself ends.
+    # loky ends its workers and removes its semaphores and folders only if Python exits normally.
     startup.wanted = False
 
     def by(task: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
@@ -72,7 +72,7 @@ def joblib(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
 
 
 def submitit(launcher: Any, cluster: str, batch: Batch, first: int) -> Sequence[JobReturn]:
-    """Run jobs by submitit: as an array on Slurm, and as many at once as there are processors for on this machine."""
+    """Run jobs by submitit: on Slurm as a job array; on this machine as many at once as the processors allow."""
     settings = submitit_settings(launcher)
     processors = settings["cpus_per_task"] or 1
     at_once = max(1, len(os.sched_getaffinity(0)) // processors)
@@ -82,15 +82,15 @@ def submitit(launcher: Any, cluster: str, batch: Batch, first: int) -> Sequence[
         with environment({"PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(processors)}):
             return submitted(launcher, executor_of(cluster, **settings), task, batch, first, at_once)
 
-    # Each starts a process of its own.
+    # Each task starts its own process.
     return packs.launch(launcher, workers, by, batch, first)
 
 
 def submitted(launcher: Any, executor: Any, task: Any, batch: Batch, first: int, at_once: int) -> list[JobReturn]:
-    """Run jobs by submitit's executor: all of them are Slurm's to start, and on this machine so many at once."""
+    """Run jobs by submitit's executor: Slurm gets all jobs together; on this machine `at_once` jobs run at a time."""
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
-    # What composes and runs a job where it has arrived.
+    # The published launcher composes and runs a job in the task's process.
     published = BaseSubmititLauncher()
     published.setup(hydra_context=launcher.hydra_context, task_function=task, config=launcher.config)
     job = requeue.Call(published)
@@ -101,7 +101,7 @@ def submitted(launcher: Any, executor: Any, task: Any, batch: Batch, first: int,
 
         from runner.sweeps import slurm_queue
 
-        # The accounting may be missing, and names no task that has just died.
+        # Slurm's accounting may be missing, and it does not list a task that has just died.
         SlurmJob.watcher = slurm_queue.Queue()
         ended = followed(dict(enumerate(executor.map_array(job, *zip(*calls, strict=True)))), iter(()), 0)
     else:
@@ -111,15 +111,15 @@ def submitted(launcher: Any, executor: Any, task: Any, batch: Batch, first: int,
 
 
 def only(job: Any) -> JobReturn:
-    """Return the one result of a submitit job; raises what submitit raises where there is none."""
+    """Return the only result of a submitit job; raises submitit's error if there is none."""
     return job.results()[0]
 
 
 def executor_of(cluster: str, *, submitit_folder: str, **settings: Any) -> Any:
-    """Return submitit's executor; raises what it raises for a setting that it does not know."""
+    """Return submitit's executor; raises submitit's error for an unknown setting."""
     import submitit
 
-    # A pickle runs as code where it is read: nobody else may enter.
+    # Reading a pickle runs code, so only this user may access the folder.
     Path(submitit_folder.partition("%")[0]).mkdir(parents=True, exist_ok=True, mode=0o700)
     timeouts = {"slurm_max_num_timeout": settings.pop("max_num_timeout")} if cluster == "slurm" else {}
     executor = submitit.AutoExecutor(submitit_folder, cluster=cluster, **timeouts)
@@ -128,7 +128,10 @@ def executor_of(cluster: str, *, submitit_folder: str, **settings: Any) -> Any:
 
 
 def followed(running: dict[int, Any], waiting: Iterator[tuple[int, Any]], at_once: int) -> Iterator[tuple[int, Any]]:
-    """Yield jobs as they end, and start those that wait while fewer than so many run; cancels the rest where it is left."""
+    """Yield each job when it ends, with its index; start waiting jobs while fewer than `at_once` run.
+
+    If the iteration ends early, the running jobs are cancelled.
+    """
     try:
         while True:
             while len(running) < at_once and (started := next(waiting, None)):
@@ -140,7 +143,7 @@ def followed(running: dict[int, Any], waiting: Iterator[tuple[int, Any]], at_onc
             time.sleep(INTERVAL)
     finally:
         for job in running.values():
-            # One that has just ended cannot be cancelled any more.
+            # A job that has just ended cannot be cancelled.
             job.cancel(check=False)
 
 
@@ -153,7 +156,7 @@ def ray(launcher: Any, batch: Batch, first: int) -> Sequence[JobReturn]:
 
 
 def sent(launcher: Any, cluster: Any, remote: DictConfig, task: Any, batch: Batch, first: int) -> list[JobReturn]:
-    """Run jobs on a Ray cluster that was joined; those that have not ended are cancelled where this is left early."""
+    """Run jobs on a joined Ray cluster; after an error, the jobs that have not ended are cancelled."""
     from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray
 
     context = launcher.hydra_context
@@ -177,9 +180,9 @@ def sent(launcher: Any, cluster: Any, remote: DictConfig, task: Any, batch: Batc
 
 
 def joined(init: Mapping[str, Any]) -> Any:
-    """Return Ray, after it has joined the cluster; raises ImportError without the extra, and what Ray raises."""
-    # Read at Ray's import. It tells its makers nothing; and it shows its token, where there is one, to a cluster that is named,
-    # which Ray itself does only where it has found the cluster.
+    """Join the cluster and return the module `ray`; raises ImportError without the extra, and Ray's errors."""
+    # Ray reads these variables at import. Usage statistics are off. If the user has a token, Ray sends it to a cluster that is
+    # named by its address too; by default Ray sends it only to a cluster that it found itself.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     token = Path("~/.ray/auth_token").expanduser().is_file() or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if init["address"] is not None and token:
@@ -187,15 +190,15 @@ def joined(init: Mapping[str, Any]) -> Any:
     import ray
 
     if not ray.is_initialized():
-        # Where a worker finds this package, which may be a checkout.
+        # A worker finds this package by PYTHONPATH, because the package may be a checkout.
         ray.init(**{"runtime_env": {"env_vars": {"PYTHONPATH": import_path()}}, **init})
     return ray
 
 
 def outcome_of(result: Callable[[], JobReturn], task: Any, overrides: Sequence[str], number: int) -> JobReturn:
-    """Return what a job came to: what it returns, or else has written down, or else that its process is gone; and print it.
+    """Return a job's JobReturn and print its outcome; if its process died, the outcome is that of the job's file or a failure.
 
-    What was lost of a pack is an exception. Raises Ended where a failure ends the sweep.
+    For a pack whose process died, the return value is the exception. Raises Ended if a failed job ends the sweep.
     """
     try:
         returned = result()
@@ -206,7 +209,7 @@ def outcome_of(result: Callable[[], JobReturn], task: Any, overrides: Sequence[s
             if not isinstance(written, Outcome):
                 written = task.died(overrides, error)
             returned = JobReturn(overrides, status=JobStatus.COMPLETED, _return_value=written)
-    # Its own process has said so to a file.
+    # The job's process prints this line only to a file.
     if isinstance(outcome := returned._return_value, Outcome):
         secrets.tell(line(outcome))
         task.judge([outcome])
@@ -216,10 +219,10 @@ def outcome_of(result: Callable[[], JobReturn], task: Any, overrides: Sequence[s
 
 
 def import_path() -> str:
-    """Return what lets another process find this package and its plugins, where they are not installed but a checkout."""
+    """Return the PYTHONPATH by which another process finds this package and its plugins, also in a checkout."""
     package = Path(__file__).parents[1]
     own = [str(package / "_plugins"), str(package.parent), str(package / "_hydra")]
-    # The folder of the command, where the user's own modules may be, comes last.
+    # The current folder comes last; it may hold the user's modules.
     return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")]), os.getcwd()])
 
 

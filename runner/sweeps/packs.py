@@ -1,4 +1,4 @@
-"""Packs: a batch of jobs cut into slices, each of which a worker runs as one task, and within it as few programs as may be."""
+"""Packs: slices of a batch of jobs. A worker runs each pack as one task, with as few programs as possible."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from runner.sweeps.task import Outcome, Task, as_outcome
 from runner.system import folders, orphans
 
 Batch = Sequence[Sequence[str]]
-# For a worker that stays for more than one: the last ones then wait for a quarter of a worker's share at most.
+# Packs per worker, for workers that run several packs. At the end, idle workers wait for at most a quarter of a worker's share.
 EACH = 4
 JOBS = "jobs.json"
 
 
 def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batch: Batch, first: int) -> Sequence[JobReturn]:
-    """Run jobs by `by(task, batch, first)`: in so many packs, or such of `sweep.pack` jobs, or each as a task of its own.
+    """Run jobs by `by(task, batch, first)`, in this number of packs or in packs of `sweep.pack` jobs; return their JobReturns.
 
-    Raises, after all packs have ended, what one of them was lost by: what its jobs came to until then is written down. The
-    launcher's next packs are half as large then, until each job is a task.
+    If a pack would have one job, each job is a task instead. If a pack was lost, its error is raised after all packs have
+    ended; the outcomes of its jobs so far are in the jobs' files. The launcher's next packs are then half as large.
     """
     task, largest = launcher.task_function, launcher.largest or len(batch)
     launcher.largest = None
@@ -42,11 +42,11 @@ def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batc
     starts = range(0, len(batch), size)
     for number, start in enumerate(starts, first):
         pack.write(number, first + start, batch[start : start + size])
-    # The job that a launcher composes in the place of a pack's own has a folder, and nothing else of it is looked at.
+    # The launcher composes a stand-in job for each pack. Only the number and the folder of this job are used.
     folder = f"hydra.sweep.subdir=packs/{task.folder.name}/${{hydra.job.num}}"
     stand_ins = [(folder, "hydra.output_subdir=null", f"sweep.pack={len(batch[start : start + size])}") for start in starts]
     found = [each._return_value for each in by(pack, stand_ins, first)]
-    # They may hold secrets, which jobs need.
+    # These files may hold secrets that the jobs need, so they do not stay.
     for number in range(first, first + len(stand_ins)):
         (pack.folder / str(number) / JOBS).unlink()
     if lost := [each for each in found if not isinstance(each, list)]:
@@ -57,9 +57,9 @@ def launch(launcher: Any, packs: int, by: Callable[[Any, Batch, int], Any], batc
 
 
 class Pack:
-    """A task that stands for the jobs of a pack, whose number is its own job's; it returns their outcomes, in order.
+    """The task that runs the jobs of a pack and returns their outcomes in order; a pack has the number of its stand-in job.
 
-    In `packs/TASK/NUMBER` of the sweep's folder `jobs.json` says which these are, and `console.txt` is what they have printed.
+    In the sweep's folder, `packs/TASK/NUMBER/jobs.json` lists the jobs, and `console.txt` beside it holds their output.
     """
 
     def __init__(self, context: HydraContext, task: Task, master: DictConfig) -> None:
@@ -67,23 +67,23 @@ class Pack:
         self.folder = task.folder.parents[1] / "packs" / task.folder.name
 
     def write(self, number: int, first: int, batch: Batch) -> None:
-        """Write down the jobs of a pack, of which the first has this number, for whoever will run it."""
+        """Write `jobs.json` for the process that runs pack `number`; `first` is the number of the pack's first job."""
         folder = self.folder / str(number)
         folders.claim(folder, "set hydra.sweep.dir=another folder")
         (folder / JOBS).write_text(json.dumps([first, [list(each) for each in batch]]), encoding="utf-8")
 
     def __call__(self, cfg: DictConfig) -> list[Outcome]:
-        """Run a pack, or what is left of one that was interrupted; raises Ended where one of its jobs ends it."""
+        """Run a pack, or the remaining jobs of an interrupted pack; raises Ended if one of its jobs ends the sweep."""
         folder, said = self.folder / str(HydraConfig.get().job.num), Tee()
         first, batch = json.loads((folder / JOBS).read_text(encoding="utf-8"))
         jobs = dict(enumerate(batch, first))
         done = {number: outcome for number in jobs if (outcome := self.outcome(number))}
         left = {number: each for number, each in jobs.items() if number not in done}
-        # From here on each of them may be what kills this process.
+        # From here on, any of these jobs may kill this process.
         for number in left:
             self.task.begin(number)
         try:
-            # A worker's errors may go where nobody looks.
+            # The user may not see a worker's standard error.
             with redirect_stdout(said), redirect_stderr(said):
                 values = self.run([*left.values()], [*left]) if left else []
             done |= {number: as_outcome(left[number], value) for number, value in zip(left, values, strict=True)}
@@ -96,12 +96,12 @@ class Pack:
             orphans.leave()
 
     def outcome(self, number: int) -> Outcome | None:
-        """Return what a job came to before the pack was interrupted."""
+        """Return a job's outcome from before the pack was interrupted; None if there is none or the job was interrupted."""
         found = self.task.read(number)
         return found if isinstance(found, Outcome) and not found.interrupted else None
 
     def run(self, batch: Batch, numbers: Sequence[int]) -> list[Any]:
-        """Run jobs, and return the value of each: one by one where something goes wrong that is no job's own."""
+        """Run jobs and return the value of each; after an error that is not a job's, the jobs run one by one."""
         task = self.task
         task.composed = composer.Composer(self.context.config_loader, self.master)
         task.record_by(task.composed(batch[0]).cfg.tracking)
@@ -118,7 +118,7 @@ class Pack:
         return [task.read(number) or alone.launch([each], number)[0]._return_value for number, each in pairs]
 
     def ended(self, number: int, returned: JobReturn) -> list[Outcome]:
-        """Print what a pack has printed elsewhere, and return the outcomes of its jobs, as many as there are."""
+        """Print the console output of a pack, and return the outcomes of its jobs, as many as there are."""
         folder = self.folder / str(number)
         if (console := folder / "console.txt").exists():
             secrets.tell_lines(console.read_text(encoding="utf-8"), end="")
@@ -130,17 +130,17 @@ class Pack:
 
 
 class Tee(io.StringIO):
-    """Keeps what is printed, and prints it."""
+    """Stores the printed text and prints it too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.console = sys.stdout
 
     def write(self, text: str) -> int:
-        """Keep a text and print it."""
+        """Store a text and print it."""
         self.console.write(text)
         return super().write(text)
 
     def flush(self) -> None:
-        """Let what is printed be seen."""
+        """Flush the console."""
         self.console.flush()

@@ -1,4 +1,4 @@
-"""What a sweep would run, and for how long: nothing is run but a few steps of each program."""
+"""The plan of a sweep: which jobs it would run and for how long. Only a few steps of each program are run, to time it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from runner.errors import Incompatible
 from runner.fused import lockstep
 from runner.trace import Execution
 
-# Steps that a program is timed by.
+# Maximum number of steps by which a program is timed.
 STEPS = 100
 
 
 def plan(cfgs: Sequence[Any], fuse: bool) -> Iterator[str]:
-    """Yield lines that say which jobs run together, how long that takes and how many metric rows there will be."""
+    """Yield the lines of the plan: which jobs run as one program, the estimated time, and the number of metric rows."""
     groups = lockstep.groups(cfgs) if fuse else []
     together = [group for group in groups if group.alone is None]
     why = {index: group.alone for group in groups if group.alone is not None for index in group.indices}
@@ -50,7 +50,7 @@ def plan(cfgs: Sequence[Any], fuse: bool) -> Iterator[str]:
 
 
 def seconds(execution: Execution, n: int) -> tuple[float, float]:
-    """Return the seconds that compiling takes, and those of n steps, from a few that are taken."""
+    """Return the seconds to compile, and the seconds of n steps, extrapolated from the first steps."""
     began = time.perf_counter()
     execution.last()
     compiled = time.perf_counter()
@@ -61,7 +61,7 @@ def seconds(execution: Execution, n: int) -> tuple[float, float]:
 
 
 def metric_rows(cfg: Any) -> int:
-    """Return how many rows of metrics a job makes that takes all its steps."""
+    """Return the number of metric rows of a job that takes all its steps."""
     every = cfg.tracking.get("every")
     if every is None:
         return 0

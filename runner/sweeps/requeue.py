@@ -1,4 +1,4 @@
-"""A task of submitit's that is asked to make room: what it is at is saved and recorded, and goes on where it is begun anew."""
+"""A submitit task that is preempted: its run saves a checkpoint and is recorded, the task is requeued, and the run resumes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from runner.system import signals
 
 
 class Call:
-    """What submitit calls where a task has arrived; `run` composes and runs it."""
+    """The callable that submitit pickles and calls on the node; `run` composes and runs the job."""
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self.run = run
 
     def __call__(self, *words: Any) -> Any:
-        """Run a task, and let submitit requeue it where that was ended to make room; a run's other signals end the process."""
+        """Run a task and return its result; if the preemption signal ended the run, let submitit requeue the task.
+
+        If another signal ended the run, the process exits with the exit code of that signal.
+        """
         from submitit import JobEnvironment
 
         number = JobEnvironment._usr_sig()
-        # Submitit's own handler pickles the task, requeues it and ends the process: at once, in the midst of whatever it is at.
+        # Submitit's handler pickles the task, requeues it and ends the process, without waiting for the chunk under way.
         submitit: Any = signal.getsignal(number)
         with signals.making_room(number) as asked:
             try:
@@ -36,7 +39,7 @@ class Call:
                 sys.exit(SIGNALS[str(ended.outcome.stopped_by)])
 
     def checkpoint(self, *words: Any) -> Any:
-        """Return the task as it is begun anew."""
+        """Return the submission that submitit requeues: the same task with the same arguments."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, *words)

@@ -1,4 +1,7 @@
-"""The state of tasks by Slurm's queue. Submitit asks the accounting, and waits for ever for a dead task where there is none."""
+"""The state of Slurm tasks, read from the queue.
+
+Submitit reads the accounting instead; without accounting it waits for ever for a dead task.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import getpass
 
 from submitit.slurm.slurm import SlurmInfoWatcher
 
-# Seconds between looks at the most; a task that died is reported after as many.
+# Maximum number of seconds between two reads of the queue; a dead task is reported after at most this time.
 DELAY = 15
-# States in which a task has ended for good; all others, of which there are more with each release, it may leave again.
+# Final states of a task. A task may leave any other state again; each release of Slurm adds states.
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED"),
     *("TIMEOUT", "GONE"),
@@ -16,7 +19,7 @@ ENDED = {
 
 
 class Queue(SlurmInfoWatcher):
-    """Reads the state of tasks from `squeue`, which shows ended ones for some minutes; one that it no longer shows is GONE."""
+    """Reads the state of tasks from `squeue`, which shows ended tasks for some minutes; a missing task is GONE."""
 
     def __init__(self) -> None:
         super().__init__(delay_s=DELAY)
@@ -24,7 +27,7 @@ class Queue(SlurmInfoWatcher):
     def _make_command(self) -> list[str] | None:
         if not self._registered - self._finished:
             return None
-        # Of all jobs of the user's: squeue fails as a whole for one id that it no longer knows.
+        # Ask for all jobs of the user: given a list of ids, squeue fails as a whole if it no longer knows one of them.
         return ["squeue", "--noheader", "--states=all", "--array", f"--user={getpass.getuser()}", "--format=%i|%T"]
 
     def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
@@ -34,5 +37,5 @@ class Queue(SlurmInfoWatcher):
         return {name: found.get(name, {"State": "GONE"}) for name in self._registered - self._finished}
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
-        """Tell whether a task has ended for good."""
+        """Return whether a task is in a final state."""
         return self.get_state(job_id, mode=mode) in ENDED

@@ -1,4 +1,4 @@
-"""A sweep, whatever launches its jobs: finished jobs are reused, no job's failure is another's, and all are told at the end."""
+"""A sweep with any launcher: finished jobs are reused, a failed job does not affect the others, and all jobs are reported."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from runner.system import quiet, startup
 from runner.tracking import store
 
 Overrides = Sequence[str]
-# Runs whose report takes so long that it is told of before.
+# With more runs than this, a message announces the report, because it takes long.
 MANY = 500
-# Of Hydra's own overrides, those that a command which goes on with a sweep has too.
+# Hydra's own overrides that are repeated in the command that continues a sweep.
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 
 
 class Sweep:
-    """Launches jobs in batches; `overrides` are the sweep's own, and `task` is what the launcher was set up with."""
+    """Launches jobs in batches; `overrides` are those of the whole sweep, and `task` is the launcher's task function."""
 
     def __init__(self, launcher: Any, task: Task, loader: Any, master: DictConfig, overrides: Overrides, say: Callable) -> None:
         self.launcher, self.task, self.say = launcher, task, say
         self.sources = loader.get_search_path().get_path()
         self.composed = task.composed = composer.Composer(loader, master)
         self.settings, self.overrides = master.sweep, tuple(overrides)
-        # Unresolved: an override of a job's folder has parts that no sweep has.
+        # Unresolved, because an override of a job's folder may refer to values that only a job has.
         words: Any = OmegaConf.to_container(master.hydra.overrides.hydra)
         self.options = [*given(self.sources), *(each for each in words if each.startswith(LAUNCHER))]
         self.recorder: Any = None
         self.reports = False
-        # Of the parent run, besides those that every one has.
+        # Additional tags of the parent run.
         self.tags: dict[str, str] = {}
         self.known: dict[str, Any] = {}
         self.claims: Any = None
@@ -53,13 +53,13 @@ class Sweep:
         self.launched, self.began = 0, time.perf_counter()
 
     def varies(self, keys: Iterable[str]) -> None:
-        """Have each job's run tell these keys, which are what its siblings differ in."""
+        """Tag each job's run with these keys, in which the jobs of the sweep differ."""
         self.task.marks[SWEPT] = " ".join(keys)
 
     def launch(self, batch: Sequence[Overrides]) -> list[Outcome]:
         """Run a batch of jobs and return their outcomes in order; all are composed before the first one starts.
 
-        Raises Ended where a signal, or a failed job under `sweep.fail_fast`, ends the sweep.
+        Raises Ended if a signal, or a failed job with `sweep.fail_fast`, ends the sweep.
         """
         self.prepare(batch)
         jobs = [(job.overrides, job.identity) for job in map(self.composed, batch)]
@@ -87,7 +87,7 @@ class Sweep:
         return outcomes
 
     def run(self, batch: Sequence[Overrides], todo: list[int], found: dict[int, Outcome | None]) -> None:
-        """Launch jobs until each has an outcome, which is put into `found`."""
+        """Launch jobs until each has an outcome, and put the outcomes into `found`."""
         waiting = [todo]
         while waiting:
             now = waiting.pop(0)
@@ -96,22 +96,22 @@ class Sweep:
             waiting += again(came, getattr(self.launcher, "apart", False))
 
     def claimed(self, identities: Set[str]) -> Set[str]:
-        """Claim jobs for this sweep, and return those that another sweep is at; what others have finished is known then."""
+        """Claim jobs for this sweep, and return those that another sweep claims; reread the known runs if a claim has ended."""
         if self.claims is None or not self.settings.reuse:
             return set()
-        # A job whose configuration is wrong has none.
+        # The config digest of a job with an invalid configuration is empty.
         elsewhere, new = self.claims.take(identities - {""})
         if new:
             self.known = self.recorder.known()
         return elsewhere
 
     def prepare(self, batch: Sequence[Overrides]) -> None:
-        """Let what records the sweep begin before its jobs are composed."""
+        """Start the recorder of the sweep before its jobs are composed."""
         if self.recorder is None and batch:
             prepare(self.composed(batch[0]).cfg.tracking)
 
     def open(self, batch: Sequence[Overrides]) -> None:
-        """Begin with the parent run, in the store of the first job."""
+        """Begin the parent run in the store of the first job, if the sweep has not begun yet."""
         if self.recorder is not None:
             return
         cfg = self.composed(batch[0]).cfg
@@ -127,13 +127,13 @@ class Sweep:
             self.task.marks["options"] = " ".join(shown(self.options))
         tags = {"overrides": text, "sweep": "parent", **self.task.marks, **self.tags, **parameters.provenance()}
         self.known = self.recorder.begin(f"sweep {text}"[:250], tags)
-        # Offline there is no such run.
+        # There is no parent run offline.
         if self.recorder.run_id is not None:
             self.task.marks["mlflow.parentRunId"] = self.recorder.run_id
             self.reports = cfg.report.get("sweep") is not None
 
     def planned(self, batch: Sequence[Overrides]) -> None:
-        """Say what would run."""
+        """Print the plan of these jobs."""
         with quiet.tensorflow(), startup.without_optional_imports():
             from runner.sweeps import plan
         fuses = getattr(self.launcher, "fuses", False)
@@ -143,14 +143,14 @@ class Sweep:
             self.say("  shared out among workers, each of which makes programs of its own for its part")
 
     def reused(self, overrides: tuple[str, ...], identity: str) -> Outcome | None:
-        """Return the outcome of a job that was finished before."""
+        """Return the outcome of a job that was finished before; None if the job has to run."""
         before = self.known.get(identity, {})
         if not self.settings.reuse or not before.get("ending"):
             return None
         return Outcome(overrides, identity, reused=True, **read(before))
 
     def told(self, ids: Sequence[str], found: Mapping[int, Outcome | None], elsewhere: Set[str]) -> str:
-        """Say how many jobs there are, and why each of them runs or does not."""
+        """Return the message with the number of jobs, and how many run or do not run for each reason."""
         at_it = "being run by another sweep"
         why = Counter(
             "reused" if outcome else at_it if ids[i] in elsewhere else self.reason(ids[i]) for i, outcome in found.items()
@@ -158,14 +158,14 @@ class Sweep:
         return f"{len(ids)} jobs: " + ", ".join(f"{count} {reason}" for reason, count in why.items())
 
     def reason(self, identity: str) -> str:
-        """Say why a job runs."""
+        """Return the reason why a job runs."""
         if not self.settings.reuse:
             return "to run, for sweep.reuse=false"
         status = self.known.get(identity, {}).get("status")
         return {"FAILED": "failed before", "KILLED": "interrupted before", "RUNNING": "begun before"}.get(status, "new")
 
     def attempt(self, batch: list[Overrides]) -> list[Outcome | bool]:
-        """Launch jobs once; one that has to be launched again has no outcome, but whether it had begun."""
+        """Launch jobs once and return their outcomes; for a job that has to be launched again, return whether it had begun."""
         first, self.launched = self.launched, self.launched + len(batch)
         state = Singleton.get_state()
         try:
@@ -174,22 +174,22 @@ class Sweep:
             self.outcomes += [each for each in self.written(first) if isinstance(each, Outcome)]
             raise
         except Exception as error:
-            # A launcher gives up where one of its workers dies, and the jobs of the others with it.
+            # If a worker dies, the launcher gives up, and the jobs of the other workers are lost too.
             Singleton.set_state(state)
             written = self.written(first)
             if not any(written):
                 raise UserError(f"hydra.launcher: {first_line(error)}") from error
             found = self.recorded(batch, written)
-            # It died by itself.
+            # Only this job was running, so it caused the death of its process.
             return [self.task.died(batch[0], error)] if found == [True] else found
         return [as_outcome(each, returned._return_value) for each, returned in zip(batch, returns, strict=True)]
 
     def written(self, first: int) -> list[Outcome | bool]:
-        """Return what the jobs launched since this one have written down."""
+        """Return the outcome in each job's file, from number `first` on; without an outcome, whether the job has begun."""
         return [self.task.read(number) for number in range(first, self.launched)]
 
     def recorded(self, batch: list[Overrides], written: list[Outcome | bool]) -> list[Outcome | bool]:
-        """Return what is written down of jobs, and of those that had begun what their processes had recorded."""
+        """Return `written`, with the outcomes of begun jobs whose runs ended in the store although their processes died."""
         found = list(written)
         lost = {i: self.composed(job) for i, job in enumerate(batch) if found[i] is True}
         asked = {job.identity for job in lost.values()}
@@ -200,7 +200,7 @@ class Sweep:
         return found
 
     def close(self, ended: BaseException | None) -> None:
-        """End the parent run, with the table of all jobs, and tell what failed."""
+        """Release the claims, end the parent run with the table of all jobs, and print the summary and the failed jobs."""
         if self.claims is not None:
             self.claims.release()
         if self.settings.plan:
@@ -224,7 +224,7 @@ class Sweep:
             self.report()
 
     def report(self) -> None:
-        """Have the runs reported where there are several to compare; a sweep is not worth less for want of its report."""
+        """Make the report if there are several runs to compare; an error in the report does not fail the sweep."""
         runs = sum(each.ending is not None and not each.interrupted for each in self.outcomes)
         if runs < 2:
             return
@@ -240,7 +240,7 @@ class Sweep:
             self.say(f"the report cannot be made: {first_line(error)}; again: {self.reporting()}")
 
     def facts(self) -> dict[str, Any] | None:
-        """Return what is known of the losses, where TensorFlow is at hand, which the recorder process would have to import."""
+        """Return the facts about the losses if this process has imported TensorFlow; else None, and the recorder imports it."""
         if "tensorflow" not in sys.modules:
             return None
         from runner.report.tables import facts
@@ -248,13 +248,13 @@ class Sweep:
         return {key: fact.fields for key, fact in facts.of(self.recorder.losses()).items()}
 
     def reporting(self) -> str:
-        """Return the command that reports this sweep."""
+        """Return the command that makes the report of this sweep."""
         from runner.report.command import command
 
         return command(str(self.recorder.uri), self.recorder.run_id)
 
     def summary(self) -> str:
-        """Say in a sentence what the jobs came to."""
+        """Return the message that counts the jobs' endings and names the best loss."""
         endings = Counter("failed" if each.failed else each.ending or "skipped" for each in self.outcomes)
         reused = sum(each.reused for each in self.outcomes)
         text = f"{len(self.outcomes)} jobs: " + ", ".join(f"{count} {ending}" for ending, count in endings.items())
@@ -266,7 +266,7 @@ class Sweep:
         return f"{text}; the best loss is {best:.7g}, of {' '.join(shown(losses[best].overrides))}"
 
     def metrics(self) -> dict[str, float]:
-        """Return the sweep's own metrics."""
+        """Return the metrics of the parent run."""
         losses = [each.best_loss for each in self.outcomes if each.best_loss is not None]
         found = {"jobs": len(self.outcomes), "failed": sum(each.failed for each in self.outcomes)}
         found["skipped"] = sum(each.skipped is not None for each in self.outcomes)
@@ -277,9 +277,10 @@ class Sweep:
 
 
 def again(came: Mapping[int, Outcome | bool], apart: bool) -> list[list[int]]:
-    """Return what is launched again of jobs whose launcher has lost a process, as batches that run one after another.
+    """Return the jobs to launch again after a launcher has lost a process, as batches that run one after another.
 
-    One of those that had begun is to blame. Unless processes are apart it has taken others along, and halves tell which it is.
+    One of the begun jobs killed the process. If the launcher's processes are not `apart`, other begun jobs died with it, so the
+    begun jobs are split into halves until the job is found.
     """
     if apart:
         batches = [[i for i, each in came.items() if not isinstance(each, Outcome)]]
@@ -291,7 +292,7 @@ def again(came: Mapping[int, Outcome | bool], apart: bool) -> list[list[int]]:
 
 
 def read(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the store says of a run as fields of an Outcome."""
+    """Return the store's fields of a run as fields of an Outcome."""
     iterations = run.get("iterations")
     fields = {key: run.get(key) for key in ("run_id", "ending", "stopped_by", "last_loss", "best_loss")}
     return fields | {"iterations": None if iterations is None else int(iterations)}
@@ -300,17 +301,17 @@ def read(run: Mapping[str, Any]) -> dict[str, Any]:
 def table(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     """Return a column for each field of the outcomes."""
     rows = [secrets.hidden(asdict(each)) | {"overrides": " ".join(shown(each.overrides))} for each in outcomes]
-    # The runs have their metrics.
+    # The metrics are left out, because each run has its own.
     return {key: [row[key] for row in rows] for key in (rows[0] if rows else ()) if key != "metrics"}
 
 
 def command(overrides: Overrides, sources: Sequence[Any]) -> str:
-    """Return the command that runs one job alone, with the folder of configurations, and the targets, that the user named."""
+    """Return the command that runs one job alone, with the config folder and the targets that the user named."""
     return shlex.join(["python", "-m", "runner", *given(sources), *shown(overrides)])
 
 
 def given(sources: Sequence[Any]) -> list[str]:
-    """Return the options that the user's command had: the targets that it allows, and the folder of configurations."""
+    """Return the options of the user's command: the allowed targets and the config folder."""
     options = [f"{targets.OPTION}={each}" for each in targets.NAMED]
     return options + [
         f"--config-dir={each.path.removeprefix('file://')}" for each in sources if each.provider == "command-line"

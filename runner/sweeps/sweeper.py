@@ -1,4 +1,4 @@
-"""What the plugins of Hydra do: make a sweep, hand it a grid of jobs, and run jobs that differ in numbers as one program."""
+"""The work of the Hydra plugins: make a sweep, launch a grid, and run jobs that differ only in numbers as one program."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ from runner.system import folders, quiet, started, startup
 
 
 def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]], Sweep]:
-    """Return a function that makes the sweep of these overrides, with the launcher that the configuration names."""
+    """Return a function that makes a Sweep from the user's overrides, with the launcher that the configuration names.
+
+    Raises UserError for an invalid `sweep.pack`.
+    """
     if (size := master.sweep.pack) is not None and size < 1:
         raise UserError(f"sweep.pack must be 1 or more, got {size}; leave it out to share the jobs out among the workers")
     folder = Path(master.hydra.sweep.dir)
     trust.folder("hydra.sweep.dir", folder)
-    # An earlier sweep, or one at the same time, may have the same folder.
+    # An earlier or a concurrent sweep may use the same folder.
     task = Task(folder / "outcomes" / uuid.uuid4().hex[:8], master.sweep.fail_fast)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
 
@@ -49,7 +52,10 @@ def sweep(context: HydraContext, master: DictConfig) -> Callable[[Sequence[str]]
 def grid(
     make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], params: Mapping[str, str], size: int | None
 ) -> list[Outcome]:
-    """Launch every combination of the values that the arguments and a file's params name, so many at a time."""
+    """Launch every combination of the values that `arguments` and `params` give, `size` jobs at a time; return the outcomes.
+
+    `params` come from a configuration file. `size` None launches all jobs at once.
+    """
     made = make(arguments)
     jobs = grammar.expand(parsed(made, params, arguments), made.settings.zip)
     if size is not None and size < 1:
@@ -63,7 +69,7 @@ def grid(
 
 
 def differing(jobs: Sequence[Sequence[str]]) -> Iterator[tuple[str, int]]:
-    """Yield each key of these jobs' overrides, with how many values it has among them."""
+    """Yield each key of the jobs' overrides with its number of different values."""
     values: dict[str, set[str]] = {}
     for key, _, value in (override.partition("=") for overrides in jobs for override in overrides):
         values.setdefault(key, set()).add(value)
@@ -71,17 +77,17 @@ def differing(jobs: Sequence[Sequence[str]]) -> Iterator[tuple[str, int]]:
 
 
 def parsed(made: Sweep, params: Mapping[str, str], arguments: Sequence[str]) -> list[Override]:
-    """Return the overrides of a file's params and the command line; the latter are last, and hold."""
+    """Return the overrides of a file's params and then of the command line, which take precedence."""
     typed = [f"{key}={value}" for key, value in params.items()] + list(arguments)
-    # glob(*) looks into the groups.
+    # The parser needs the config loader to expand glob(*).
     return OverridesParser.create(config_loader=made.composed.loader).parse_overrides(typed)
 
 
 @contextmanager
 def ending(made: Sweep) -> Iterator[None]:
-    """End the sweep whose jobs are launched within, however that went.
+    """Close the sweep at the end of this block, also after an error.
 
-    Raises UserError where a job failed, and SystemExit with the signal's exit code where one ended the sweep, or a job.
+    Raises UserError if a job failed. Raises SystemExit with the exit code of the signal if a signal ended the sweep or a job.
     """
     stopped: BaseException | None = None
     try:
@@ -93,7 +99,7 @@ def ending(made: Sweep) -> Iterator[None]:
         raise
     finally:
         made.close(stopped)
-    # A sweep goes on where a job elsewhere is interrupted; if another one fails, that counts more.
+    # A sweep continues when a job in another process is interrupted. A failed job takes precedence over an interrupted one.
     interrupted = [each for each in made.outcomes if each.interrupted]
     if isinstance(stopped, Ended) and stopped.outcome.interrupted:
         sys.exit(SIGNALS[str(stopped.outcome.stopped_by)])
@@ -104,14 +110,17 @@ def ending(made: Sweep) -> Iterator[None]:
 
 
 def one_by_one(context: HydraContext, task: Any, master: DictConfig) -> BasicLauncher:
-    """Return what runs jobs one after another in this process."""
+    """Return Hydra's basic launcher, which runs jobs one after another in this process."""
     launcher = BasicLauncher()
     launcher.setup(hydra_context=context, task_function=task, config=master)
     return launcher
 
 
 def fused(context: HydraContext, task: Any, master: DictConfig, batch: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-    """Run jobs that differ in numbers alone as rows of one program, and what remains, or another's task, one by one."""
+    """Run jobs that differ only in numbers as lanes of one program, and all other jobs one by one.
+
+    A task function that is not this package's Task runs one by one.
+    """
     if not isinstance(task, Task):
         return list(one_by_one(context, task, master).launch(batch, first))
     return numbered(context, task, master, batch, range(first, first + len(batch)))
@@ -120,7 +129,7 @@ def fused(context: HydraContext, task: Any, master: DictConfig, batch: Sequence[
 def numbered(
     context: HydraContext, task: Task, master: DictConfig, batch: Sequence[Sequence[str]], numbers: Sequence[int]
 ) -> list[JobReturn]:
-    """Run jobs of these numbers so."""
+    """Run jobs with these job numbers, as lanes of one program where possible; see `fused`."""
     alone = one_by_one(context, task, master)
     job.prepare(task.composed(batch[0]).cfg.tracking)
     with quiet.tensorflow(), startup.without_optional_imports():

@@ -1,4 +1,4 @@
-"""A sweep's task runs one job, in whichever process; its outcome is plain data that any process can hand on."""
+"""The task of a sweep: it runs one job in any process, and returns its outcome as plain data that can be pickled."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from runner.system import orphans, processes, started
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job came to; `error` is the one line of a job that failed, and `log` the file that tells more.
+    """The outcome of a job. For a failed job, `error` is the error in one line and `log` the file with the details.
 
-    `skipped` is why a job's choices cannot go together: a sweep is a cross product, and some of its cells are empty.
+    `skipped` is the reason why the job's choices are incompatible: a sweep is a cross product, and some of its cells are empty.
     """
 
     overrides: tuple[str, ...]
@@ -42,7 +42,7 @@ class Outcome:
     log: str | None = None
     reused: bool = False
     skipped: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)  # all single numbers that are recorded of the run, by name
+    metrics: dict[str, float] = field(default_factory=dict)  # all scalar metrics that are recorded of the run, by name
 
     @classmethod
     def of(cls, result: Any, **known: Any) -> Outcome:
@@ -53,7 +53,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether the job should have a result, and has none."""
+        """Whether the job has no result, although it was not skipped."""
         return self.ending is None and self.skipped is None
 
     @property
@@ -63,44 +63,45 @@ class Outcome:
 
 
 class Task:
-    """A sweep's task: Hydra calls it with a job's configuration, in whichever process; it returns an Outcome, whatever happens.
+    """The task of a sweep: Hydra calls it with a job's configuration in any process; a failed job returns an Outcome too.
 
-    What the job prints goes to `console.txt` in its folder, an error with its traceback to its log; one line is printed. That a
-    job has begun, and its outcome, stand in a file in `folder` too, for a launcher loses them where one of its workers dies.
+    The job's output goes to `console.txt` in the job's folder, and an error with its traceback to the job's log. The task
+    prints one line for the job. A file in `folder` records that the job has begun, and later its outcome, because a launcher
+    loses both if one of its workers dies.
     """
 
     def __init__(self, folder: Path, fail_fast: bool) -> None:
         self.cwd, self.folder, self.fail_fast = started.folder(), started.absolute(folder), fail_fast
         self.marks: dict[str, str] = {}
-        # What of the configuration is the user's own word, wherever a job is composed.
+        # The user's command. It shows which values the user gave and which come from a file, in every process.
         self.command = trust.COMMAND
         self.launcher = processes.name()
-        # For a launcher in this process: what composes jobs, and what records together those that are tracked in this way.
+        # For a launcher in this process: the Composer, and the recorder of all jobs whose tracking configuration is `tracking`.
         self.composed: Any = None
         self.recorder: Any = None
         self.tracking: DictConfig | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what only the launching process uses."""
+        """Return the state to pickle, without the attributes that only the launching process uses."""
         return vars(self) | {"composed": None, "recorder": None, "tracking": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrive in another process, where Hydra is about to compose a job."""
+        """Restore the task in a worker process and prepare the process, before Hydra composes a job there."""
         vars(self).update(state)
         streams.hold()
-        # Ray's workers stand where the cluster was started, and paths are relative to where the sweep was.
+        # A Ray worker starts in the folder where the cluster was started, but paths are relative to the folder of the sweep.
         os.chdir(self.cwd)
         started.remember()
         schema.register()
         trust.arrive(self.command)
         os.umask(0o077)
-        # joblib, Ray and ours tell a worker its share of the processors here, and TensorFlow does not look.
+        # joblib, Ray and our launchers set a worker's share of the processors in OMP_NUM_THREADS, which TensorFlow ignores.
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ.setdefault(name, os.environ.get("OMP_NUM_THREADS", "0"))
         orphans.end_with(self.launcher)
 
     def __call__(self, cfg: DictConfig) -> Outcome:
-        """Run one job; raises Ended where the sweep is to end with it."""
+        """Run one job and return its outcome; raises Ended if the outcome ends the sweep."""
         number = HydraConfig.get().job.num
         self.begin(number)
         outcome = attempt(cfg, self.marks)
@@ -113,21 +114,21 @@ class Task:
         return outcome
 
     def record_by(self, tracking: DictConfig) -> Any:
-        """Record jobs together that are tracked in this way, and return what does so; None where this way knows no sweeps."""
+        """Return the recorder of all jobs with this tracking configuration; None if this tracking does not support sweeps."""
         self.recorder, self.tracking = tracker(tracking).sweep(), tracking
         return self.recorder
 
     def begin(self, number: int) -> None:
-        """Write down that this process is at a job."""
+        """Write to the job's file that this process runs the job."""
         self.write(number, processes.name())
 
     def forget(self, number: int) -> None:
-        """Take back that this process is at a job, if it has no outcome."""
+        """Remove the job's file, unless it holds an outcome."""
         if (file := self.folder / f"{number}.json").exists() and "pid" in json.loads(file.read_text(encoding="utf-8")):
             file.unlink()
 
     def write(self, number: int, fields: Mapping[str, Any]) -> None:
-        """Write down what is known of a job, at once or not at all."""
+        """Write fields to the job's file, atomically and without secrets."""
         file = self.folder / f"{number}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_suffix(f".{os.getpid()}")
@@ -135,7 +136,10 @@ class Task:
         new.replace(file)
 
     def read(self, number: int) -> Outcome | bool:
-        """Return a job's outcome; without one, whether it has begun. Waits for a process of this host that is at it."""
+        """Return a job's outcome from its file; if there is none, return whether the job has begun.
+
+        If a live process of this host runs the job, wait until it writes the outcome or ends.
+        """
         file = self.folder / f"{number}.json"
         while file.exists():
             fields = json.loads(file.read_text(encoding="utf-8"))
@@ -148,22 +152,22 @@ class Task:
 
     @property
     def logs(self) -> str:
-        """The folder of the sweep, in which the log of a job is that could not say where."""
+        """The folder of the sweep: the place of the log of a job that died before it could report the log's path."""
         return str(self.folder.parents[1])
 
     def died(self, overrides: Sequence[str], error: BaseException) -> Outcome:
-        """Return the outcome of a job whose process is gone."""
+        """Return the outcome of a job whose process died."""
         return Outcome(tuple(overrides), error=f"its process died ({first_line(error)[:200]})", log=self.logs)
 
     def judge(self, outcomes: Sequence[Outcome]) -> None:
-        """Raise Ended where one of these outcomes is to end the sweep."""
+        """Raise Ended if one of these outcomes failed and `fail_fast` is set."""
         for each in outcomes:
             if each.failed and self.fail_fast:
                 raise Ended(each)
 
 
 class Ended(BaseException):
-    """A sweep that ends with a job: a signal came, or the job failed and `sweep.fail_fast` holds."""
+    """The outcome of a job ends the sweep: a signal ended the job, or the job failed and `sweep.fail_fast` is set."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome)
@@ -171,7 +175,7 @@ class Ended(BaseException):
 
 
 def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
-    """Run a job and return what it came to; no exception of the job's leaves this function but a KeyboardInterrupt."""
+    """Run a job and return its outcome; of the job's exceptions, only KeyboardInterrupt is raised."""
     from rich.console import Console
 
     hydra_cfg = HydraConfig.get()
@@ -186,21 +190,21 @@ def attempt(cfg: DictConfig, marks: Mapping[str, str]) -> Outcome:
         raise
     except Incompatible as misfit:
         return Outcome(**known, skipped=first_line(misfit), seconds=time.perf_counter() - began)
-    # A loss may call sys.exit, or raise what is no Exception or cannot be pickled: only its text goes on.
+    # A loss may call sys.exit, or raise a BaseException or an error that cannot be pickled. So the outcome holds only the text.
     except BaseException as error:
-        # To the log alone, which begins at this level; the console's begins above.
+        # The log records this level; the console shows only higher levels.
         logging.getLogger(__name__).info("the job failed", exc_info=True)
         return Outcome(**known, error=first_line(error), seconds=time.perf_counter() - began)
     return Outcome.of(result, **known, run_id=result.run_id, seconds=time.perf_counter() - began)
 
 
 def as_outcome(overrides: Sequence[str], value: Any) -> Outcome:
-    """Return what a launcher gave back for a job as an Outcome: what is none went wrong before the task began."""
+    """Return a launcher's return value as an Outcome; any other value is an error from before the task began."""
     return value if isinstance(value, Outcome) else Outcome(tuple(overrides), error=first_line(value))
 
 
 def line(outcome: Outcome) -> str:
-    """Return an outcome as the one line that is printed of a job."""
+    """Return the line that is printed for a job."""
     what = " ".join(shown(outcome.overrides)) or "the defaults"
     if outcome.skipped is not None:
         return f"{what}: skipped, {outcome.skipped}"
@@ -210,5 +214,5 @@ def line(outcome: Outcome) -> str:
 
 
 def shown(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that tell jobs of a sweep apart, without secrets."""
+    """Return the overrides that distinguish the jobs of a sweep (without `sweep.…`), with their secrets masked."""
     return [secrets.override(each) for each in overrides if not each.startswith("sweep.")]

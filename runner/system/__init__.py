@@ -1,1 +1,1 @@
-"""Processes, signals, files and start-up: the operating system's side, which knows nothing of runs."""
+"""Processes, signals, files and start-up: the operating system's side, independent of runs."""

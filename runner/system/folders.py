@@ -1,6 +1,6 @@
-"""The folders that this package writes into, each marked as its own, and what may be removed from them.
+"""The folders that this package writes into, each with a mark, and the files that may be removed from them.
 
-A folder of the user's is never written into: what lies there under the name of one of a run's files would be replaced.
+The user's own folders are never written into: a run's files would replace files with the same names there.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from runner.errors import UserError
 
 MARK = ".runner"
 TEXT = b"This folder is tf-runner's: a run or a report that is made here again replaces the files of the one before.\n"
-# Bytes of a file that are read to tell whose it is.
+# Number of bytes that are read to find out whether this package wrote a file.
 ENOUGH = 2**16
-# Of releases that had no mark: the names in the folder of a run, a sweep and a report, and a file that is always there.
+# Releases without a mark: the names in a run's, a sweep's and a report's folder, and a file that is always there.
 RUN = r"\.hydra|[\w.-]+\.log|console\.txt|checkpoint|report\.(html|png)|trajectory\.parquet|spool(-\w+)?|lock"
 BEFORE = (
     (RUN, ".hydra/hydra.yaml"),
     (r"multirun\.yaml|optimization_results\.yaml|[^.]*|\.submitit", "multirun.yaml"),
     (r"report\.html|(ranking|stability)\.png|tables", "tables/fairness.csv"),
 )
-# How that file is known.
+# The content by which that file is recognised.
 EVIDENCE = re.compile(rb"app_name: runner|\A[a-z_]+(,[a-z_]+)*\n")
-# The files of a checkpoint, which is a folder named after its step; those that TensorFlow leaves where it is killed among them.
+# A checkpoint is a folder named after its step. A killed TensorFlow leaves temporary files in it.
 STEP = re.compile(r"\d+(\.tmp)?")
 OF_STEP = re.compile(r"(variables_temp/)?(variables|part-)[\w.-]*|variables_temp|rows\.npz|state\.json|sums\.json")
 
 
 def claim(folder: Path, remedy: str) -> None:
-    """Make a folder, or take one that is empty or already this package's, and mark it; raises UserError for any other one."""
+    """Create a folder, or take an empty one or one of this package's, and mark it; raises UserError for any other folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not ours(folder):
@@ -45,7 +45,7 @@ def claim(folder: Path, remedy: str) -> None:
 
 @contextmanager
 def unshared() -> Iterator[None]:
-    """Make files and folders for their user alone in this block."""
+    """Create files and folders for their user alone in this block."""
     mask = os.umask(0o077)
     try:
         yield
@@ -54,7 +54,7 @@ def unshared() -> Iterator[None]:
 
 
 def mark(folder: Path) -> None:
-    """Mark a folder; another process may be doing the same."""
+    """Mark a folder; another process may mark it at the same time."""
     file = os.open(folder / MARK, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         os.write(file, TEXT)
@@ -63,7 +63,7 @@ def mark(folder: Path) -> None:
 
 
 def ours(folder: Path) -> bool:
-    """Tell whether a folder is this package's: by its mark, or as one of a release that had none."""
+    """Return whether a folder is this package's: by its mark, or by its content if it is of a release without marks."""
     if head(folder / MARK, 20) == TEXT[:20]:
         return True
     there = os.listdir(folder)
@@ -74,9 +74,9 @@ def ours(folder: Path) -> bool:
 
 
 def head(path: Path, size: int = ENOUGH) -> bytes:
-    """Return the first bytes of a file; none of a link, of what is no file, and of what is not there."""
+    """Return the first bytes of a regular file; empty for a link, for any other kind of file, and for a missing file."""
     try:
-        # What is a pipe would be waited for.
+        # Without O_NONBLOCK, opening a pipe would wait for a writer.
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return b""
@@ -87,7 +87,7 @@ def head(path: Path, size: int = ENOUGH) -> bytes:
 
 
 def steps(folder: Path) -> Iterator[Path]:
-    """Yield the checkpoints in a folder, those that were not completed among them."""
+    """Yield the checkpoints in a folder, incomplete ones included."""
     with suppress(OSError):
         for each in sorted(folder.iterdir()):
             if STEP.fullmatch(each.name) and each.is_dir() and not each.is_symlink():
@@ -95,7 +95,7 @@ def steps(folder: Path) -> Iterator[Path]:
 
 
 def remove_step(folder: Path) -> None:
-    """Remove a checkpoint: the files that one has, and the folder if nothing else is in it."""
+    """Remove the files of a checkpoint, and its folder if nothing else is in it."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if OF_STEP.fullmatch(path.relative_to(folder).as_posix()):
             drop(path)
@@ -103,7 +103,7 @@ def remove_step(folder: Path) -> None:
 
 
 def remove_steps(folder: Path) -> None:
-    """Remove all checkpoints in a folder, and the folder if nothing else is in it; not where a link leads."""
+    """Remove all checkpoints in a folder, and the folder if nothing else is in it; a link is not followed."""
     if folder.is_symlink():
         return
     for each in steps(folder):
@@ -112,7 +112,7 @@ def remove_steps(folder: Path) -> None:
 
 
 def drop(path: Path) -> None:
-    """Remove a file or an empty folder, if it is there; a folder with something in it stays."""
+    """Remove a file or an empty folder, if it exists; a folder that is not empty stays."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             path.rmdir()

@@ -1,4 +1,4 @@
-"""Processes that a loss forks: they have no part in the run, neither in its rows nor in what holds it together."""
+"""Detach processes that a loss forks from the run: from its rows, signals and other shared resources."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from functools import cache, wraps
 from typing import Any
 
 _leaves: list[Callable[[], object]] = []
-# Of the thread that forks, its signal mask.
+# The signal mask of the thread that forks.
 _held = threading.local()
 
 
 def leaving(leave: Callable[[], object]) -> Callable[[], None]:
-    """Have each process that this one forks begin with `leave()`; returns what takes that back."""
+    """Make each process that this one forks begin with `leave()`; return a function that cancels this."""
     registered()
     _leaves.append(leave)
 
@@ -29,29 +29,29 @@ def leaving(leave: Callable[[], object]) -> Callable[[], None]:
 
 @cache
 def registered() -> None:
-    """Have Python tell of forks, once."""
+    """Register the handlers of forks with Python, once."""
     os.register_at_fork(before=hold, after_in_parent=release, after_in_child=left)
 
 
 def hold() -> None:
-    """Let signals wait: the parent's handlers may not hear of those that come to the child."""
+    """Block signals before a fork: a signal to the child must not reach the parent's handlers."""
     _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def release() -> None:
-    """Let signals come again."""
+    """Restore the signal mask after a fork."""
     signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
 
 
 def left() -> None:
-    """Leave, in a process that was forked, all that is its parent's."""
+    """Release the parent's resources in a forked process, by the registered `leave` functions, and restore the signal mask."""
     while _leaves:
         _leaves.pop()()
     release()
 
 
 def ended(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that ends each process which it has forked and which comes back from it: the run is its parent's."""
+    """Return a function that ends each process that it forks and that returns from it: only the parent continues the run."""
 
     @wraps(function)
     def call(*words: Any, **keys: Any) -> Any:
@@ -66,7 +66,7 @@ def ended(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def code(error: BaseException | None) -> int:
-    """Return the exit code of a process that ends so."""
+    """Return the exit code of a process that ends with this exception, or with none."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return int(error is not None)

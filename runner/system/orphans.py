@@ -1,4 +1,4 @@
-"""Workers of a sweep end with the process that launched it: neither joblib's nor submitit's do so by themselves."""
+"""End a sweep's workers with the process that launched them: joblib's and submitit's do not end by themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.system import processes
 
-# How often a worker looks, in seconds.
+# Seconds between two checks by a worker.
 INTERVAL = 0.5
 # Seconds that a job has to end by itself.
 GRACE = 5.0
@@ -21,7 +21,7 @@ _orphaned = threading.Event()
 
 
 def end_with(launcher: Mapping[str, Any]) -> None:
-    """End this process once the launcher, if it is of this host, is gone; a job under way then ends as interrupted."""
+    """End this process once its launcher on this host is gone; a job under way then ends as interrupted."""
     pid = launcher["pid"]
     if launcher["host"] != socket.gethostname() or pid == os.getpid() or pid in _watched:
         return
@@ -32,7 +32,7 @@ def end_with(launcher: Mapping[str, Any]) -> None:
             time.sleep(INTERVAL)
         _orphaned.set()
         os.kill(os.getpid(), signal.SIGTERM)
-        # Between jobs submitit ignores it; and the recorder ends the run of a process that dies.
+        # Between jobs submitit ignores SIGTERM. The recorder ends the run of a process that dies.
         time.sleep(GRACE)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -40,6 +40,6 @@ def end_with(launcher: Mapping[str, Any]) -> None:
 
 
 def leave() -> None:
-    """End this process at once, for it is at no run, if the one that launched it is gone: what remains is of use to nobody."""
+    """End this process at once, between runs, if its launcher is gone: nobody uses further results."""
     if _orphaned.is_set():
         os._exit(128 + signal.SIGTERM)

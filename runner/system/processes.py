@@ -1,6 +1,6 @@
-"""Processes of this machine: how one is named, and whether the process of a name is still there.
+"""Processes of this machine: the name of a process, and whether the named process still exists.
 
-The number of a process is given to another one day, the number of its start is not; a host name is given to another container.
+The number of a process is reused later, but not with the same start time. A host name is reused by other containers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def name() -> dict[str, Any]:
 
 
 def there(named: Mapping[str, Any]) -> bool:
-    """Tell whether the process of a name, which is of this host, is there; without its start, whether its number is."""
+    """Return whether the named process of this host exists; without its start time, whether its number exists."""
     pid, start = int(named.get("pid", 0)), named.get("start")
     if start:
         return start_of(pid) == start
@@ -33,7 +33,7 @@ def there(named: Mapping[str, Any]) -> bool:
 
 
 def start_of(pid: int) -> str:
-    """Return when a process was started, in ticks since this machine was, or an empty text for one that is not there."""
+    """Return a process's start time, in ticks since the machine's start; an empty string if there is no such process."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -43,9 +43,9 @@ def start_of(pid: int) -> str:
 
 @cache
 def machine() -> str:
-    """Return a name of this machine since its start, and of its processes' numbers; an empty text where it has none.
+    """Return a name of the machine since its start and of its namespace of process numbers; an empty string if there is none.
 
-    Containers of one machine share its start and the locks of its files, but not their processes' numbers, nor a host name.
+    Containers of one machine share the machine's start and its file locks, but not the process numbers nor the host name.
     """
     try:
         return f"{boot()}/{os.readlink('/proc/self/ns/pid')}"
@@ -54,12 +54,12 @@ def machine() -> str:
 
 
 def boot() -> str:
-    """Return a name of this machine since its start; raises OSError where it has none."""
+    """Return an id of this start of the machine; raises OSError if there is none."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def same_machine(named: Mapping[str, Any]) -> bool:
-    """Tell whether the process of a name was on this machine, in whichever container, since its start."""
+    """Return whether the named process ran on this machine since its start, in any container."""
     try:
         return str(named.get("machine", "")).partition("/")[0] == boot()
     except OSError:

@@ -1,4 +1,4 @@
-"""Keep what TensorFlow prints at import off the user's screen; TF_CPP_MIN_LOG_LEVEL=0 shows it."""
+"""Hide TensorFlow's output at import; TF_CPP_MIN_LOG_LEVEL=0 shows it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def tensorflow() -> Iterator[None]:
-    """Send file descriptor 2 elsewhere while TensorFlow is imported and finds its devices.
+    """Redirect file descriptor 2 while TensorFlow is imported and finds its devices.
 
-    An error shows all that was sent; Ctrl-C does not.
+    An error shows all redirected output; Ctrl-C does not.
 
-    Its C++ logger writes there before it reads TF_CPP_MIN_LOG_LEVEL, so the variable alone does not do.
+    TensorFlow's C++ logger writes there before it reads TF_CPP_MIN_LOG_LEVEL, so the variable alone is not enough.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
@@ -28,9 +28,9 @@ def tensorflow() -> Iterator[None]:
         try:
             yield
             sys.modules["tensorflow"].config.list_physical_devices()
-            # It warns of retracing when a process traces its fifth program; a sweep traces one a job, by intent.
+            # TensorFlow warns of retracing at a process's fifth program; a sweep traces one per job on purpose.
             logging.getLogger("tensorflow").setLevel(logging.ERROR)
-            # It tells how long saving variables took.
+            # absl logs how long saving variables took.
             logging.getLogger("absl").setLevel(logging.WARNING)
         except KeyboardInterrupt:
             raise

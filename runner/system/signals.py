@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM end a run after the chunk under way; the process ends at once with a second one, or where one waits.
+"""SIGINT and SIGTERM end a run after the chunk under way. A second signal, or a first that waits too long, ends the process.
 
-A batch system's request to make room ends runs too, but in their own time: what they were at goes on elsewhere.
+A batch system's preemption signal ends runs too, but without a time limit: they are resumed elsewhere.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from types import FrameType
 from runner.system import forks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# How long a chunk may go on after a signal: seconds. What follows it has one more.
+# Seconds that a chunk may take after a signal. The work after the chunk has one second more.
 GRACE = 4.0
 HEARD = b"\0"
-# What raises KeyboardInterrupt.
+# The handler that raises KeyboardInterrupt.
 RAISES = signal.default_int_handler
-# What returns the name of the signal that came in the block of `caught` that this process is in.
+# For each open block of `caught`, the function that returns its signal's name.
 _names: list[Callable[[], str | None]] = []
-# The signal by which this process was asked to make room, if it was.
+# The name of the preemption signal that this process has received, if any.
 _asked: list[str] = []
 
 
 @contextmanager
 def making_room(number: int) -> Iterator[Callable[[], str | None]]:
-    """Let a signal end the run under way in this block, and those after it; gives what returns its name, or None.
+    """Make a preemption signal end the run under way and all later runs in this block; yield a function that returns its name.
 
-    SIGTERM ends the process at once where it comes between runs, unless the process is about to end for the other.
+    The function returns None before the signal. SIGTERM between runs ends the process at once, unless the process is about to
+    end because of the preemption signal.
     """
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -52,7 +53,7 @@ def making_room(number: int) -> Iterator[Callable[[], str | None]]:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Keep from processes that are started in this block what a batch system sends to every process of a job to make room."""
+    """Block SIGUSR1 and SIGUSR2, a batch system's preemption signals to all processes of a job, in processes started here."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
     try:
         yield
@@ -62,7 +63,7 @@ def blocked() -> Iterator[None]:
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Let Ctrl-C, where it raises KeyboardInterrupt, do so after this block, which is short; nothing else in it is put off."""
+    """Delay the KeyboardInterrupt of Ctrl-C until the end of this block, which is short; nothing else is delayed."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not RAISES:
         yield
         return
@@ -78,11 +79,11 @@ def put_off() -> Iterator[None]:
 
 @contextmanager
 def caught() -> Iterator[Callable[[], str | None]]:
-    """Give a function that returns the name of the signal that came in this block, or None.
+    """Yield a function that returns the name of the signal received in this block, or None.
 
-    It is to be asked soon: the process ends by itself, with the signal's exit code, where a signal is not heard of in time.
+    The function must be called soon: the process ends, with the signal's exit code, if a signal is not noticed in time.
     """
-    # Python lets only the main thread set handlers; elsewhere the process's own stay.
+    # Python lets only the main thread set handlers; in other threads the process's handlers stay.
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -97,12 +98,12 @@ def caught() -> Iterator[Callable[[], str | None]]:
         if came and not heard:
             heard = True
             os.write(theirs, HEARD)
-        # Both come at once where room is made in a hurry.
+        # An urgent preemption sends both signals at once.
         return next(iter([*_asked, *(signal.Signals(each).name for each in came)]), None)
 
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
-    # Python calls a handler between two of its own instructions, and a chunk is one; the pipe it writes to at once.
+    # Python calls a handler only between two of its instructions, and a chunk is one. It writes to the pipe at once.
     wakeup = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
     before = {each: signal.signal(each, note) for each in SIGNALS}
     watch = threading.Thread(target=watched, args=(ours,), daemon=True)
@@ -132,9 +133,9 @@ def caught() -> Iterator[Callable[[], str | None]]:
 
 @contextmanager
 def after() -> Iterator[None]:
-    """Let a signal do after this block what it does before it: TensorFlow loses a KeyboardInterrupt that comes while it traces.
+    """Delay a signal's effect until the end of this block: TensorFlow loses a KeyboardInterrupt raised while it traces.
 
-    The process ends by itself where the block goes on for too long.
+    The process ends if the block takes too long after a signal.
     """
     name: str | None = None
     try:
@@ -149,12 +150,12 @@ def after() -> Iterator[None]:
 
 
 def came() -> bool:
-    """Tell whether a signal asks the run under way to end; it is then heard of."""
+    """Return whether a signal asks the run under way to end; the signal then counts as noticed."""
     return any(name() for name in _names)
 
 
 def interrupt() -> bool:
-    """End the run under way as SIGTERM does, and tell whether it can be ended so."""
+    """End the run under way as SIGTERM does; return whether this is possible."""
     if not _names or threading.current_thread() is not threading.main_thread():
         return False
     signal.raise_signal(signal.SIGTERM)
@@ -162,7 +163,7 @@ def interrupt() -> bool:
 
 
 def watched(pipe: int) -> None:
-    """End the process where one signal follows another, or is not heard of in time; return when none can come."""
+    """End the process if a second signal comes or the first is not noticed in time; return when the pipe is closed."""
     first, heard = None, False
     while select.select([pipe], [], [], GRACE if first and not heard else None)[0]:
         said = os.read(pipe, 1)

@@ -1,4 +1,4 @@
-"""The folder in which a command was started: relative paths are relative to it, wherever a job or a loss has gone since."""
+"""The folder in which a command was started: relative paths start there, even if a job or a loss changes the folder."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ _folder: Path | None = None
 
 
 def folder() -> Path:
-    """Return the folder; that of this process where no command was started."""
+    """Return the command's folder, or the process's current folder if no command was started."""
     return _folder or Path.cwd()
 
 
 def absolute(path: str | Path) -> Path:
-    """Return a path that means the same from every folder."""
+    """Return a path as an absolute path, relative to the command's folder."""
     return folder() / path
 
 
 def remember() -> None:
-    """Take the folder of this process for that of the command."""
+    """Set the command's folder to the process's current folder."""
     global _folder
     _folder = Path.cwd()
 
 
 def come_back() -> None:
-    """Go to the folder, for what knows relative paths alone."""
+    """Change to the command's folder, for code that accepts only relative paths."""
     with suppress(OSError):
         os.chdir(folder())
 
 
 @contextmanager
 def here() -> Iterator[None]:
-    """Take the folder of this process for that of the command, in this block."""
+    """Set the command's folder to the process's current folder in this block."""
     global _folder
     before = _folder
     remember()

@@ -1,8 +1,8 @@
-"""Two seconds of every start and one of every end that a run has no use for; RUNNER_QUICK=0 keeps them.
+"""Faster start-up and exit: skip Keras's optional imports (2 s) and TensorFlow's teardown (1 s). RUNNER_QUICK=0 disables this.
 
-Keras imports scikit-learn, pandas, Matplotlib and JAX where they are installed, for its wrappers, plots and checkpoints;
-MLflow brings the first three, so they always are. And taking TensorFlow's modules apart, one object after another, ends nothing
-that the end of the process does not end.
+Keras imports scikit-learn, pandas, Matplotlib and JAX if they are installed, for its wrappers, plots and checkpoints. MLflow
+brings the first three, so they always are. TensorFlow's teardown, object by object, ends nothing that the end of the process
+does not end.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from contextlib import contextmanager
 
 OPTIONAL = ("sklearn", "pandas", "matplotlib", "jax")
 wanted = os.environ.get("RUNNER_QUICK") != "0"
-# What is to be done before the process ends.
+# Functions that are called before the process ends.
 at_end: list[Callable[[], object]] = []
 
 
 @contextmanager
 def without_optional_imports() -> Iterator[None]:
-    """Let packages that TensorFlow and Keras can do without look absent while these are imported in this block.
+    """Make the optional packages look absent while TensorFlow and Keras are imported in this block.
 
-    After it everybody can import them as ever. What is imported already, by a loss of the user's perhaps, stays as it is.
+    After the block they can be imported as usual. A package that is already imported, perhaps by the user's loss, stays.
     """
     held = [name for name in OPTIONAL if name not in sys.modules] if wanted else []
     sys.modules.update(dict.fromkeys(held))  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ def without_optional_imports() -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """End the process at once, after all that was printed and logged is out."""
+    """End the process at once, after all output and logs are flushed."""
     for each in at_end:
         each()
     logging.shutdown()

@@ -1,7 +1,8 @@
-"""The recorder as a run calls it: rows go to the spool in the run's folder, and another process plays that to the store.
+"""The recorder in the run's process: rows go to the journal in the run's folder; the recorder process replays it.
 
-That process imports MLflow and opens the store on another core while TensorFlow is imported here, and records rows while the
-next are computed. The run never waits for it between its first step and its last.
+The recorder process imports MLflow and opens the store on another core while TensorFlow is imported here, and records rows
+while the next ones are computed. Between its first step and its last, the run waits for it only while more than `max_unsent`
+GiB of rows are unsent.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from runner.tracking.process import STILL, Process
 from runner.tracking.store import heartbeat
 from runner.tracking.sweep_client import SweepRecorder
 
-# What is said of more unsent rows than `tracking.max_unsent` lets a spool hold, where a store takes them, and where none does.
+# Warnings if a journal holds more unsent rows than `tracking.max_unsent`: SLOWLY if rows are being sent, FULL if not.
 SLOWLY = (
     "the tracking store takes rows more slowly than they are made: the run waits whenever %.3g GiB of them are unsent; "
     "record fewer metrics with tracking.every=100"
@@ -45,7 +46,7 @@ class Mlflow:
     Rows go to a journal in the run's folder, from where the recorder process sends them to the store; with `offline` they stay
     in the journal. The quantities that a loss measures come with the rows of every `full_loss_every`-th step.
 
-    `run` raises UserError for a key that is out of its range, and where the tracking store cannot be used.
+    `run` raises UserError for a key that is out of its range, and if the tracking store cannot be used.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Mlflow:
         self.keys = contract.named({**keys, "flush_timeout": flush_timeout, "heartbeat": heartbeat})
 
     def prepare(self, *, draws: bool) -> None:
-        """Start the recorder process, to open the store, and to import what draws; raises UserError."""
+        """Start the recorder process, which opens the store and, with `draws`, imports the plotting code; raises UserError."""
         if self.keys["offline"]:
             return
         trust.store("tracking.uri", self.keys["uri"], "MLFLOW_TRACKING_URI")
@@ -78,21 +79,21 @@ class Mlflow:
 
     @contextmanager
     def run(self, about: About) -> Iterator[Recorder]:
-        """Give the recorder of a run. An exception within ends the run as FAILED."""
+        """Yield the recorder of a run. An exception within ends the run with the status of `contract.abandoned`."""
         contract.check(self.keys["every"], self.keys["full_loss_every"], self.max_unsent)
         session = Session(about, self.keys, self.max_unsent)
         session.begin()
         try:
             yield session.recorder()
         except BaseException as error:
-            # What went wrong matters more than a recorder that cannot be told of it.
+            # The error itself matters more than an error of the recorder.
             with suppress(UserError):
                 session.fail(*contract.abandoned(error))
             raise
         session.end()
 
     def sweep(self) -> Any:
-        """Return the recorder of a sweep as a whole."""
+        """Return the recorder of a whole sweep."""
         trusted(self.keys["pending"], self.keys["uri"])
         keys = {**self.keys, "pending": str(started.absolute(self.keys["pending"]))}
         if not keys.pop("offline"):
@@ -103,16 +104,16 @@ class Mlflow:
 
 
 def trusted(pending: str, uri: str) -> None:
-    """Raise UserError where a file of the configuration names what only the user may."""
+    """Raise UserError if a configuration file names an outbox or a store that only the user may name."""
     trust.folder("tracking.pending", pending)
     trust.store("tracking.uri", uri, "MLFLOW_TRACKING_URI")
 
 
 class Session:
-    """One run of this process: its spool, and the recorder process that plays it."""
+    """One run of this process: its journal, and the recorder process that replays it."""
 
     def __init__(self, about: About, keys: Mapping[str, Any], max_unsent: float) -> None:
-        """Prepare a run; with more than `max_unsent` GiB in its spool alone it waits."""
+        """Prepare a run. The run waits while more than `max_unsent` GiB of its journal are unsent."""
         trusted(keys["pending"], keys["uri"])
         self.about = replace(about, folder=started.absolute(about.folder))
         self.uri, self.offline, self.timeout = keys["uri"], keys["offline"], keys["flush_timeout"]
@@ -126,7 +127,7 @@ class Session:
         self.most = max_unsent * 2**30
 
     def begin(self) -> None:
-        """Begin the run, or go on with an interrupted one; raises UserError where the store cannot be used."""
+        """Begin the run, or continue an interrupted one; raises UserError if the store cannot be used."""
         self.process = None if self.offline else Process.of_this_process()
         interrupted = self.interrupted()
         if interrupted is None:
@@ -149,7 +150,7 @@ class Session:
                 raise
 
     def interrupted(self) -> tuple[dict[str, Any], journal.Lock] | None:
-        """Return the interrupted run that is to be continued, with its lock, or None."""
+        """Return the interrupted run to continue, with its lock, or None."""
         if not self.about.resume or "identity" not in self.about.tags:
             return None
         if self.process is None:
@@ -157,9 +158,9 @@ class Session:
         return first_free(self.process.ask("find", self.said)["runs"], self.is_silent)
 
     def is_silent(self, run: Mapping[str, Any], holder: Mapping[str, Any]) -> bool:
-        """Tell whether a run whose lock is held here is dead, wherever it was; `holder` had the lock before."""
+        """Return whether a run whose lock is held here is dead, on any machine. `holder` had the lock before."""
         watch, log = run["silent"], logging.getLogger(__name__)
-        # Locks hold among the containers of one machine, whatever they are called; not always from one machine to another.
+        # Containers of one machine share locks, whatever their host names. Two machines do not always share them.
         if watch is None or processes.same_machine(holder):
             return True
         assert self.process is not None
@@ -171,7 +172,7 @@ class Session:
         return silent
 
     def open(self, folder: Path) -> None:
-        """Begin, or go on with, the spool of a folder."""
+        """Create or continue the journal of a folder, and add the run to the outbox; raises UserError."""
         self.folder, self.spool = folder, journal.Spool(folder)
         self.recorded = self.spool.recorded
         self.stay = forks.leaving(self.leave)
@@ -184,12 +185,12 @@ class Session:
             raise UserError(text) from error
 
     def leave(self) -> None:
-        """Let go of the run in a process that was forked: its lock is this one's as long as any has it."""
+        """Close the journal and the lock in a forked process: a lock is held as long as any process has its file open."""
         os.close(self.spool.file)
         os.close(self.lock.file)
 
     def discard(self) -> None:
-        """Leave nothing of a run that did not begin; the spool of an interrupted one stays."""
+        """Remove the journal, lock and outbox entry of a run that did not begin. The journal of an interrupted run stays."""
         self.stay()
         self.spool.close()
         new = self.folder == self.about.folder
@@ -199,14 +200,14 @@ class Session:
         self.lock.release(remove=new)
 
     def recorder(self) -> Recorder:
-        """Return what the run calls."""
+        """Return the recorder that the run calls."""
         return Recorder(
             self.record,
             self.finish,
             self.ids["run_id"],
             self.ids["experiment_id"],
             self.uri,
-            # What has no room here is not all that is said of the run: it has ended.
+            # Not `self.say`: a report comes after the end, so a missing one must not suppress the warning of `send`.
             lambda drawing: self.spool.say("report", drawing.fields, drawing.arrays),
             self.folder,
             self.recorded,
@@ -214,12 +215,12 @@ class Session:
         )
 
     def finish(self, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        """Spool how the run ended; nothing that comes after takes that back."""
+        """Append to the journal how the run ended; a later failure does not change that."""
         self.say("finish", {"tags": tags, "metrics": metrics})
         self.finished = True
 
     def record(self, rows: Trace) -> None:
-        """Spool the rows that are not there yet."""
+        """Append the rows to the journal that are not in it yet."""
         rows = rows[max(0, self.recorded - rows.start) :]
         if len(rows):
             self.say("record", *journal.row_fields(rows))
@@ -227,9 +228,9 @@ class Session:
             self.wait()
 
     def wait(self) -> None:
-        """Wait while more lies unsent than a disk should hold, unless a signal has come; where nothing is sent, end the run.
+        """Wait while too many rows are unsent and no signal has come. If no rows are being sent, interrupt the run.
 
-        Raises UserError where a run cannot be ended as by a signal.
+        Raises UserError if the run cannot be interrupted as by a signal.
         """
         while self.spool.end - self.taken() > self.most and not signals.came():
             if not self.taking():
@@ -246,17 +247,17 @@ class Session:
             self.ring()
 
     def taken(self) -> float:
-        """Return how many bytes of the spool are in the store, or will never be in this run's time, as the recorder says."""
+        """Return how many bytes of the journal are sent; 0 without a recorder process, or if it has given the run up."""
         taken = 0.0 if self.process is None else self.process.pulse.taken()
         return taken if taken < math.inf else 0.0
 
     def taking(self) -> bool:
-        """Tell whether a recorder takes rows: one is there, it moves, and it has not given the run up."""
+        """Return whether rows are being sent: the recorder process runs, and has not given the run up."""
         process = self.process
         return process is not None and time.monotonic() - process.pulse.moved() <= STILL and process.pulse.taken() < math.inf
 
     def say(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> None:
-        """Spool a message; raises UserError where there is no room for it, which is then all that is said of it."""
+        """Append a message to the journal. If that fails, raise UserError, after which `send` logs no further warning."""
         try:
             self.spool.say(word, fields, arrays)
         except UserError:
@@ -264,7 +265,7 @@ class Session:
             raise
 
     def ring(self) -> None:
-        """Tell the recorder process that there is more, and hear what it has to say; without it the run goes on."""
+        """Notify the recorder process of new rows and read its messages. If it has failed, the run goes on without it."""
         if self.process is None:
             return
         try:
@@ -274,7 +275,7 @@ class Session:
             logging.getLogger(__name__).warning("%s; the run goes on, and is sent at its end", first_line(error))
 
     def fail(self, status: str, tags: Mapping[str, str]) -> None:
-        """End a run that has no result: by its spool, or, where that has no room, by word to the recorder process."""
+        """End a run without a result: by its journal, or by the pipe to the recorder process if the journal has no room."""
         if self.finished:
             self.end()
             return
@@ -289,27 +290,27 @@ class Session:
         self.send()
 
     def end(self) -> None:
-        """End the run, and say what could not be sent."""
-        # Where there is no room for this word any more, the pipe's serves.
+        """End the run, and log a warning if something could not be sent."""
+        # If the journal has no room for this message, the one by the pipe suffices.
         with suppress(UserError):
             self.spool.say("end", {})
         self.send()
 
     def send(self) -> None:
-        """Let go of the run when all was sent, or say what was not."""
+        """Wait until the run is sent, log a warning if something is left, and close the run."""
         if (left := self.sent({})) and not self.full:
             text = "run %s could not be sent as a whole, %s; send it with: python -m runner.sync %s"
             logging.getLogger(__name__).warning(text, self.ids["run_id"], left, self.folder)
         self.close()
 
     def close(self) -> None:
-        """Let go of the run."""
+        """Close the journal, and release the lock."""
         self.stay()
         self.spool.close()
         self.lock.release(remove=not self.spool.path.exists())
 
     def sent(self, failure: Mapping[str, Any]) -> str | None:
-        """Wait until all was sent; returns None, or in one line what is left, and why. `failure` is not in the spool."""
+        """Wait until all is sent. Return None, or one line that says what is left and why. `failure` is not in the journal."""
         if self.offline:
             return None
         try:
@@ -326,7 +327,7 @@ class Session:
 
 
 def own_lock(folder: Path) -> journal.Lock:
-    """Return the lock of a new run's folder; raises UserError where another run is in it, or it is not a run's."""
+    """Return the lock of a new run's folder; raises UserError if another run holds it, or the folder is not a run's."""
     folders.claim(folder, "set hydra.run.dir=another")
     try:
         return journal.Lock(folder, "run", patience=journal.PATIENCE)
@@ -338,13 +339,13 @@ def own_lock(folder: Path) -> journal.Lock:
 def first_free(
     runs: list[dict[str, Any]], dead: Callable[[dict[str, Any], Mapping[str, Any]], bool] = lambda run, holder: True
 ) -> tuple[dict[str, Any], journal.Lock] | None:
-    """Return the first of these interrupted runs that nobody is at, and that is dead, with its lock.
+    """Return the first of these interrupted runs that is dead and that no process works on, with its lock.
 
-    Raises UserError where one is being continued.
+    Raises UserError if one is being continued.
     """
     for run in runs:
         folder = Path(run["folder"])
-        # A store may name any folder: it is that of this run where its spool says so.
+        # A store may name any folder. It is this run's folder if its journal has the run's key.
         if (journal.first(folder / journal.FILE) or {}).get("run_key") != run["run_key"]:
             continue
 
@@ -363,6 +364,6 @@ def first_free(
             continue
         if (folder / journal.FILE).exists():
             return run, lock
-        # Another has continued it meanwhile, to its end.
+        # Another process has continued and completed the run meanwhile.
         lock.release(remove=True)
     return None

@@ -1,4 +1,4 @@
-"""Rows that could not be sent go from their journals to the tracking store, when a run has ended or is dead."""
+"""Send rows from journals to the tracking store, after their run has ended or died."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ FORGET = "; it is forgotten by removing the file that names it from what is pend
 
 
 class Sent(NamedTuple):
-    """What became of a folder: the run's id, and in one line what is left and why, or None."""
+    """The result for a folder: the run's id, and one line that says what is left and why, or None."""
 
     run_id: str | None
     left: str | None
 
 
 def send(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None]) -> Sent:
-    """Play the spool of a folder whose lock is held to the store, which has so many seconds to take something.
+    """Replay the journal of a folder whose lock is held. The store has `timeout` seconds to accept something.
 
-    Where it was listed among `pending`, it is no longer when all is sent.
+    If all is sent, the run's entry in the outbox `pending` is removed.
     """
     path = folder / journal.FILE
     whole, size = journal.tail(path)
@@ -46,10 +46,10 @@ def send(folder: Path, pending: Path, timeout: float, warn: Callable[[str], None
 
 
 def gone(folder: Path, watch: bool, holder: Mapping[str, Any]) -> bool:
-    """Tell whether the run of a journal whose lock is free here has ended or is dead: not every machine shares its locks.
+    """Return whether the run of a journal has ended or is dead. Its lock is free here, but not all machines share locks.
 
-    A run of another machine has a heartbeat in the store. With `watch` that is watched; else `heartbeat.reap` judges it. A run
-    that is not in the store has no heartbeat, and is left for the user to send.
+    A run of another machine has a heartbeat in the store. With `watch` this heartbeat is watched; else `heartbeat.reap` judges
+    it. A run that is not in the store has no heartbeat, and is sent with `watch` only: by the user.
     """
     with (folder / journal.FILE).open("rb") as file:
         if processes.same_machine(holder) or outbox.came_to(journal.frames(file))["status"] != "RUNNING":
@@ -70,7 +70,7 @@ def gone(folder: Path, watch: bool, holder: Mapping[str, Any]) -> bool:
 
 
 def learned(frames: Iterator[journal.Frame]) -> Iterator[journal.Frame]:
-    """Yield frames, and have the password of the store that they are for shown by no message."""
+    """Yield the frames, and have the password of their store masked in all messages."""
     for frame in frames:
         if frame.message.word == "begin":
             secrets.learn(frame.message.fields.get("keys"))
@@ -85,9 +85,9 @@ def one(
     stores: Collection[str] = (),
     watch: bool = False,
 ) -> Sent:
-    """Send a folder's spool; raises Held where a process is at it. Passwords go to `stores` alone, which the user named.
+    """Send the journal of a folder; raises Held if a process works on it. Only `stores`, which the user named, get passwords.
 
-    One that may be at it on another machine is watched, or else taken at its word.
+    With `watch`, a run that may be going on on another machine is watched; else its status in the store is believed.
     """
     if journal.away(folder):
         return Sent(None, f"the folder is away, and so is its run; mount it, or move it back, and send it then{FORGET}")
@@ -113,7 +113,7 @@ def one(
 
 
 def pointed(pending: Path) -> Iterator[Path]:
-    """Yield the folders that have something to be sent, those that are away included; of one that is sent nothing is kept."""
+    """Yield the folders in the outbox that have something to send, or are unavailable. Entries of sent runs are removed."""
     for key, folder in journal.pointers(pending):
         if journal.away(folder) or (folder / journal.FILE).exists():
             yield folder
@@ -122,7 +122,7 @@ def pointed(pending: Path) -> Iterator[Path]:
 
 
 def quietly(pending: Path, own: Path, uri: str = "") -> None:
-    """Send what earlier runs have left, beside the run of one's own folder, whose store the user trusts."""
+    """Send what earlier runs left, except the run of the folder `own`, whose store `uri` the user trusts. Errors are logged."""
     log = logging.getLogger(__name__)
     try:
         for folder in pointed(pending):
@@ -137,7 +137,7 @@ def quietly(pending: Path, own: Path, uri: str = "") -> None:
 
 
 def left_by(identities: Set[str], pending: Path, timeout: float, uri: str = "") -> bool:
-    """Send what dead processes have left of runs of these identities; tells whether the recorder of one is still at it."""
+    """Send what dead processes left of runs with these config digests. Return whether a recorder is still sending one."""
     busy = False
     for folder in [run.folder for run in outbox.of(pending, identities)]:
         try:
@@ -145,6 +145,6 @@ def left_by(identities: Set[str], pending: Path, timeout: float, uri: str = "") 
         except journal.Elsewhere:
             continue
         except journal.Held as held:
-            # A run of another command may have the same identity, and go on.
+            # Another command may run a job with the same config digest.
             busy |= held.holder.get("role") == "sending" or not processes.there(held.holder)
     return busy

@@ -1,6 +1,6 @@
-"""The runs of fused jobs on their way into the tracking store: many at once into a database, one by one into any other.
+"""Record the runs of fused jobs: in bulk into a database, one by one into any other store.
 
-What a store does not take stays in spools, each in its run's folder, from where it can be sent.
+A run that a store does not accept stays in the journal in its folder, from where it can be sent.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from runner.tracking import contract, journal, replay, store
 from runner.tracking.store import bulk_runs, database, runs, writers
 from runner.tracking.store.retry import Policy, Retry
 
-# Stores that have not taken something in time, nor anything since: they are asked once, and not waited for.
+# Stores that did not accept everything from the last `record`. They are asked once, and not waited for.
 SILENT: set[str] = set()
 
 
 class Sent(NamedTuple):
-    """The id of a run, where it has one by now, and in one line why it is not there as a whole, or None."""
+    """The id of a run, if it has one yet, and one line that says why the run is not wholly in the store, or None."""
 
     run_id: str | None
     left: str | None = None
 
 
 def record(keys: Mapping[str, Any], jobs: Sequence[bulk_runs.Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Record whole runs; returns their ids, how many of them could not be sent, and why the first of these could not.
+    """Record whole runs. Return their ids, how many could not be sent, and why the first of these could not.
 
     A store that fails is asked again, `flush_timeout` seconds long.
     """
     began, at = time.monotonic(), contract.clock()
     retry = Policy(0 if keys["uri"] in SILENT else keys["flush_timeout"], lambda: began)
-    # One that was spooled before is continued there.
+    # A run that has a journal already is continued in it.
     together = [job for job in jobs if journal.run_key(job.about.folder) != job.key]
-    # If the store took them, and its answer alone was lost, they are sent again as the same rows.
+    # Fixed times: if the store took the rows and only its answer was lost, the retry sends identical rows.
     times = dict(zip((job.key for job in together), bulk_runs.times(at, len(together)), strict=True))
     left, sent, unkept = None, {}, {}
     try:
@@ -65,11 +65,11 @@ def record(keys: Mapping[str, Any], jobs: Sequence[bulk_runs.Job], settings: Map
 
 
 def reached(keys: Mapping[str, Any]) -> tuple[Any, str, database.Insert | None]:
-    """Return a client of the store, the experiment's id and what inserts into a database; raises OSError."""
+    """Return a client, the experiment's id, and the function that inserts into a database, if it is one; raises OSError."""
     try:
         client, experiment_id = store.opened(keys["uri"], keys["experiment"])
     except UserError as error:
-        # It was of use when the sweep began.
+        # The store worked when the sweep began.
         raise ConnectionError(first_line(error)) from error
     return client, experiment_id, writers.direct(client)
 
@@ -82,15 +82,15 @@ def into_database(
     at: int,
     settings: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Record runs together, unless that has been done; raises OSError where another process is at it.
+    """Insert runs together, unless this was done before; raises OSError if another process is inserting them.
 
-    Returns by key why the files of a run could not be stored.
+    Returns by run key why the files of a run could not be stored.
     """
     try:
         if not bulk_runs.there(client, jobs, at):
             return bulk_runs.record(client, insert, experiment_id, jobs, at, **settings)
     except Exception as error:
-        # The process that these jobs had before may have died and left its recorder, which brings them to an end.
+        # An earlier process of these jobs may have died, and its recorder may be completing them.
         if type(error.__cause__).__name__ == "IntegrityError":
             raise ConnectionError(first_line(error)) from error
         raise
@@ -98,7 +98,7 @@ def into_database(
 
 
 def by_spool(job: bulk_runs.Job, keys: Mapping[str, Any], at: int, retry: Retry, left: str | None) -> Sent:
-    """Bring to a run's spool what is not there yet, and send that, unless it is known why something would be `left`."""
+    """Append the missing messages to a run's journal, and send it, unless `left` gives the reason why this would fail."""
     folder = job.about.folder
     folders.claim(folder, "set hydra.sweep.dir=another")
     try:
@@ -109,7 +109,7 @@ def by_spool(job: bulk_runs.Job, keys: Mapping[str, Any], at: int, retry: Retry,
     try:
         new = journal.run_key(folder) != job.key
         if new:
-            # That of another run, of an earlier sweep in the same folder.
+            # The folder may hold the journal of another run, from an earlier sweep.
             journal.set_aside(folder, Path(keys["pending"]))
         said = runs.Begin(job.about, job.key, socket.gethostname(), {**keys, "uri": store.absolute(keys["uri"])})
         write(folder, said, job, at)
@@ -119,7 +119,7 @@ def by_spool(job: bulk_runs.Job, keys: Mapping[str, Any], at: int, retry: Retry,
 
 
 def write(folder: Path, said: runs.Begin, job: bulk_runs.Job, at: int) -> None:
-    """Write a run's spool, or go on with it; all of it is of this time, and replaces what a database has of the run."""
+    """Write or continue a run's journal, all with time `at`. Its replay replaces the run's data in a database."""
     rows, made = job.rows[journal.recorded(folder) :], journal.Spool(folder)
     made.say("begin", {**said._asdict(), "about": contract.fields_of(said.about), "whole": True}, at=at)
     if len(rows):
@@ -131,7 +131,7 @@ def write(folder: Path, said: runs.Begin, job: bulk_runs.Job, at: int) -> None:
 
 
 def send(folder: Path, said: runs.Begin, at: int, new: bool, retry: Retry) -> Sent:
-    """Play a run's spool to the store, and remove it where all of it has arrived."""
+    """Replay a run's journal to the store. The journal is removed if all of it has arrived."""
     try:
         run = replay.Run(*said.run(retry, at, new=new), retry)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Runs whose spools are listed as pending: whose they are, and what they came to, for no store tells of them."""
+"""The outbox: runs that are still only in a local journal, with their config digest and their result so far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.tracking.store import parent_runs
 
 
 class Unsent(NamedTuple):
-    """A run: by what it is known, when it began, in ms since 1970, where its spool is, and the frames of that."""
+    """A run in the outbox: config digest, key, time of its begin in ms since 1970, folder and frames of its journal."""
 
     identity: str
     key: str
@@ -23,9 +23,9 @@ class Unsent(NamedTuple):
 
 
 def of(pending: Path, identities: Set[str] | None = None) -> Iterator[Unsent]:
-    """Yield the runs that are listed there, those of these identities or of any."""
+    """Yield the runs in the outbox, all or those with these config digests."""
     for key, folder in journal.pointers(pending):
-        # What is listed may be sent and removed meanwhile, or not be there now.
+        # A listed journal may be sent and removed meanwhile, or be unavailable.
         with suppress(OSError), (folder / journal.FILE).open("rb") as file:
             read = journal.frames(file)
             first = next(read, None)
@@ -35,20 +35,20 @@ def of(pending: Path, identities: Set[str] | None = None) -> Iterator[Unsent]:
 
 
 def interrupted(pending: Path, identity: str) -> list[dict[str, Any]]:
-    """Return the runs of this identity that did not end of themselves, the newest first."""
+    """Return the runs with this config digest that are KILLED or RUNNING, the newest first."""
     found = [run for run in of(pending, {identity}) if came_to(run.frames)["status"] in ("KILLED", "RUNNING")]
     found.sort(key=lambda run: run.began, reverse=True)
     return [{"run_id": None, "folder": str(run.folder), "run_key": run.key} for run in found]
 
 
 def known(pending: Path) -> dict[str, dict[str, Any]]:
-    """Return the latest run of each identity, a finished one before all others."""
+    """Return the latest run of each config digest; a finished run goes before all others."""
     found = sorted(((run.began, run.identity, came_to(run.frames)) for run in of(pending)), key=lambda each: each[0])
     return parent_runs.latest((identity, run) for _, identity, run in found)
 
 
 def came_to(frames: Iterator[journal.Frame]) -> dict[str, Any]:
-    """Return what a store would say of a run after the last of its messages, without which it is RUNNING."""
+    """Return the fields that a store would have of a run after its last message; without `end` the run is RUNNING."""
     said: dict[str, Any] = {"status": "FAILED", "tags": {}}
     ended = False
     for word, fields, _ in (frame.message for frame in frames):

@@ -1,4 +1,4 @@
-"""The recorder process as it is seen from the run's: started, spoken to, and heard."""
+"""The recorder process as seen from the run's process: it is started, gets messages, and answers them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from runner.system import forks, signals, started, startup
 from runner.tracking.journal import messages
 from runner.tracking.pulse import Pulse
 
-# Seconds that the process may stand still while it is waited for, and before it has begun.
+# Seconds without a sign after which a recorder process is killed while it is waited for: STILL, and
+# BEGINNING before its first sign.
 STILL, BEGINNING = 60.0, 300.0
-# Messages that have no answer.
+# Messages without an answer.
 UNANSWERED = ("prepare", "more")
 
 
 class Process:
-    """The recorder process: it answers all but UNANSWERED, and speaks unasked where something goes wrong."""
+    """The recorder process. It answers all messages but UNANSWERED, and sends log lines and errors unasked."""
 
     current: Process | None = None
 
     @classmethod
     def of_this_process(cls) -> Process:
-        """Return the one that all runs of this process share, one after another; started where there is none."""
+        """Return the recorder process, which all runs of this process share one after another; start it if there is none."""
         if cls.current is None:
             cls.current = cls()
             startup.at_end.append(cls.current.stop)
@@ -45,10 +46,10 @@ class Process:
         file, path = tempfile.mkstemp()
         os.unlink(path)
         self.pulse, self.stuck = Pulse(file), False
-        # Answers that are yet to be read. Ctrl-C may leave some.
+        # Answers that are not read yet. Ctrl-C may leave some.
         self.due = 0
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[2])]))
-        # In a session of its own: Ctrl-C ends the run, and the recorder hears of it from there.
+        # A new session: Ctrl-C reaches the run alone, and the run notifies the recorder process.
         with signals.blocked():
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "runner._recorder", str(theirs.fileno()), str(self.pulse.file)],
@@ -59,29 +60,29 @@ class Process:
                 start_new_session=True,
             )
         theirs.close()
-        # It is to see the end of this process, whoever that has forked.
+        # Forked processes close the pipe, so that the recorder process sees the end of this process.
         self.stay = forks.leaving(self.connection.close)
 
     def say(self, word: str, fields: Mapping[str, Any] | None = None, arrays: Mapping[str, Any] | None = None) -> None:
         """Send a message."""
         try:
-            # Half a message would leave neither side able to read the next one.
+            # After half a message, neither side could read the next one.
             with self.watched(STILL) if arrays else nullcontext(), signals.put_off():
                 messages.send(self.connection, word, fields or {}, arrays or {})
                 self.due += word not in UNANSWERED
         except OSError:
-            # It has gone, and said why.
+            # The recorder process is gone; its last message says why.
             self.answer()
 
     def ask(self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send a message and return its answer, after those that are due."""
+        """Read the answers that are due, send a message and return its answer."""
         while self.due:
             self.answer()
         self.say(word, {**fields, "cwd": str(started.folder())}, arrays)
         return self.answer()
 
     def answer(self, patience: float = STILL) -> dict[str, Any]:
-        """Return the next answer; raises UserError where it is an error, or never comes."""
+        """Return the next answer; raises UserError if it is an error, or if none comes in time."""
         with self.watched(patience):
             while (fields := self.hear()) is None:
                 pass
@@ -89,7 +90,7 @@ class Process:
 
     @contextmanager
     def watched(self, patience: float) -> Iterator[None]:
-        """End the process where it stands still for so many seconds within this block, as one does that was stopped."""
+        """Kill the recorder process if it gives no sign for `patience` seconds within this block, as a stopped process does."""
         over, began = threading.Event(), time.monotonic()
 
         def watch() -> None:
@@ -107,9 +108,9 @@ class Process:
             over.set()
 
     def hear(self) -> dict[str, Any] | None:
-        """Take the next message: an answer, an error, which is raised, or a line for the log, which is None."""
+        """Read the next message: return an answer, raise an error as UserError, or log a log line and return None."""
         try:
-            # To wait for it may be interrupted, to read it may not.
+            # Ctrl-C may interrupt the wait for a message, but not its reading.
             self.connection.poll(None)
             with signals.put_off():
                 word, fields, _ = messages.receive(self.connection)
@@ -129,14 +130,14 @@ class Process:
         return fields
 
     def ring(self) -> None:
-        """Say that a spool has more, unless so much lies unread that it is known, and hear what there is to hear."""
+        """Notify the recorder process that a journal has grown, unless the pipe is full, and read all its messages."""
         if select.select([], [self.connection], [], 0)[1]:
             self.say("more")
         while self.connection.poll():
             self.hear()
 
     def stop(self) -> int:
-        """End the process, in which no run is open, and return its exit code."""
+        """End the recorder process, in which no run is open, and return its exit code."""
         Process.current = None
         self.stay()
         self.connection.close()

@@ -1,4 +1,4 @@
-"""A run's messages on their way into the tracking store: each is applied in such a way that it may be applied again."""
+"""Replay of a run's messages into the tracking store. Each message is applied such that it may be applied again."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from runner.tracking import contract, journal
 from runner.tracking.store import artifacts, bulk_runs, database, parent_runs, runs, writers
 from runner.tracking.store.retry import GaveUp, Retry, once
 
-# Rows wait to be written for so long, or until their x take so much.
+# Limits of the buffer of rows: the time between two flushes, and the size of the rows' x.
 SECONDS, BYTES = 0.5, 2**23
-# What is written beside a spool while it is sent.
+# Files that the replay writes beside the journal.
 FILES = (artifacts.TRAJECTORY, *pictures.FILES)
 
 
@@ -36,29 +36,30 @@ class Settings(NamedTuple):
 
 
 class Unkept(GaveUp):
-    """Files of a run that ended could not be stored, and all else of it is in the store."""
+    """Raised if files of a run that has ended could not be stored. Everything else of the run is in the store."""
 
 
 class Run:
-    """A run in the store, and what is done to it; raises GaveUp where the store does not take it in time."""
+    """A run in the store and the operations on it. They raise GaveUp if the store does not accept something in time."""
 
     def __init__(self, client: Any, run_id: str, retry: Retry = once) -> None:
         self.client, self.run_id, self.retry = client, run_id, retry
         self.status, self.recorded, self.continued = "FAILED", 0, 0
-        # Whether the store may have its end already, as that of a part of it or as it was thought to be.
+        # True if the store may have an end of the run already: that of an interrupted part, or one that was assumed.
         self.again = False
         self.tags: Mapping[str, str] = {}
         self.came_to: tuple[Mapping[str, float], int] = {}, 0
         self.open = ExitStack()
         self.trajectory: artifacts.Trajectory | None = None
-        # What keeps files may be out while the store is not: they are kept at the run's end, and here is why one cannot be.
+        # Calls that store files, made at the run's end: the artifact store may fail while the tracking store works.
+        # `unkept` says why a file cannot be stored.
         self.files: list[Callable[[], Any]] = []
         self.unkept: str | None = None
-        # What says of the run that it is alive ends with this.
+        # Stops the run's heartbeat.
         self.silence: Callable[[], None] = lambda: None
 
     def go_on(self, life: Mapping[str, str]) -> None:
-        """Take back that the run has ended; `life` is by what it is known to be alive."""
+        """Mark an ended run as running again. `life` holds the tags of its new heartbeat."""
         run = self.client.get_run(self.run_id)
         for name in {*contract.ENDING} & {*run.data.tags}:
             self.client.delete_tag(self.run_id, name)
@@ -67,12 +68,15 @@ class Run:
         self.client.update_run(self.run_id, "RUNNING")
 
     def clear(self) -> None:
-        """Take out of a database what it has of the run, recorded with others at once; a server has what a spool had."""
+        """Delete the metrics, parameters and end tags of the run from a database, where a bulk insert may have left them.
+
+        A server has received such data from the journal only.
+        """
         if hasattr(store := self.client._tracking_client.store, "engine"):
             self.retry(partial(bulk_runs.clear, store, self.run_id))
 
     def begin(self, about: contract.About, settings: Settings) -> None:
-        """Say what is said of a run once."""
+        """Record the parameters and config.yaml of the run, and open the writers of rows."""
         self.about, self.settings = about, settings
         self.retry(partial(writers.log_params, self.client, self.run_id, about.params))
         config = partial(artifacts.log_text, self.client, self.run_id, about.config, "config.yaml")
@@ -87,15 +91,15 @@ class Run:
         self.record = self.gathered.add
 
     def write_rows(self, rows: Trace, at: int) -> None:
-        """Write rows to the store and into a file."""
-        # Both wait for a library most of the time, so each has a core.
+        """Write rows to the store and to the run's file."""
+        # Both spend most of their time inside a library, so each gets a core.
         filed = self.pool.submit(self.filed, rows)
         self.write(writers.columns_of(rows, *self.settings), at)
         filed.result()
         self.recorded = rows.start + len(rows)
 
     def filed(self, rows: Trace) -> None:
-        """Write rows into the run's file; what it cannot take does not keep them out of the store."""
+        """Write rows to the run's file. An error is kept in `unkept`, and does not keep the rows out of the store."""
         assert self.trajectory is not None
         try:
             if self.unkept is None:
@@ -104,28 +108,31 @@ class Run:
             self.unkept = first_line(error)
 
     def report(self, drawing: Drawing) -> None:
-        """Draw a report, whose pictures are kept with the run."""
-        # A run is not worth less for want of its pictures.
+        """Draw the report, and add its pictures to the files that are stored with the run."""
+        # Missing pictures do not make the run a failure.
         try:
             self.files += [self.kept(path) for path in pictures.draw(self.about.folder, drawing)]
         except Exception as error:
             logging.getLogger(__name__).warning("the report cannot be drawn: %s", first_line(error))
 
     def finish(self, tags: Mapping[str, str], metrics: Mapping[str, float], at: int) -> None:
-        """Say how the run ended and what it came to, which the store is told with its end: it may have been continued."""
+        """Remember how the run ended and its result. `end` writes both, since the run may be continued after this message."""
         self.status, self.tags, self.came_to = contract.status_of(tags), tags, (metrics, at)
 
     def fail(self, status: str, tags: Mapping[str, str]) -> None:
-        """Say that the run ended without a result."""
+        """Remember that the run ended without a result."""
         self.status, self.tags, self.came_to = status, tags, ({}, 0)
 
     def end(self, at: int) -> None:
-        """Complete the run's file and end the run, when all that was said of it has arrived."""
+        """Complete the run's file and end the run in the store, when all its messages have arrived.
+
+        Raises Unkept if the run's files could not be stored.
+        """
         self.gathered.flush()
         metrics, then = self.came_to
         if metrics:
             if self.again and hasattr(store := self.client._tracking_client.store, "engine"):
-                # What a part of the run came to. A server offers no way to do so.
+                # Delete the result of an interrupted part of the run. A server offers no way to do so.
                 self.retry(partial(database.forget, store, self.run_id, "system/"))
             self.write(writers.once(metrics), then)
         self.open.close()
@@ -134,7 +141,7 @@ class Run:
         if self.unkept:
             tags["recording"] = "incomplete"
         self.retry(partial(writers.log_tags, self.client, self.run_id, tags))
-        # It may have been sent in part before, or been ended for a silence.
+        # An earlier, partial delivery may have set them, or the run was ended as silent.
         self.retry(partial(drop_tags, self.client, self.run_id, set(contract.ENDING) - set(tags)))
         if self.run_id in runs.REPEATED:
             self.retry(partial(runs.delete_others, self.client, self.run_id))
@@ -144,11 +151,11 @@ class Run:
             raise Unkept(f"its files could not be stored: {self.unkept}")
 
     def kept(self, path: Path) -> Callable[[], Any]:
-        """Return what keeps a file with the run."""
+        """Return a call that stores a file with the run."""
         return partial(artifacts.log_file, self.client, self.run_id, path)
 
     def keep_files(self) -> None:
-        """Keep the files with the run, up to the first that cannot be."""
+        """Store the files with the run, up to the first one that fails."""
         try:
             if self.trajectory is not None and self.trajectory.close():
                 self.files.append(self.kept(self.trajectory.path))
@@ -160,13 +167,13 @@ class Run:
             self.unkept = first_line(error)
 
     def abandon(self) -> None:
-        """End a run that cannot be recorded further, for want of room perhaps, in a store that may be all right."""
+        """End a run as FAILED that cannot be recorded further. The store may work: a full local disk is a possible cause."""
         with suppress(Exception):
             self.client.set_terminated(self.run_id, "FAILED")
             writers.log_tags(self.client, self.run_id, {"recording": "incomplete"})
 
     def discard(self) -> None:
-        """Let go of what is open, without a word to the store."""
+        """Close the writers and the run's file, and leave the run's status in the store unchanged."""
         with suppress(Exception):
             self.open.close()
         if self.trajectory is not None:
@@ -174,7 +181,7 @@ class Run:
 
 
 class Gathered:
-    """Rows of one time on their way to be written: a store wants few large transactions, a file few large row groups."""
+    """A buffer of rows of one time: a store wants few large transactions, a Parquet file few large row groups."""
 
     def __init__(self, write: Callable[[Trace, int], None]) -> None:
         self.write = write
@@ -182,7 +189,7 @@ class Gathered:
         self.written, self.at = 0.0, 0
 
     def add(self, rows: Trace, at: int) -> None:
-        """Take rows, and write those that are waiting where that is due."""
+        """Buffer rows, and flush the buffer if it is due. Rows of another time flush it first."""
         if at != self.at:
             self.flush()
         self.waiting.append(rows)
@@ -191,7 +198,7 @@ class Gathered:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write the buffered rows."""
         if self.waiting:
             rows, self.waiting = join(self.waiting), []
             self.write(rows, self.at)
@@ -199,13 +206,13 @@ class Gathered:
 
 
 def drop_tags(client: Any, run_id: str, names: Collection[str]) -> None:
-    """Remove those of these tags that a run has."""
+    """Delete the tags of these names that a run has."""
     for name in set(names) & set(client.get_run(run_id).data.tags):
         client.delete_tag(run_id, name)
 
 
 class Player:
-    """Plays a folder's spool to the store."""
+    """Replays the journal of a folder into the store."""
 
     def __init__(self, folder: Path, pending: Path, retry: Retry, run: Run | None = None) -> None:
         self.folder, self.pending, self.retry, self.run = folder, pending, retry, run
@@ -213,7 +220,7 @@ class Player:
         self.at, self.ended = 0, False
 
     def take(self, frame: journal.Frame) -> None:
-        """Do what a message says."""
+        """Apply the message of a frame."""
         (word, fields, arrays), self.at = frame.message, frame.at
         self.ended = word == "end"
         if word == "begin":
@@ -230,7 +237,7 @@ class Player:
             self.run.fail(fields["status"], fields["tags"])
 
     def begin(self, fields: Mapping[str, Any]) -> None:
-        """Begin the run, or go on with it where it was interrupted."""
+        """Begin the run. A later `begin` message continues it after an interruption."""
         if self.begun is not None:
             assert self.run is not None
             self.run.continued, self.run.again, self.run.tags = self.run.continued + 1, True, {}
@@ -242,31 +249,31 @@ class Player:
             if fields.get("whole"):
                 self.run.clear()
         settings = Settings(self.begun.keys["every"], self.begun.keys["max_coordinates"])
-        # Wherever the folder has been moved.
+        # The folder may have been moved since the message was written.
         self.run.begin(replace(self.begun.about, folder=self.place()), settings)
 
     def place(self) -> Path:
-        """Return the folder for the run's files: one below the spool's where those would replace files of others."""
+        """Return the folder for the run's files: the subfolder `sent` if they would replace files that are not the runner's."""
         if folders.ours(self.folder) or not any(os.path.lexists(self.folder / name) for name in FILES):
             return self.folder
         folders.claim(self.folder / "sent", f"remove it, or send the run from another folder than {self.folder}")
         return self.folder / "sent"
 
     def end(self) -> None:
-        """End the run in the store, and remove what is needed no longer: of an interrupted run, the spool stays."""
+        """End the run in the store, and remove its journal and its outbox entry. An interrupted run keeps its journal."""
         assert self.run is not None and self.begun is not None
-        # A process that is gone after that had only pictures to make.
+        # A process that died after `finish` had only pictures left to draw.
         if not self.ended and "ending" not in self.run.tags:
             self.run.fail("KILLED", parent_runs.GONE)
         self.run.end(self.at)
         if self.run.status != "KILLED":
             (self.folder / journal.FILE).unlink()
-        # Where this command lists what is pending, whatever a spool that was sent here says.
+        # The outbox of this command: a journal from elsewhere may name another one.
         journal.Pointer(self.pending, self.begun.run_key).remove(self.folder)
 
 
 def play(player: Player, frames: Iterable[journal.Frame]) -> str | None:
-    """Play these frames and end the run; returns None, or in one line why that could not be done."""
+    """Replay these frames and end the run. Return None, or one line that says why this failed."""
     try:
         for frame in frames:
             player.take(frame)

@@ -1,6 +1,6 @@
-"""What runs in the recorder process: it plays the spool of one run after another to the store, while that is written.
+"""The recorder process: it replays the journals of one run after another to the store, while the runs write them.
 
-By the end of the pipe it sees at once that the run's process has died, and ends the run in the store.
+The end of the pipe shows at once that the run's process has died. The recorder process then ends the run in the store.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from runner.tracking.store.retry import GaveUp, Policy
 from runner.tracking.sweep_server import Answers
 
 LOG = logging.getLogger(__name__)
-# Seconds that a store has at a run's beginning.
+# Seconds that a store has to answer when a run begins.
 START = 5.0
-# How a disk's being full is told, which ends the run too where its folder is there, within so many seconds, and is told by it.
+# Texts by which a full disk is recognised. If the run's own folder is on that disk, the run ends
+# within ROOM seconds and reports it itself.
 NO_ROOM, ROOM = ("No space left", "disk is full"), 3.0
 
 
 def main(connection: Connection, pulse: Pulse, reports: Answers) -> None:
-    """Be the recorder process, which also answers to `reports`: words that a sweep that has ended can do without."""
+    """Run the recorder process. `reports` handle messages that come after a sweep; SIGTERM may end these handlers."""
     streams.hold()
     pulse.beat()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -56,39 +57,42 @@ def main(connection: Connection, pulse: Pulse, reports: Answers) -> None:
 
 
 class Forward(logging.Handler):
-    """What the recorder logs, to the log of the run."""
+    """Sends the log records of the recorder process to the log of the run."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self.connection = connection
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a line, unless so much lies unread that both processes would wait for each other."""
+        """Send a record, unless the pipe is full: both processes would then wait for each other."""
         if select.select([], [self.connection], [], 0)[1]:
             fields = {"name": record.name, "level": record.levelno, "text": record.getMessage()}
             messages.send(self.connection, "log", fields, {})
 
 
 def leave(*_: Any) -> None:
-    """End the process."""
+    """Discard unused stores, and end the process."""
     store.discard()
     startup.leave(0)
 
 
 def rest() -> Any:
-    """Return what SIGTERM does between runs: a batch system sends it to every process, and a sweep has to be ended yet."""
+    """Return the handler of SIGTERM between runs. It is ignored while a sweep is open, which must still be ended.
+
+    A batch system sends SIGTERM to every process of a job.
+    """
     return signal.SIG_IGN if parent_runs.OPEN else leave
 
 
 def serve(connection: Connection, pulse: Pulse, reports: Answers) -> None:
-    """Record one run after another, until the run's process is gone."""
+    """Handle one message after another; raises EOFError when the run's process is gone."""
     answers = {**sweep_server.ANSWERS, **reports}
     while True:
         word, fields, arrays = messages.receive(connection)
         if word == "more":
             continue
         os.chdir(fields.pop("cwd"))
-        # A batch system sends SIGTERM to every process of a job; this one has to outlive the run, but not to end a report.
+        # A batch system sends SIGTERM to every process of a job. This one must outlive the run, but not for a report.
         signal.signal(signal.SIGTERM, rest() if word in reports else signal.SIG_IGN)
         if word in answers:
             messages.send(connection, "answer", answers[word](fields, arrays), {})
@@ -108,8 +112,8 @@ def serve(connection: Connection, pulse: Pulse, reports: Answers) -> None:
 
 
 def prepare(connection: Connection, uri: str, draws: bool) -> None:
-    """Open the store, end what has fallen silent in it, and import what draws."""
-    # What goes wrong here does so again at `begin`, which is asked to answer.
+    """Open the store, end its silent runs, and import the plotting code if it `draws`."""
+    # An error here occurs again at `begin`, which answers with it.
     with suppress(Exception):
         store.prepare(uri)
         if store.exists(uri):
@@ -120,7 +124,7 @@ def prepare(connection: Connection, uri: str, draws: bool) -> None:
 
 @contextmanager
 def starting(uri: str) -> Iterator[Policy]:
-    """Give the policy of a run's beginning; a store that is given up is a UserError."""
+    """Yield the retry policy of a run's beginning; raises UserError if the store is given up."""
     began = time.monotonic()
     try:
         yield Policy(START, lambda: began)
@@ -129,7 +133,7 @@ def starting(uri: str) -> Iterator[Policy]:
 
 
 def interrupted(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the interrupted runs that this one would be again."""
+    """Return the interrupted runs with the config digest of this run."""
     said = runs.Begin.of(fields)
     client, experiment_id = said.opened()
     with starting(said.keys["uri"]) as retry:
@@ -137,13 +141,13 @@ def interrupted(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def silent(fields: Mapping[str, Any]) -> bool:
-    """Tell whether a run of another machine is silent."""
+    """Return whether a run of another machine is silent."""
     client = store.client_of(fields["uri"])
     return heartbeat.still(client, fields["run_id"], fields["beat"], fields["every"])
 
 
 def record(connection: Connection, fields: Mapping[str, Any], pulse: Pulse) -> None:
-    """Begin a run or go on with it, answer, and play its spool until it has ended."""
+    """Begin or continue a run, answer, and replay its journal until it has ended."""
     said, folder = runs.Begin.of(fields), Path(fields["folder"])
     client, experiment_id = said.opened()
     with starting(said.keys["uri"]) as retry:
@@ -173,16 +177,16 @@ def record(connection: Connection, fields: Mapping[str, Any], pulse: Pulse) -> N
 
 
 class Inbox:
-    """What the run's process says while it runs: that there is more, and that it has ended."""
+    """The messages of the run's process while it runs: its journal has grown, or it has ended."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection, self.lock = connection, threading.Lock()
         self.at: float | None = None
         self.gone = False
-        self.failure: Mapping[str, Any] = {}  # that the spool had no room for
+        self.failure: Mapping[str, Any] = {}  # a failure for which the journal had no room
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until something is said."""
+        """Wait for messages, at most `seconds` long."""
         if self.at is not None:
             time.sleep(seconds)
             return
@@ -198,27 +202,27 @@ class Inbox:
                     self.at = time.monotonic()
 
     def ends(self, seconds: float) -> bool:
-        """Return whether the run has ended, or ends within so many seconds."""
+        """Return whether the run has ended, or ends within `seconds`."""
         until = time.monotonic() + seconds
         while self.ended() is None and time.monotonic() < until:
             self.wait(0.1)
         return self.at is not None
 
     def ended(self) -> float | None:
-        """Return when the run ended, by the monotonic clock, or None."""
+        """Return the time of the run's end by the monotonic clock, or None."""
         self.wait(0)
         return self.at
 
 
 def written(folder: Path, inbox: Inbox, pulse: Pulse) -> Iterator[journal.Frame]:
-    """Yield the frames of a spool while it is written, which is brought to the disk about each second."""
+    """Yield the frames of a journal while it is written, and flush its file to the disk about each second."""
     end, synced = 0, time.monotonic()
     lock = None
     with (folder / journal.FILE).open("rb") as file:
         while True:
             last = inbox.ended() is not None
             if inbox.gone and lock is None:
-                # Unless the run is continued already.
+                # Raises Held if another process continues the run already.
                 lock = journal.Lock(folder, "sending")
             for frame in journal.frames(file, end):
                 yield frame
@@ -228,7 +232,7 @@ def written(folder: Path, inbox: Inbox, pulse: Pulse) -> Iterator[journal.Frame]
                 break
             inbox.wait(1.0)
             if time.monotonic() - synced > 1:
-                # Rows are recorded meanwhile.
+                # In a thread, so that rows are recorded meanwhile.
                 threading.Thread(target=to_disk, args=(os.dup(file.fileno()),), daemon=True).start()
                 synced = time.monotonic()
     if inbox.failure:
@@ -238,7 +242,7 @@ def written(folder: Path, inbox: Inbox, pulse: Pulse) -> Iterator[journal.Frame]
 
 
 def to_disk(file: int) -> None:
-    """Bring a file to the disk, and close it."""
+    """Flush a file to the disk, and close it."""
     with suppress(OSError):
         os.fdatasync(file)
     os.close(file)

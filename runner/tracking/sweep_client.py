@@ -1,4 +1,4 @@
-"""A sweep as a whole on its way to the tracking store: the launching process asks the recorder process."""
+"""The recorder of a whole sweep: the launching process asks the recorder process to record it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from runner.tracking.store import bulk_runs
 
 Fields = dict[str, Any]
 Arrays = Mapping[str, np.ndarray]
-# Bytes of rows, about, and runs that one message holds.
+# Limits of one message: bytes of rows (approximate), and runs.
 MESSAGE, RUNS = 2**25, 250
-# Messages that may lie unanswered.
+# Messages that may be unanswered at a time.
 AHEAD = 2
-# Seconds that a store has to show what processes that are gone have left.
+# Seconds until a store must show the last messages of dead processes.
 SETTLED = 5.0
 
 
 class SweepRecorder:
-    """Records a sweep by asking the recorder process; the keys are those of the tracking group."""
+    """Records a sweep through the recorder process. The keys are those of the tracking group."""
 
     def __init__(self, started: Callable[[], Any], **settings: Any) -> None:
-        """`started` returns the process, which is another one where the first has died."""
+        """`started` returns the recorder process, a new one if the first has died."""
         self.started, self.settings = started, settings
         self.keys = {name: settings.pop(name) for name in ("uri", "experiment", "heartbeat", "flush_timeout", "pending")}
         self.where = {name: self.keys[name] for name in ("uri", "experiment")}
@@ -44,14 +44,15 @@ class SweepRecorder:
         return self.started()
 
     def known(self) -> dict[str, Fields]:
-        """Return by identity the runs that are there, without beginning a sweep."""
+        """Return the runs of the experiment by config digest, without beginning a sweep."""
         return self.process.ask("sweep_known", self.where)["known"]
 
     def settled(self, identities: Set[str], before: Mapping[str, Fields]) -> dict[str, Fields]:
-        """Return by identity what the runs of jobs that had begun, and whose processes are gone, have become since `before`.
+        """Return by config digest the runs of these started jobs whose processes are gone, if they changed since `before`.
 
-        What a process had under way, its recorder or the server may complete yet, and joblib ends recorders too: what they have
-        left is sent. A run that is open, or not there, is waited for as long as a recorder is at one, and a moment more.
+        The recorder of a dead process, or the server, may still complete requests; joblib ends recorders too, and their
+        journals are sent. A run that is RUNNING or missing is waited for while a recorder works on one, and SETTLED seconds
+        more.
         """
         until = time.monotonic() + SETTLED
         where = {**self.where, "identities": sorted(identities), "pending": self.keys["pending"]}
@@ -66,21 +67,21 @@ class SweepRecorder:
             time.sleep(0.2)
 
     def begin(self, name: str, tags: Mapping[str, str]) -> dict[str, Fields]:
-        """Begin a sweep with its parent run, and return by identity the runs that were there before."""
+        """Create the sweep's parent run. Return by config digest the runs that were there before."""
         begun = self.process.ask("sweep_begin", {"keys": self.keys, "name": name, "tags": dict(tags)})
         self.run_id, self.experiment_id = begun["run_id"], begun["experiment_id"]
         return begun["known"]
 
     def metrics(self, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
-        """Return the single numbers that are recorded of runs, by run."""
+        """Return the scalar results of runs, by run id."""
         return self.process.ask("sweep_metrics", {"uri": self.uri, "run_ids": list(run_ids)})["metrics"]
 
     def record(self, jobs: Iterable[bulk_runs.Job]) -> list[str | None]:
-        """Record whole runs, while the next ones are made; returns their ids, and says how many could not be sent."""
+        """Record whole runs while the next ones are made. Return their ids, and warn how many could not be sent."""
         answers: list[Fields] = []
         waiting, process = 0, self.process
         for part in pieces(jobs):
-            # Answers that nobody reads would fill the pipe one day, and both processes wait for each other.
+            # Unread answers would fill the pipe, and both processes would wait for each other.
             if waiting > AHEAD:
                 answers.append(process.answer())
                 waiting -= 1
@@ -99,7 +100,7 @@ class SweepRecorder:
         return [run_id for each in answers for run_id in each["run_ids"]]
 
     def command(self) -> str:
-        """Return the command that sends what is pending."""
+        """Return the command that sends the outbox."""
         usual = self.pending == started.absolute(PENDING)
         return "python -m runner.sync" + ("" if usual else f" --pending {shlex.quote(str(self.pending))}")
 
@@ -114,18 +115,18 @@ class SweepRecorder:
         return self.process.ask("sweep_losses", {"uri": self.uri, "run_id": self.run_id})["configs"]
 
     def report(self, facts: Mapping[str, Any] | None) -> list[str]:
-        """Have the sweep reported, and return the report's lines; `facts` are those of its losses, where they are known."""
+        """Have the sweep's report written, and return its lines. `facts` are those of the losses, if they are known."""
         where: Fields = {"uri": self.uri, "run_id": self.run_id}
         return self.process.ask("sweep_report", where if facts is None else {**where, "facts": facts})["lines"]
 
 
 def warn(text: str) -> None:
-    """Say in a line what could not be done, whoever has taken the log."""
+    """Print a warning to standard error, independently of the log's handlers."""
     secrets.tell(f"WARNING: {text}", sys.stderr)
 
 
 def pieces(jobs: Iterable[bulk_runs.Job]) -> Iterator[list[bulk_runs.Job]]:
-    """Yield jobs in lists that a message holds."""
+    """Yield the jobs in lists that fit into a message each."""
     part: list[bulk_runs.Job] = []
     size = 0
     for job in jobs:

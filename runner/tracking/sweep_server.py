@@ -31,7 +31,7 @@ def record(fields: Fields, arrays: Arrays) -> Fields:
 
 
 def begin(fields: Fields, _: Arrays) -> Fields:
-    """Begin a sweep, and send meanwhile what earlier runs have left."""
+    """Begin a sweep, and send in a thread the runs that earlier commands left in the outbox."""
     begun = parent_runs.begin(**fields)
     keys = fields["keys"]
     threading.Thread(target=delivery.quietly, args=(Path(keys["pending"]), Path(), keys["uri"]), daemon=True).start()
@@ -39,12 +39,12 @@ def begin(fields: Fields, _: Arrays) -> Fields:
 
 
 def settled(fields: Fields, _: Arrays) -> Fields:
-    """Send what is left of some jobs, and return the runs that are there and whether another process is at one of them."""
+    """Send what dead processes left of these jobs. Return the experiment's runs, and whether another process is sending one."""
     busy = delivery.left_by(set(fields["identities"]), Path(fields["pending"]), SETTLED, fields["uri"])
     return {"busy": busy, **parent_runs.found(fields["uri"], fields["experiment"])}
 
 
-# What the recorder process does at a word.
+# The handler of each message.
 Answers = Mapping[str, Callable[[Fields, Arrays], Fields]]
 ANSWERS: Answers = {
     "sweep_known": lambda fields, _: parent_runs.found(**fields),

@@ -8,7 +8,7 @@ import pytest
 from conftest import own_loss
 from test_sweeps import children
 
-from runner.config import parameters, schema, sources
+from runner.config import parameters, sources
 
 HELPED = """
 import tensorflow as tf
@@ -98,14 +98,14 @@ def test_files_that_an_own_function_is_told_to_read_belong_to_it(package):
 
 
 def test_without_own_functions_the_digest_is_what_it_was(package, monkeypatch):
-    monkeypatch.setattr(schema, "__version__", "0.2.0")
+    monkeypatch.setattr(parameters, "__version__", "0.2.0")
     (package / "quadratic").write_text("a file that only bears a value's name")
     ours = {"loss": {"_target_": "runner.losses.quadratic"}, "guess": {"kind": "quadratic"}, "seed": 0, "resume": True}
     assert parameters.digest(ours) == parameters.digest({**ours, "resume": False, "tracking": {"_target_": "mine.losses.loss"}})
     monkeypatch.setattr(sources, "of", lambda plain: {})
     without = parameters.digest(ours)
     monkeypatch.undo()
-    monkeypatch.setattr(schema, "__version__", "0.2.0")
+    monkeypatch.setattr(parameters, "__version__", "0.2.0")
     assert parameters.digest(ours) == without and sources.of(ours) == {}
 
 

@@ -105,7 +105,8 @@ def test_a_loop_of_a_hundred_numbers_is_one_kernel_unless_the_user_says_otherwis
         made.execution.last()
         print(os.environ["XLA_FLAGS"])
     """
-    own = {"XLA_FLAGS": f"--xla_dump_to={tmp_path} {flags}".strip(), "PYTHONPATH": str(CONF.parent / "tests")}
+    tests = CONF.parent / "tests"
+    own = {"XLA_FLAGS": f"--xla_dump_to={tmp_path} {flags}".strip(), "PYTHONPATH": f"{tests}:{tests / 'executions'}"}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == own["XLA_FLAGS"]

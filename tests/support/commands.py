@@ -84,7 +84,9 @@ class Command:
 def printed(file: Path) -> list[int]:
     """Return the steps of the rows that a run has printed to a file."""
     lines = file.read_text().splitlines() if file.exists() else []
-    return [int(line.split()[0]) for line in lines if line.startswith(" ") and line.split()[0].isdigit()]
+    words = [line.split(maxsplit=1) for line in lines if line.startswith(" ")]
+    # The last line may be half written.
+    return [int(each[0]) for each in words if each and each[0].isdigit()]
 
 
 def command(folder: Path, words: tuple[str, ...], to: Path, environment: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A sweep's report as one page that needs nothing else: what the runs come to in words and tables, and in Bokeh's plots."""
+"""A sweep's report as one self-contained HTML page: the results in words, in tables and in Bokeh's plots."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from runner.report.text import number, some
 if TYPE_CHECKING:
     from runner.report.tables.reading import Runs
 
-# Rows of a table that the page shows; its file has all.
+# The largest number of rows of a table on the page; the table's file has all rows.
 ROWS = 200
-# Problems that a sentence names.
+# The largest number of problems that a sentence names.
 NAMES = 6
-# Parts whose lines are optimizers.
+# Parts of the page whose plots have a line for each optimizer.
 BY_OPTIMIZER = ("Learning rates", "Profiles")
-# Columns that are parts of a whole.
+# Columns that are shown as percentages.
 SHARES = ("success_rate",)
 CHOICE = "<code>python -m runner.report --filter</code> chooses runs, and <code>--by KEY</code> their groups"
-# What a part of the page says where there is nothing to show.
+# The text of a part of the page that has nothing to show.
 ABSENT = {
     "Ranking": "No run has reached a target, so nothing is ranked.",
     "Convergence": "No run has a finite loss.",
@@ -57,9 +57,9 @@ NOTES = {
     "Starts and learning rates": "Each square is the median over the runs from one start at one rate.",
     "Targets": "The medians over runs to each target, with their exact 95 % intervals, which take six runs.",
 }
-# Of what stands side by side where there is room.
+# Style of a row of plots or widgets: it wraps if there is no room side by side.
 WRAP = ":host { flex-wrap: wrap; row-gap: 6px; max-width: 100% }"
-# Bokeh puts its own page around it.
+# Bokeh puts its own page around this template.
 PAGE = """
 {% block postamble %}<style>
 body { font-family: sans-serif; margin: 1.5em auto; max-width: 1180px; line-height: 1.4; color: #111; padding: 0 1em }
@@ -95,9 +95,9 @@ for (const head of document.querySelectorAll("th")) head.addEventListener("click
 
 
 def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
-    """Return the page of runs and the tables made of them, by name, below a short answer.
+    """Return the page as HTML: the short answer, then a part for each table and plot; `tables` are by name.
 
-    A table that is missing or empty leaves its part with a few words in its place.
+    If a table is missing or empty, its part has a short text instead.
     """
     from bokeh.embed import file_html
     from bokeh.models import Spacer
@@ -119,12 +119,12 @@ def page(runs: Runs, tables: Mapping[str, pd.DataFrame], answer: str) -> str:
                 parts[-1]["table"] = html(stability.head(ROWS))
     heading = f"{runs.title}: {some(runs.count, 'run')}"
     given = {"heading": heading, "parts": parts}
-    # Bokeh makes no page of nothing.
+    # Bokeh makes no page without a model.
     return file_html(roots or [Spacer(height=0)], INLINE, title=runs.title, template=PAGE, template_variables=given)
 
 
 def contents(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """Return the parts by their heads: a table, a layout of plots below their widgets, or None where there is nothing."""
+    """Return the parts by their heads: a table, a layout of plots below their widgets, or None if there is nothing to show."""
     from runner.report.page import curves, maps, profile_plots, rates
 
     given, nothing = {name: table for name, table in tables.items() if len(table)}, pd.DataFrame()
@@ -141,7 +141,7 @@ def contents(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def resolution(runs: Runs) -> str:
-    """Say in HTML at which steps losses are known, where that is not each, what targets are above, and what is left out."""
+    """Return notes as HTML: steps between known losses if more than one, targets without a known minimum, omitted seconds."""
     from html import escape
 
     notes = []
@@ -160,7 +160,7 @@ def resolution(runs: Runs) -> str:
 
 
 def undrawn(runs: Runs) -> str:
-    """Say how many optimizers have no line where there are lines for SLOTS of them."""
+    """Return a sentence on how many optimizers are not drawn, since a plot has SLOTS lines; empty if all are drawn."""
     left = runs.frame["optimizer"].nunique() - SLOTS
     if left <= 0:
         return ""
@@ -169,7 +169,7 @@ def undrawn(runs: Runs) -> str:
 
 def arranged(drawn: tuple[list[Any], Any] | None, across: bool = False) -> Any:
     """Return plots below their widgets."""
-    # The functions of bokeh.layouts would stretch a map, too.
+    # The functions of bokeh.layouts would stretch a map as well.
     from bokeh.models import Column, Row
 
     if drawn is None:
@@ -182,7 +182,7 @@ def arranged(drawn: tuple[list[Any], Any] | None, across: bool = False) -> Any:
 
 
 def html(table: pd.DataFrame) -> str:
-    """Return a table's HTML, its text escaped; what a number is sorted by is kept beside its few digits."""
+    """Return a table as HTML, with its text escaped; a cell shows a rounded number and holds the exact one for sorting."""
     from html import escape
 
     def cell(name: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Convergence: of each group of runs the median gap and the quarters around it, against steps, evaluations and seconds."""
+"""Convergence plots: the median gap and the quartiles of each group of runs, against steps, evaluations and seconds."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from runner.report.tables.reading import Runs
 
 QUANTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
-# What gaps are drawn at where they are less, which the least target is above.
+# Smaller gaps are drawn at this value; the least target is above it.
 FLOOR = 1e-10
 AXES = {
     "steps": "steps",
     "evaluations": "evaluations of the loss's gradient",
     "seconds": "seconds in the loop, evenly over its steps",
 }
-# A parameter of more values is one of each run, such as a start.
+# A parameter with more values differs for each run, as a start does; runs are not grouped by it.
 VALUES = 60
-# Rows that the page holds of all curves, at 25 bytes.
+# The largest number of rows of all curves on the page, of 25 bytes each.
 ROWS = 120_000
 
 
 def against(runs: Runs, axis: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return budgets [b] of steps, evaluations or seconds, and of each run the lowest gap within them, [runs, b].
+    """Return budgets [b] of steps, evaluations or seconds, and the lowest gap of each run within each budget, [runs, b].
 
-    A run has NaN within a budget that does not buy its first row, and where what it has spent is not known.
+    The gap is NaN if the budget is too small for the run's first row, or if the run's costs are not known.
     """
     if axis == "steps":
         return runs.grid[1:].astype(np.float64), runs.gap[:, 1:]
@@ -41,16 +41,16 @@ def against(runs: Runs, axis: str) -> tuple[np.ndarray, np.ndarray]:
     budgets = np.geomspace(positive[positive > 0].min(), positive.max(), len(runs.grid) - 1)
     gaps = np.full((len(spent), len(budgets)), np.nan)
     for row in np.flatnonzero(known):
-        # A budget would otherwise miss its own step by a rounding.
+        # Without this factor, rounding would make a budget miss the step that it equals.
         at = np.searchsorted(spent[row], budgets * (1 + 1e-6), side="right") - 1
         gaps[row] = np.where(at >= 0, runs.gap[row][at], np.nan)
     return budgets, gaps
 
 
 def bands(gap: np.ndarray, group: np.ndarray) -> dict[Any, np.ndarray]:
-    """Return the quartiles of the gaps [runs, b] of each group of runs, [3, b]: values that are among them.
+    """Return the quartiles of the gaps [runs, b] of each group of runs, [3, b]; the quartiles are among the gaps.
 
-    A gap that is NaN is beyond all others, but a run of nothing else is left out.
+    A NaN counts as larger than all other gaps. A run whose gaps are all NaN is left out.
     """
     found = {}
     for name, rows in pd.Series(range(len(group))).groupby(group, sort=True):
@@ -63,7 +63,7 @@ def bands(gap: np.ndarray, group: np.ndarray) -> dict[Any, np.ndarray]:
 
 
 def choices(frame: pd.DataFrame) -> dict[str, str]:
-    """Return what runs can be grouped by, column by name: no two that group alike."""
+    """Return the columns by which runs can be grouped, with their labels; of columns that group alike only the first."""
     names = {
         "best": "method at its best",
         "optimizer": "method",
@@ -82,9 +82,9 @@ def choices(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def at_best(runs: Runs, ranking: pd.DataFrame) -> pd.Series:
-    """Return of each run its optimizer where its configuration is the best of it on its problem, else None.
+    """Return each run's optimizer if the run has the optimizer's best configuration on the problem, else None.
 
-    The best is that of the ranking; where there is none the one whose gaps' logarithms have the least mean.
+    The best configuration is the ranking's; without a ranking, it has the least mean of the logarithms of its gaps.
     """
     frame: Any = runs.frame
     keys, best = ["problem", "optimizer", "configuration"], ranking
@@ -97,7 +97,7 @@ def at_best(runs: Runs, ranking: pd.DataFrame) -> pd.Series:
 
 
 def table(runs: Runs, ranking: pd.DataFrame) -> pd.DataFrame:
-    """Return all bands: problem, by, axis, slot, label, x, low, median, high; of many groups the SLOTS that come lowest."""
+    """Return all bands: problem, by, axis, slot, label, x, low, median, high; of many groups, the SLOTS that end lowest."""
     frame, parts = runs.frame.assign(best=at_best(runs, ranking)), []
     names = {
         column: counted(name, frame[column].groupby(frame["problem"]).nunique().max())
@@ -117,24 +117,24 @@ def table(runs: Runs, ranking: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
     every = -(-sum(map(len, parts)) // ROWS)
-    # The last row of each stays.
+    # Thinned from the end, so that the last row of each part stays.
     return pd.concat([part.iloc[::-1].iloc[::every].iloc[::-1] for part in parts], ignore_index=True)
 
 
 def counted(name: str, groups: int) -> str:
-    """Return what runs are grouped by, with how many of the groups are drawn where not all are."""
+    """Return the label of a grouping, with the number of drawn groups if not all are drawn."""
     return name if groups <= SLOTS else f"{name} ({SLOTS} of {groups:,})"
 
 
 def lowest(found: dict[Any, np.ndarray]) -> dict[Any, int]:
-    """Return the slot of each group, in their order; of more than SLOTS those that end lowest."""
+    """Return the slot of each group, in order; if there are more than SLOTS groups, only those that end lowest have one."""
     names = list(found)
     kept = sorted(names, key=lambda name: found[name][1, -1])[:SLOTS]
     return {name: i for i, name in enumerate(name for name in names if name in kept)}
 
 
 def draw(runs: Runs, ranking: pd.DataFrame) -> tuple[list[Any], Any] | None:
-    """Return the widgets and the plot; None where no run has a gap."""
+    """Return the widgets and the plot; None if no run has a gap."""
     from bokeh.models import CheckboxGroup, CustomJS
 
     held = table(runs, ranking)

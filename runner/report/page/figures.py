@@ -1,4 +1,4 @@
-"""A report's two pictures by Matplotlib: the ranking with its intervals, and the learning rates that bring the gap down."""
+"""The two pictures of a report, by Matplotlib: the ranking with its intervals, and the learning rates that reduce the gap."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 
 from runner.pictures.style import BLACK, BLUE, ORANGE, figure
 
-# Problems that a picture has room for, side by side.
+# The largest number of problems in a picture.
 PROBLEMS = 6
 
 
 def ranking(path: Path, table: pd.DataFrame) -> bool:
-    """Draw the median steps of each optimizer with their intervals, a panel a problem; tell whether there are any.
+    """Draw the median steps of each optimizer with intervals, one panel for each problem; return False if there are none.
 
-    One that does not arrive in half of its runs is named alone, with its share.
+    An optimizer that reaches the target in less than half of its runs has only its name and its success rate.
     """
     from matplotlib.markers import CARETRIGHTBASE
 
@@ -31,7 +31,7 @@ def ranking(path: Path, table: pd.DataFrame) -> bool:
         ends = own[["low", "high"]].replace(np.inf, np.nan).to_numpy()
         steps, across = own["steps"].to_numpy(), np.arange(len(own))
         far = np.nan_to_num(np.abs(ends - steps[:, None])).T
-        # An interval without an end.
+        # Intervals without an upper end.
         open_ended = np.isinf(own["high"].to_numpy())
         place.plot(steps[open_ended], across[open_ended], marker=CARETRIGHTBASE, linestyle="", color=ORANGE, markersize=13)
         place.errorbar(steps, across, xerr=far, fmt="o", color=BLUE, ecolor=BLACK, capsize=3)
@@ -45,7 +45,7 @@ def ranking(path: Path, table: pd.DataFrame) -> bool:
 
 
 def counted(place: Any, low: float, high: float) -> None:
-    """Give a panel an axis of whole numbers, logarithmic where they span a decade."""
+    """Give a panel an axis of whole numbers, logarithmic if the numbers span more than a decade."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
     if high <= 10 * max(low, 1):
@@ -61,7 +61,7 @@ def counted(place: Any, low: float, high: float) -> None:
 
 
 def stability(path: Path, table: pd.DataFrame) -> bool:
-    """Draw the good rates, the best and the edge of each method, a panel a problem; tell whether there are any."""
+    """Draw the good rates, the best rate and the edge of each method, one panel a problem; return False if there are none."""
     table = table[table["best"] > 0]
     if table.empty:
         return False
@@ -82,7 +82,7 @@ def stability(path: Path, table: pd.DataFrame) -> bool:
 
 
 def places(table: pd.DataFrame) -> tuple[Any, list[Any]]:
-    """Return a figure, and a panel in it with its rows for each problem."""
+    """Return a figure, and for each problem a panel of the figure with the problem's name and rows."""
     parts = list(table.groupby("problem", sort=False))[:PROBLEMS]
     across = min(len(parts), 3)
     down = -(-len(parts) // across)
@@ -92,7 +92,7 @@ def places(table: pd.DataFrame) -> tuple[Any, list[Any]]:
 
 
 def titled(place: Any, title: str, across: str) -> None:
-    """Name a panel and its axis."""
+    """Set the title of a panel and the label of its x axis."""
     place.set_title(title, fontsize="small", parse_math=False)
     place.set_xlabel(across)
     place.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Maps of starts: which minimum is reached from where, after how many steps, and at which learning rate a start diverges."""
+"""Maps of starts: the minimum reached from each start, the steps to it, and the learning rates at which the start diverges."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from runner.report.page.widgets import COLOURS, Chosen, plot
 if TYPE_CHECKING:
     from runner.report.tables.reading import Runs
 
-# Starts of a problem that make a map of the plane, and of a map of rates; and of the latter rates.
+# The least number of starts for a map of the plane, of starts for a map of rates, and of rates for a map of rates.
 PLANE, STARTS, RATES = 25, 5, 3
-# Rows of a map of rates at the most.
+# The largest number of rows in a map of rates.
 ROWS = 100
-# Starts that are on no grid are this part of the picture wide.
+# The width of the square of a start that is on no grid, as a part of the picture.
 SQUARE = 0.03
 NOWHERE, DIVERGED = "no known minimum", "diverged"
 GREY = "#D0D0D0"
-# With the colours, so that a print in grey tells minima apart.
+# Hatches distinguish the minima in a grey print, where colours do not.
 HATCHES = (" ", "/", ".", "-", "\\", "+", "|", "x")
-# Of a square, so that no lines are seen between the squares.
+# Squares are enlarged by this factor, so that no lines are visible between them.
 OVERLAP = 1.03
-# The colours span what is shown.
+# JavaScript that fits the range of colours to the data shown.
 SCALE = """
 const steps = source.data.shown.filter(each => each > 0), low = steps.length ? Math.min(...steps) : 1
 mapper.setv({low, high: steps.length ? Math.max(...steps, 1.01 * low) : 10})
@@ -34,14 +34,14 @@ mapper.setv({low, high: steps.length ? Math.max(...steps, 1.01 * low) : 10})
 
 
 def targets(runs: Runs) -> dict[str, int]:
-    """Return the targets that a map can show, by name."""
+    """Return the indices of the targets that a map can show, by name: every second target."""
     return {f"{target:.0e}": i for i, target in enumerate(runs.targets) if i % 2}
 
 
 def plane(runs: Runs) -> pd.DataFrame:
-    """Return a row a start in a plane: problem, optimizer, rate, x0, x1, width, height, reached, and the steps to targets.
+    """Return a row for each start in a plane: problem, optimizer, rate, x0, x1, width, height, reached, steps to each target.
 
-    Of the runs from one start, as of several seeds, it is the first. Problems with fewer than PLANE starts are left out.
+    Of several runs from one start (several seeds), the first is shown. Problems with fewer than PLANE starts are left out.
     """
     frame: Any = runs.frame.assign(row=range(len(runs.frame)))
     frame = frame[(frame["dimension"] == 2) & frame["x0"].notna() & frame["x1"].notna()]
@@ -62,7 +62,7 @@ def plane(runs: Runs) -> pd.DataFrame:
 
 
 def spacing(values: pd.Series) -> float:
-    """Return how far neighbours on a grid are apart; of starts on no grid a part of all there is."""
+    """Return the distance of neighbours on a grid, times OVERLAP; for starts on no grid, the part SQUARE of their range."""
     places = np.unique(values)
     apart = np.diff(places)
     if len(apart) and len(places) ** 2 <= 4 * len(values.index) and np.allclose(apart, apart[0], rtol=1e-3):
@@ -71,9 +71,9 @@ def spacing(values: pd.Series) -> float:
 
 
 def rates(runs: Runs) -> pd.DataFrame:
-    """Return a row for each start and rate: problem, optimizer, rate, start, diverged, and the median steps to targets.
+    """Return a row for each start and rate: problem, optimizer, rate, start, diverged, and the median steps to each target.
 
-    Starts are numbered by their loss, the lowest first; of many, ROWS are kept.
+    Starts are numbered by their loss, the lowest first; at most ROWS of them are shown.
     """
     frame: Any = runs.frame.assign(row=range(len(runs.frame)), begins=runs.gap[:, 0])
     frame = frame[frame["learning_rate"].notna()]
@@ -87,7 +87,7 @@ def rates(runs: Runs) -> pd.DataFrame:
         own = own[own["start"].isin(kept)]
         own = own.assign(start=own["start"].map(numbers), diverged=(own["ending"] == "diverged").astype(float))
         steps = pd.DataFrame(runs.to_target["steps"][own["row"]], own.index)
-        # The steps of a run that does not get there are more than all others'.
+        # A run that does not reach the target counts for more steps than all others.
         columns = {name: steps[i].fillna(np.inf) for name, i in targets(runs).items()}
         keys = ["optimizer", "learning_rate", "start"]
         medians = own.assign(**columns).groupby(keys)[["diverged", *columns]].quantile(0.5, interpolation="higher")
@@ -96,7 +96,7 @@ def rates(runs: Runs) -> pd.DataFrame:
 
 
 def landmarks(runs: Runs, made: Any, problem: Any) -> None:
-    """Draw the known minimisers of the problem that is chosen, numbered, and contours where its starts are a full grid."""
+    """Draw the known minimisers of the chosen problem, with numbers, and the contours if its starts are a full grid."""
     from bokeh.models import CustomJS
 
     drawn = contours(runs, made)
@@ -116,7 +116,7 @@ def landmarks(runs: Runs, made: Any, problem: Any) -> None:
 
 
 def contours(runs: Runs, made: Any) -> dict[str, list[Any]]:
-    """Draw the contours of the losses, as far as the starts know them: of those problems whose starts are a full grid."""
+    """Draw the contours of the losses from their values at the starts, for the problems whose starts are a full grid."""
     drawn = {}
     for name, own in runs.frame.assign(begins=runs.gap[:, 0]).groupby("problem", sort=False):
         if own["dimension"].iloc[0] != 2:
@@ -131,7 +131,7 @@ def contours(runs: Runs, made: Any) -> dict[str, list[Any]]:
 
 
 def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
-    """Return the widgets and the two maps of starts; None where too few starts lie in a plane."""
+    """Return the widgets and the two maps of starts; None if too few starts lie in a plane."""
     held = plane(runs)
     if held.empty:
         return None
@@ -157,18 +157,18 @@ def draw_plane(runs: Runs) -> tuple[list[Any], list[Any]] | None:
         made.grid.visible = False
         made.hover.renderers = [squares_drawn]
         landmarks(runs, made, chosen.selects[0])
-    # A minimiser far from all starts is out of sight.
+    # The axes span the starts alone; a minimiser far from all of them is not shown.
     ends.x_range.renderers = ends.y_range.renderers = [reached]
     return chosen.widgets, [ends, steps]
 
 
 def dressed(held: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Return a map's rows with their colours and hatches, in order.
+    """Return the rows of a map with colours and hatches, sorted.
 
-    The optimizer and rate that get most starts to a minimum, of equals those in fewer steps to the target, are the first.
+    The first optimizer and rate bring most starts to a minimum; of equals, the one with fewer median steps to the target.
     """
     kinds = sorted(set(held["reached"]) - {NOWHERE, DIVERGED})
-    # Black is that of what diverges.
+    # Black is the colour of divergence.
     looks = dict(zip(kinds, cycle(each for each in COLOURS if each != BLACK), strict=False)) | {NOWHERE: GREY, DIVERGED: BLACK}
     hatches = dict(zip(kinds, cycle(HATCHES), strict=False))
     held = held.assign(
@@ -183,7 +183,7 @@ def dressed(held: pd.DataFrame, target: str) -> pd.DataFrame:
 
 
 def draw_rates(runs: Runs) -> tuple[list[Any], Any] | None:
-    """Return the widgets and the map of starts and rates; None where there are too few of either."""
+    """Return the widgets and the map of starts and rates; None if there are too few of either."""
     held = rates(runs)
     if held.empty:
         return None
@@ -215,14 +215,14 @@ def draw_rates(runs: Runs) -> tuple[list[Any], Any] | None:
 
 
 def snug() -> dict[str, Any]:
-    """Return axes without room around what is drawn."""
+    """Return the ranges of axes without a margin around the data."""
     from bokeh.models import DataRange1d
 
     return {name: DataRange1d(range_padding=0) for name in ("x_range", "y_range")}
 
 
 def scale(squares: Any, made: Any) -> None:
-    """Colour squares by their steps, even in their logarithm and light where few; explained beside the plot."""
+    """Colour squares by the logarithm of their steps, light for few steps, and add a colour bar beside the plot."""
     from bokeh.models import ColorBar, CustomJS, LogColorMapper
     from bokeh.palettes import Cividis256
 

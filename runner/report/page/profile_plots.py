@@ -1,4 +1,4 @@
-"""The profiles of methods, as the tables of a sweep's report have them: the share that is solved within a budget."""
+"""Plots of the methods' profiles, from the tables of a sweep's report: the share that is solved within a budget."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pandas as pd
 
 from runner.report.page.widgets import SLOTS, Chosen, drawn, legend, line, plot
 
-# Of a logarithmic axis: Bokeh labels only the upper end of one that is shorter than two decades.
+# Ticks of a logarithmic axis: Bokeh alone labels only the upper end of an axis shorter than two decades.
 TICKS = [digit * 10.0**power for power in range(-9, 13) for digit in (1, 2, 5)]
-# Of each table: what is on the x axis, its name, and what the profile is called.
+# The column on the x axis, the axis's label, and the title of the plot, for each table.
 PROFILES = {
     "ecdf": ("budget", "budget; evaluations are divided by the dimension", "Runtimes to all targets, from all starts"),
     "performance": ("tau", "times the evaluations of the quickest method, τ", "Performance profile (Dolan, Moré 2002)"),
@@ -20,7 +20,7 @@ PROFILES = {
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> tuple[list[Any], list[Any]] | None:
-    """Return the widgets and the plots of those profiles that there are; None where there are none."""
+    """Return the widgets and the plots of the profiles that are not empty; None if all are."""
     widgets, plots = [], []
     for name, (x, across, title) in PROFILES.items():
         if not tables.get(name, pd.DataFrame()).empty:
@@ -32,7 +32,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> tuple[list[Any], list[Any]] | No
 
 
 def profile(table: pd.DataFrame, x: str, across: str, title: str, optimizers: list[str]) -> tuple[list[Any], Any]:
-    """Return the plot of one table, a step function for each of these optimizers, and the widget of its measure."""
+    """Return the widgets of one table (of its measure, if it has one) and the plot, a step function for each optimizer."""
     held: Any = table[table["optimizer"].isin(optimizers)]
     held = across_all(held.rename(columns={x: "x"}), [name for name in ("measure", "optimizer") if name in held])
     held = held.assign(slot=held["optimizer"].map(optimizers.index), label=held["optimizer"])
@@ -53,16 +53,16 @@ def profile(table: pd.DataFrame, x: str, across: str, title: str, optimizers: li
 
 
 def across_all(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Return step functions of x from the least to the greatest x of their measure: 0 before their own, and constant after.
+    """Return step functions extended to the least and the greatest x of their measure: 0 before the first x, constant after.
 
-    One that does not rise anywhere (x is NaN) is 0 throughout.
+    A function that does not rise anywhere (x is NaN) is 0 throughout.
     """
     parts = []
     outer: Any = table.groupby(keys[:-1]) if keys[1:] else [(None, table)]
     for _, every in outer:
         low, high = every["x"].min(), every["x"].max()
         if low == high:
-            # Of one place alone nothing would be seen.
+            # An axis of a single value would show nothing.
             low, high = low / 2, high * 2
         for _, own in every.groupby(keys[-1]):
             own = own.fillna({"x": low}).sort_values("x", kind="stable")

@@ -1,4 +1,4 @@
-"""What learning rates do: what is reached at each of them, and the rates at which a method brings the gap down."""
+"""Plots over learning rates: the results at each rate, and the rates at which a method brings the gap down."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ REACHED = "lowest loss, above the minimum"
 
 
 def table(runs: Runs) -> pd.DataFrame:
-    """Return what runs came to: problem, measure, optimizer, rate, low, median, high (quartiles), runs, diverged, ringed.
+    """Return the results: problem, measure, optimizer, rate, low, median, high (quartiles), runs, diverged, ringed.
 
-    The steps to a target that most runs do not reach are NaN. `ringed` is the median where a run of these diverged.
+    The median steps to a target that most runs do not reach are NaN. `ringed` is the median if at least one run diverged, else
+    NaN.
     """
     frame = runs.frame.assign(row=range(len(runs.frame)))
     frame = frame[frame["learning_rate"].notna()]
@@ -48,7 +49,7 @@ def table(runs: Runs) -> pd.DataFrame:
 
 
 def draw(runs: Runs, stability: pd.DataFrame, overall: pd.DataFrame) -> tuple[list[Any], list[Any]] | None:
-    """Return the widgets and the plots; None where the runs have one rate, or none."""
+    """Return the widgets and the plots; None if the runs have fewer than two rates."""
     from bokeh.models import CustomJS
 
     held = table(runs)
@@ -74,7 +75,7 @@ def draw(runs: Runs, stability: pd.DataFrame, overall: pd.DataFrame) -> tuple[li
         quarters = made.segment("rate", "low", "rate", "high", source=source, line_color=colour, line_alpha=0.4)
         marker = MARKERS[(slot + slot // len(COLOURS)) % len(MARKERS)]
         dots = made.scatter("rate", "median", source=source, marker=marker, size=7, color=colour)
-        # Ringed, so that it is seen without colours.
+        # A ring marks divergence visibly without colours.
         bad = made.scatter("rate", "ringed", source=source, marker="circle_x", size=15, line_color=BLACK, fill_alpha=0)
         dots.js_link("visible", bad, "visible")
         lines.append([curve, quarters, dots])
@@ -87,7 +88,7 @@ def draw(runs: Runs, stability: pd.DataFrame, overall: pd.DataFrame) -> tuple[li
 
 
 def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
-    """Return below a plot, of the same rates, where each method brings the gap down, its best rate and 2/L."""
+    """Return a plot of each method's good rates, best rate, edge and 2/L, with the x axis of the plot `above`."""
     from bokeh.models import ColumnDataSource, CustomJS
 
     kept = stability[["problem", "optimizer", "low", "high", "best", "edge", "limit"]].copy()
@@ -103,7 +104,7 @@ def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
     ]
     sizes = {"height": 90 + 22 * len(names)}
     made = plot("learning rate", "", tips, x_axis_type="log", x_range=above.x_range, y_range=names, **sizes)
-    # Round ends show an interval of a single rate, too.
+    # Round ends make an interval of a single rate visible.
     bars = made.segment(
         "low", "optimizer", "high", "optimizer", source=source, line_width=9, line_cap="round", color=COLOURS[6]
     )
@@ -135,7 +136,7 @@ def intervals(stability: pd.DataFrame, problem: Any, above: Any) -> Any:
 
 
 def item(label: str, renderer: Any) -> Any:
-    """Return a line of a legend."""
+    """Return an entry of a legend."""
     from bokeh.models import LegendItem
 
     return LegendItem(label=label, renderers=[renderer])

@@ -1,4 +1,4 @@
-"""Tables that a page holds and of which widgets choose rows, without a server: what all plots of a sweep's report share."""
+"""Shared parts of all plots of a sweep's report: tables in the page, and widgets that choose rows of them without a server."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import pandas as pd
 
 from runner.pictures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE
 
-# Okabe and Ito's (2008) that are seen on white, as lines; neighbours differ in their dashes as well.
+# The colours of Okabe and Ito (2008) that are visible as lines on white; neighbours differ in their dashes as well.
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, "#E69F00", "#56B4E9")
 DASHES = ("solid", "dashed", "dotdash", "dotted", "dashdot")
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "asterisk")
-# Lines of a plot at the most.
+# The largest number of lines in a plot.
 SLOTS = 14
-# A longer name is cut.
+# Longer names are cut to this number of letters.
 LETTERS = 48
-# Pixels of a plot, where there is so much room; a run's page in MLflow has less.
+# The largest width of a plot in pixels; a run's page in MLflow has less room.
 WIDTH = 1000
 TOOLS = "pan,wheel_zoom,box_zoom,reset,save"
-# Rows whose codes are those of the widgets, slot by slot; words in place of their codes, `shown` the column that is asked for.
+# JavaScript that fills each slot's source with the rows whose codes match the widgets. It replaces the codes of words by the
+# words, and `shown` by the chosen column.
 CHOOSE = """
 const wanted = selects.map(select => select.options.indexOf(select.value))
 const codes = keys.map(key => table.data[key]), rows = slots.map(() => [])
@@ -39,12 +40,11 @@ slots.forEach((source, k) => {
 
 
 class Chosen:
-    """The rows of `table` that widgets choose, as one source a slot.
+    """The rows of `table` that the widgets choose, as one source for each slot.
 
-    `keys` are the columns that a widget chooses a value of, by its title, which begins at that of the first row; `slot` is the
-    column whose value says where a row goes, and `words` are the columns of few words, which the page holds once each. Of
-    `ordered` keys the values are sorted. With `shown`, a widget chooses which of these
-    columns the sources' `shown` is.
+    Each column in `keys` has a widget with this title; a widget begins at the value of the first row. The values of `ordered`
+    keys are sorted. The column `slot` assigns a row to a slot. The columns in `words` hold few different texts, and the page
+    stores each text once. With `shown` (title, columns), a widget chooses which column becomes the sources' `shown`.
     """
 
     def __init__(
@@ -87,35 +87,35 @@ class Chosen:
 
 
 def drawn(names: Iterable[str], overall: pd.DataFrame) -> list[str]:
-    """Return the optimizers that there are lines for, in order: of more than SLOTS those that reach most targets."""
+    """Return the optimizers that get a line, sorted: if there are more than SLOTS, those that reach most targets."""
     order = {name: i for i, name in enumerate(overall["optimizer"])} if len(overall) else {}
     return sorted(sorted(set(names), key=lambda name: (order.get(name, SLOTS), name))[:SLOTS])
 
 
 def codes(values: Any, order: list[Any]) -> np.ndarray:
-    """Return of each value its place in an order, in as few bytes as will do."""
+    """Return the index of each value in `order`, in the smallest sufficient integer type."""
     found = pd.Categorical(values, categories=order).codes
     return found.astype(np.min_scalar_type(max(len(order), 1)))
 
 
 def arrays(frame: Any) -> dict[str, Any]:
-    """Return a table's columns, numbers in single precision."""
+    """Return a table's columns as arrays, with float64 converted to float32."""
     return {str(name): column.to_numpy(np.float32 if column.dtype == np.float64 else None) for name, column in frame.items()}
 
 
 def short(value: Any) -> str:
-    """Return a value's name, cut where it is long."""
+    """Return a value as text, cut to LETTERS."""
     name = f"{value:.4g}" if isinstance(value, float) else str(value)
     return name if len(name) <= LETTERS else name[: LETTERS - 1] + "…"
 
 
 def line(slot: int) -> dict[str, Any]:
-    """Return the look of a slot's line."""
+    """Return the colour and the dashes of a slot's line."""
     return {"color": COLOURS[slot % len(COLOURS)], "line_dash": DASHES[(slot + slot // len(COLOURS)) % len(DASHES)]}
 
 
 def plot(x: str, y: str, tips: list[tuple[str, str]], **options: Any) -> Any:
-    """Return an empty plot whose mouse tells these."""
+    """Return an empty plot with these axis labels and tooltips."""
     from bokeh.models import HoverTool
     from bokeh.plotting import figure
 
@@ -130,7 +130,7 @@ def plot(x: str, y: str, tips: list[tuple[str, str]], **options: Any) -> Any:
 
 
 def legend(made: Any, renderers: Sequence[Sequence[Any]]) -> None:
-    """Put what each slot's `label` says beside the plot; a click on it takes its curve away."""
+    """Add a legend beside the plot with each slot's `label`; a click on an entry hides its curve."""
     from bokeh.models import Legend, LegendItem
 
     items = [LegendItem(label={"field": "label"}, renderers=list(each)) for each in renderers]

@@ -1,1 +1,1 @@
-"""A sweep's report as numbers and words."""
+"""The tables and the text of a sweep's report."""

@@ -1,4 +1,4 @@
-"""The short answer: which method, at which rate, after how many steps, how sure, and what speaks against it."""
+"""The short answer: the best method, its learning rate, its steps, their confidence interval, and the objections."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from runner.report.tables.reading import Runs
 from runner.report.tables.stability import PART
 from runner.report.text import number, rounded, some
 
-# Problems, and marks, that the answer has room for.
+# The largest numbers of problems and of fairness marks in the answer.
 PROBLEMS, MARKS = 6, 3
 
 
 def text(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> str:
-    """Return the answer, a line or two a problem."""
+    """Return the answer, with one or two lines for each problem."""
     return "\n".join(lines(runs, tables))
 
 
@@ -42,7 +42,7 @@ def lines(runs: Runs, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
 
 
 def whole(overall: pd.DataFrame) -> str:
-    """Say which method reaches most targets with one configuration for all problems."""
+    """Return a sentence that names the method that reaches most targets with one configuration for all problems."""
     first, second = overall.iloc[0], overall.iloc[1]
     within = lambda row: "" if np.isnan(row.low) else f" [{row.low:.0%}, {row.high:.0%}]"  # noqa: E731
     best = f"{rounded(first.configuration)} reaches {first.share:.0%}{within(first)} of the targets, the mean over all problems"
@@ -50,7 +50,7 @@ def whole(overall: pd.DataFrame) -> str:
 
 
 def of_problem(problem: str, own: pd.DataFrame, runs: Runs, stability: pd.DataFrame) -> Iterator[str]:
-    """Yield the result on one problem, whose methods are in order."""
+    """Yield the lines on one problem; `own` holds its ranking, the best method first."""
     first, frame = own.iloc[0], runs.frame[runs.frame["problem"] == problem]
     unknown = frame["minimum"].isna().any()
     above = " above the lowest loss of these runs (the minimum is not known)" if unknown else ""
@@ -74,7 +74,7 @@ def of_problem(problem: str, own: pd.DataFrame, runs: Runs, stability: pd.DataFr
 
 
 def falling(row: Any) -> str:
-    """Say at which learning rates a method brings the gap down."""
+    """Return a clause that names the learning rates at which a method brings the gap down."""
     limit = "" if np.isnan(row.limit) else f", 2/L = {row.limit:.3g}"
     if np.isnan(row.low):
         return f"; at no learning rate of the grid do half of the runs end at {PART:g} of their first gap{limit}"

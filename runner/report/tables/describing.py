@@ -1,8 +1,8 @@
-"""Recorded runs as rows of what the store says of them: problem, method, configuration and single numbers.
+"""Recorded runs as rows of a table, read from the store: problem, method, configuration and single numbers.
 
-Two runs are of one problem where everything that defines the loss agrees: function, arguments, data, instance, noise. They are
-of one method where strategy, optimizer class and its non-numeric arguments agree. Each gets a name of its own, which says
-what differs from the others.
+Two runs have the same problem if everything that defines the loss agrees: function, arguments, data, instance, noise. They
+have the same method if strategy, optimizer class and the optimizer's non-numeric arguments agree. The name of a problem or of a
+method shows the values in which it differs from the others.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import pandas as pd
 from runner.report.tables.selection import Record
 from runner.security.names import present
 
-# Groups whose choices are columns.
+# Config groups whose choices are columns.
 CHOICES = ("loss", "instance", "noise", "guess", "optimizer", "strategy", "execution")
 DATA, SCHEDULE = "loss/data", "optimizer/learning_rate"
-# Parameters that are of the problem, of the method, of the start, or of no run's rows.
+# Prefixes of the parameters that define the problem, the method or the start, or that do not change a run's rows.
 OF_PROBLEM, OF_METHOD, OF_START = ("loss.", "instance.", "noise."), ("optimizer.", "strategy."), ("guess.", "seed")
 OF_NONE = ("tracking.", "report.", "sweep.", "checkpoint.", "resume")
 RATE = "optimizer.learning_rate"
 TARGET = "_target_"
-# The optimizers that step by the rate times the gradient alone, where they have no momentum.
+# Optimizers whose step is the learning rate times the gradient, if they have no momentum.
 DESCENT = ("SGD", "GradientDescentOptimizer")
 
 
 def described(found: Sequence[Record]) -> pd.DataFrame:
-    """Return a row for each run of what the store says of it."""
+    """Return a table with a row for each run, made of the run's record in the store."""
     index = pd.Index([each.run_id for each in found], name="run_id")
     params = pd.DataFrame([parameters(each) for each in found], index=index, dtype=object)
     frame = pd.DataFrame({group: [each.tags.get(group, "none") for each in found] for group in CHOICES}, index=index)
@@ -59,19 +59,19 @@ def described(found: Sequence[Record]) -> pd.DataFrame:
 
 
 def parameters(record: Record) -> dict[str, str]:
-    """Return a run's parameters, those among its tags too."""
+    """Return a run's parameters, including the parameters that are stored as tags."""
     groups = tuple(f"{group}." for group in CHOICES)
     return {key: value for key, value in record.tags.items() if key.startswith(groups)} | present(record.params)
 
 
 def chosen(record: Record, group: str) -> str:
-    """Return the file that a run picked for a group, as the user typed it, or as the run is labelled."""
+    """Return the file that a run picked for a group: as the user typed it, else as the run's tag names it."""
     typed = [word for word in words(record.tags.get("overrides", "")) if word.startswith(f"{group}=")]
     return typed[-1].partition("=")[2] if typed else record.tags.get(group, "none")
 
 
 def words(overrides: str) -> list[str]:
-    """Return the overrides of a tag, which joins them by spaces; one may hold spaces within quotes."""
+    """Return the overrides in a tag, which joins them by spaces; an override may hold spaces within quotes."""
     try:
         return shlex.split(overrides)
     except ValueError:
@@ -79,7 +79,7 @@ def words(overrides: str) -> list[str]:
 
 
 def number(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return a column's numbers, NaN for what is none."""
+    """Return a column as numbers; a value that is no number becomes NaN, and so do all values of a missing column."""
     if name not in table:
         return pd.Series(np.nan, table.index)
     return pd.to_numeric(table[name], errors="coerce").astype(float)
@@ -88,8 +88,9 @@ def number(table: pd.DataFrame, name: str) -> pd.Series:
 def numbers(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return the single numbers of runs that a report reads.
 
-    `fused` is whether a run shared a program with others, whose seconds are one share each of all; such a run has not been
-    recorded while it went on. `compared` is whether its loss can be compared: a random loss without a full loss has no best.
+    `fused` is true if a run shared a program with others: each of these runs gets an equal share of the seconds, and none was
+    recorded during the loop. `compared` is true if the run's loss can be compared: a random loss without a full loss has no
+    best.
     """
     iterations = number(metrics, "iterations").fillna(0).astype(int)
     return pd.DataFrame(
@@ -105,15 +106,15 @@ def numbers(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def values(column: pd.Series) -> pd.Series:
-    """Return a parameter as numbers where all are."""
+    """Return a parameter's values as numbers if all of them are numbers, else as text."""
     found = pd.to_numeric(column, errors="coerce")
     return found if found.notna().all() else column.fillna("").astype(str)
 
 
 def evaluations(metrics: pd.DataFrame, iterations: pd.Series) -> pd.Series:
-    """Return how often runs evaluated: loss and gradient of one point count once; other derivatives are added.
+    """Return the number of evaluations of each run: loss and gradient at one point count once; other derivatives are added.
 
-    A run that does not count them evaluates each of its rows once.
+    A run without recorded counts has one evaluation for each row.
     """
     counts = {name: number(metrics, f"{name}_evaluations") for name in ("loss", "gradient")}
     rest = [name for name in metrics if name.endswith("_evaluations") and name.removesuffix("_evaluations") not in counts]
@@ -122,23 +123,23 @@ def evaluations(metrics: pd.DataFrame, iterations: pd.Series) -> pd.Series:
 
 
 def descent(frame: pd.DataFrame, params: pd.DataFrame) -> pd.Series:
-    """Return whether a run is plain gradient descent: x moves by the rate times the gradient."""
+    """Return for each run whether it is plain gradient descent: x moves by the learning rate times the gradient."""
     target, momentum = f"optimizer.{TARGET}", number(params, "optimizer.momentum").fillna(0)
     names = params[target].fillna(frame["optimizer"]) if target in params else frame["optimizer"]
     return names.astype(str).str.rpartition(".")[2].isin([*DESCENT, "sgd"]) & (momentum == 0)
 
 
 def problems(frame: pd.DataFrame, data: pd.Series, varied: pd.DataFrame, target: pd.Series | None) -> list[str]:
-    """Return the name of each run's problem: its loss, with what differs among the problems of that loss."""
+    """Return the name of each run's problem: its loss, with the values that differ among the problems of that loss."""
     choices = pd.DataFrame({"instance": frame["instance"], "noise": frame["noise"], DATA: data})
     keys = [key for key in varied if key.startswith(OF_PROBLEM)]
     return named(frame["loss"], choices, varied[keys], target)
 
 
 def methods(frame: pd.DataFrame, schedules: pd.Series, varied: pd.DataFrame, target: pd.Series | None) -> list[str]:
-    """Return the name of each run's method: its optimizer, or its strategy where it has none, with what differs besides.
+    """Return the name of each run's method: its optimizer, else its strategy, with the other values that differ.
 
-    An argument is numeric where some run has a number for it; others may have none there.
+    An argument is numeric if at least one run has a number for it.
     """
     label = frame["optimizer"].where(frame["optimizer"] != "none", frame["strategy"])
     choices = pd.DataFrame({"strategy": frame["strategy"], SCHEDULE: schedules})
@@ -147,17 +148,17 @@ def methods(frame: pd.DataFrame, schedules: pd.Series, varied: pd.DataFrame, tar
 
 
 def named(label: pd.Series, choices: pd.DataFrame, params: pd.DataFrame, target: pd.Series | None) -> list[str]:
-    """Return a name for each run: its label, with the choices and the parameters that differ from others of the label.
+    """Return a name for each run: its label, with the choices and the parameters that differ from other runs of the label.
 
-    Runs whose choices and parameters agree have one name. So have those of one function and the same parameters that an
-    earlier version labelled otherwise, where the runs tell their function, `target`.
+    Runs whose choices and parameters agree have the same name. An earlier version may have used another label for the same
+    function and parameters; such runs have the same name too, if they recorded their function (`target`).
     """
     params = params.fillna("None")
     columns = [params[key].astype(str) for key in params]
     signature = pd.Series(list(zip(*columns, strict=True)) if columns else [()] * len(label), label.index, dtype=object)
     parts = pd.DataFrame({"label": label, **{name: choices[name] for name in choices}, "signature": signature})
     if target is not None:
-        # Of the labels of a function, the one that fewest other functions bear.
+        # If a function has several labels, take the label with the fewest distinct signatures.
         borne = parts.groupby("label")["signature"].nunique()
         known = parts.assign(target=target, borne=parts["label"].map(borne)).dropna(subset="target")
         keys = [*choices, "signature", "target"]
@@ -171,7 +172,7 @@ def named(label: pd.Series, choices: pd.DataFrame, params: pd.DataFrame, target:
 
 
 def spelt(unique: pd.DataFrame, params: pd.DataFrame) -> list[str]:
-    """Return a name for each of these distinct rows: its label, and the choices, then the parameters, that differ within."""
+    """Return a name for each distinct row: its label, then the choices and the parameters that differ within the label."""
     names = pd.Series(unique["label"], dtype=object).copy()
     choices = [name for name in unique if name not in ("label", "signature")]
     for _, rows in unique.groupby("label", sort=False):
@@ -186,17 +187,17 @@ def spelt(unique: pd.DataFrame, params: pd.DataFrame) -> list[str]:
 
 
 def picking(group: str, name: str) -> str:
-    """Return the override that picks this of a group: a file, or, where the name has a dot, a target."""
+    """Return the override that picks a name of a group: a file, or a target if the name has a dot."""
     return f"{group}.{TARGET}={name}" if "." in name else f"{group}={name}"
 
 
 def configurations(frame: pd.DataFrame, varied: pd.DataFrame, rate: pd.Series | None, schedules: pd.Series) -> list[str]:
-    """Return the overrides of each run's method: its learning rate, and what differs among the runs of its optimizer."""
+    """Return the overrides of each run's method: its learning rate, and the keys that differ among its optimizer's runs."""
     rates = {} if rate is None else {RATE: rate}
     varied = pd.DataFrame(rates | {key: varied[key] for key in varied if key != RATE}, index=frame.index)
     groups = [group for group in ("execution", "dtype") if frame[group].nunique() > 1]
     keys = [key for key in varied if not key.startswith((*OF_PROBLEM, *OF_START)) and key != "dtype"]
-    # Those of groups' own files are told by their names.
+    # The targets of these groups' files follow from the names of the files.
     keys = [key for key in keys if not (key.endswith(TARGET) and key.startswith(("execution.", "stopping.", "strategy.")))]
     keys = [key for key in keys if not key.startswith(f"{RATE}.") or not key.endswith(TARGET)]
     labels = frame["choice"] + " " + frame["strategy"]

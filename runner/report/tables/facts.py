@@ -1,4 +1,4 @@
-"""What is known of recorded runs' losses: minimum, minimisers, and of quadratics the largest curvature."""
+"""Facts of the losses of recorded runs: minimum, minimisers, and the largest curvature of a quadratic."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import yaml
 
 from runner.security import targets
 
-# The largest dimension in which curvature is looked for.
+# The largest dimension in which the curvature is computed.
 DIMENSION = 200
-# How equal curvatures are that are one, relative to the largest.
+# Tolerance within which two Hessians count as equal, relative to the largest entry.
 EQUAL = 1e-8
-# What of a record may be built: nothing of a stranger's.
+# Prefix of the targets of a record that may be built: code of other packages is never run.
 OURS = "runner.losses."
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What is known of a loss."""
+    """The known facts of a loss."""
 
     minimum: float = np.nan
     minimisers: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # [m, d]
@@ -32,12 +32,12 @@ class Fact:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Return the fields as a message holds them."""
+        """The fields as a message holds them."""
         return vars(self) | {"minimisers": self.minimisers.tolist(), "shape": self.minimisers.shape}
 
     @classmethod
     def read(cls, fields: Mapping[str, Any]) -> Fact:
-        """Return the fact of a message's fields."""
+        """Return the fact that a message's fields describe."""
         minimisers = np.array(fields["minimisers"], float).reshape(fields["shape"])
         return cls(fields["minimum"], minimisers, fields["curvature"])
 
@@ -46,12 +46,12 @@ UNKNOWN = Fact()
 
 
 def of(configs: Mapping[str, str]) -> dict[str, Fact]:
-    """Return what is known of the losses of configurations (YAML): of our own ones, for what others name is not to be run."""
+    """Return the facts of the losses in these configurations (YAML); only losses of this package are built, for security."""
     if not configs:
         return {}
     from runner.system import quiet, startup
 
-    # TensorFlow speaks up where it is imported, and Keras takes long.
+    # TensorFlow prints messages while it is imported, and Keras's optional imports take long.
     with quiet.tensorflow(), startup.without_optional_imports():
         from runner.config import build  # noqa: F401
     found = {}
@@ -60,7 +60,7 @@ def of(configs: Mapping[str, str]) -> dict[str, Fact]:
         nodes = {name: plain[name] for name in ("loss", "instance") if name in plain}
         ours = all(str(name).startswith(OURS) for _, name in targets.targets("", nodes))
         if ours and not list(targets.faults("", nodes)):
-            # A seed draws data where the loss asks for it.
+            # A loss with an argument `seed` may draw its data by it.
             target = targets.target("loss._target_", nodes["loss"].get("_target_"))
             seeded = "seed" in inspect.signature(target).parameters
             found[key] = fact(json.dumps(nodes), plain["seed"] if seeded else 0)
@@ -69,7 +69,7 @@ def of(configs: Mapping[str, str]) -> dict[str, Fact]:
 
 @cache
 def fact(nodes: str, seed: int) -> Fact:
-    """Return what is known of a loss; where it cannot be built, nothing."""
+    """Return the facts of a loss; UNKNOWN if the loss cannot be built."""
     from omegaconf import OmegaConf
 
     from runner.config import build, schema
@@ -79,7 +79,7 @@ def fact(nodes: str, seed: int) -> Fact:
     try:
         loss = build.noiseless(cfg)
     except Exception:
-        # Data may be gone since.
+        # The loss's data may have been removed since the run.
         return UNKNOWN
     minimum = np.nan if loss.minimum is None else loss.minimum
     minimisers = np.empty((0, 0)) if loss.minimisers is None else loss.minimisers.reshape(len(loss.minimisers), -1)
@@ -87,7 +87,10 @@ def fact(nodes: str, seed: int) -> Fact:
 
 
 def curvature(loss: Any) -> float | None:
-    """Return the largest eigenvalue of a quadratic's Hessian, from differences of gradients, which are exact; else None."""
+    """Return the largest eigenvalue of a quadratic's Hessian, by differences of gradients, which are exact there; else None.
+
+    A loss without a start, or of a dimension above DIMENSION, gives None too.
+    """
     if loss.start is None or loss.start.size > DIMENSION:
         return None
     import tensorflow as tf

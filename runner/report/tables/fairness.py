@@ -1,4 +1,4 @@
-"""What speaks against a comparison: unequal budgets, starts and tuning, hidden clipping, grids that end too early."""
+"""Objections to a comparison: unequal budgets, starts and tuning, hidden clipping, grids that end too early."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ CLIPPING = ("optimizer.clipnorm", "optimizer.clipvalue", "optimizer.global_clipn
 
 
 def table(runs: Runs, stability: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each mark: what it is, on what, of how many runs, and in words."""
+    """Return a row for each mark: its name, its subject, the number of runs, and an explanation."""
     marks = [*absent(runs), *repeated(runs), *budgets(runs), *seconds(runs), *clipping(runs), *starts(runs), *tuning(runs)]
     marks += [*partial(runs), *edges(runs, stability)]
     return pd.DataFrame(marks, columns=["mark", "what", "runs", "words"])
 
 
 def absent(runs: Runs) -> Iterator[Mark]:
-    """Mark runs that were to be compared and are not."""
+    """Yield a mark for selected runs that have no rows and therefore are not compared."""
     if runs.left_out:
         words = f"{some(runs.left_out, 'run')} without rows: failed, or running yet"
         yield "left out", runs.title, runs.left_out, words
 
 
 def repeated(runs: Runs) -> Iterator[Mark]:
-    """Mark runs that are no starts of their own, and those whose losses nothing can be said of."""
+    """Yield a mark for runs that repeat another run row by row, and one for runs whose losses cannot be compared."""
     if runs.repeated:
         words = f"{some(runs.repeated, 'run')} of {number(runs.count)} repeat another row by row, and count once with it"
         yield "repeated", runs.title, runs.repeated, f"{words}: other seeds are other starts where guess=uniform or normal"
@@ -39,7 +39,7 @@ def repeated(runs: Runs) -> Iterator[Mark]:
 
 
 def seconds(runs: Runs) -> Iterator[Mark]:
-    """Mark reports of runs whose seconds mean different things."""
+    """Yield a mark if only some of the runs shared a program with others: their seconds mean different things."""
     fused = int(runs.frame["fused"].sum())
     if 0 < fused < len(runs.frame):
         words = f"{some(fused, 'run')} of {number(len(runs.frame))} shared a program with others: seconds are not compared"
@@ -47,7 +47,7 @@ def seconds(runs: Runs) -> Iterator[Mark]:
 
 
 def partial(runs: Runs) -> Iterator[Mark]:
-    """Mark methods of which no configuration has run on every problem."""
+    """Yield a mark for the methods of which no configuration has run on every problem."""
     count = runs.frame["problem"].nunique()
     ran: Any = runs.frame.groupby(["optimizer", "configuration"])["problem"].nunique().groupby("optimizer").max()
     if (ran < count).any():
@@ -57,7 +57,7 @@ def partial(runs: Runs) -> Iterator[Mark]:
 
 
 def budgets(runs: Runs) -> Iterator[Mark]:
-    """Mark problems on which methods may take different numbers of steps, or evaluations a step, or are stopped by time."""
+    """Yield marks for unequal budgets: step limits, evaluations a step, intervals of the full loss, and runs cut short."""
     for problem, own in runs.frame.groupby("problem", sort=False):
         if (limits := own["max_iterations"].unique()).size > 1:
             yield "budget", str(problem), len(own), f"max_iterations is {', '.join(map(str, sorted(limits)))}"
@@ -78,7 +78,7 @@ def budgets(runs: Runs) -> Iterator[Mark]:
 
 
 def clipping(runs: Runs) -> Iterator[Mark]:
-    """Mark methods whose gradients are clipped, where others' are not."""
+    """Yield a mark for the methods whose gradients are clipped, if the gradients of others are not."""
     for key in CLIPPING:
         column = runs.frame.get(f"p.{key}")
         if column is None:
@@ -90,7 +90,7 @@ def clipping(runs: Runs) -> Iterator[Mark]:
 
 
 def starts(runs: Runs) -> Iterator[Mark]:
-    """Mark problems on which configurations do not have the same starts and seeds."""
+    """Yield a mark for each problem on which configurations do not have the same starts and seeds."""
     for problem, own in runs.frame.groupby("problem", sort=False):
         pairs = own["start"] + " " + own["draw"].astype(str)
         sets = pairs.groupby([own["optimizer"], own["configuration"]]).agg(frozenset)
@@ -103,7 +103,7 @@ def starts(runs: Runs) -> Iterator[Mark]:
 
 
 def tuning(runs: Runs) -> Iterator[Mark]:
-    """Mark methods that are chosen by the starts that they are compared at, or from more configurations than others."""
+    """Yield marks if methods are tuned on the starts of the comparison, or have unequal numbers of configurations."""
     counts = runs.frame.groupby("optimizer")["configuration"].nunique()
     if len(counts) < 2 or counts.max() < 2:
         return
@@ -115,7 +115,7 @@ def tuning(runs: Runs) -> Iterator[Mark]:
 
 
 def edges(runs: Runs, stability: pd.DataFrame) -> Iterator[Mark]:
-    """Mark methods whose best learning rate is the last one of its grid."""
+    """Yield a mark for each method whose best learning rate is at an end of its grid."""
     for row in stability[stability["at_edge"] != ""].itertuples():
         own = runs.frame[(runs.frame["problem"] == row.problem) & (runs.frame["optimizer"] == row.optimizer)]
         side = {"low": "lowest", "high": "highest"}[str(row.at_edge)]

@@ -1,6 +1,6 @@
 """Profiles of optimizers over many problems: runtimes as COCO draws them, Dolan and Moré's, and Moré and Wild's.
 
-Each optimizer is there with one configuration for all problems, the best of `ranking.overall`.
+Each optimizer has one configuration for all problems, its best one in `ranking.overall`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import pandas as pd
 from runner.report.tables.ranking import SEED, decisive
 from runner.report.tables.reading import Runs
 
-# Places at which a curve is kept, at the most.
+# The largest number of points of a curve.
 POINTS = 200
-# A budget that goes on where a run ends; of a problem there are so many such runs, unless there are too many of another.
+# The budget that continues after a run's end; the runs with restarts that each problem gets at least, unless another problem
+# would exceed the largest number of them.
 RESTARTED, SAMPLES, MOST = "evaluations, with simulated restarts", 100, 5000
-# Of the data profile, the part τ of the first gap that is left where a problem is solved; as in Moré and Wild (2009).
+# In the data profile, a problem is solved when this part τ of the first gap is left, as in Moré and Wild (2009).
 TOLERANCE = 1e-3
 
 
 def tables(runs: Runs, overall: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the tables `ecdf`, `performance` and `data`; the latter two hold nothing for one optimizer alone."""
+    """Return the tables `ecdf`, `performance` and `data`; the latter two are empty if there is only one optimizer."""
     keys = ["optimizer", "configuration"]
     chosen = pd.MultiIndex.from_frame(runs.frame[keys]).isin(pd.MultiIndex.from_frame(overall[keys]))
     return {"ecdf": ecdf(runs, chosen), "performance": performance(runs, chosen), "data": data(runs, chosen)}
@@ -32,8 +33,8 @@ def ecdf(runs: Runs, chosen: np.ndarray) -> pd.DataFrame:
     """Return the share of all triples of problem, start and target that each optimizer reaches within a budget.
 
     A budget of evaluations is divided by the dimension: Hansen, Auger, Ros, Mersmann, Tušar, Brockhoff (2021),
-    doi:10.1080/10556788.2020.1808977. Their simulated restarts are a measure of its own, where some runs of an optimizer on a
-    problem reach a target and others do not.
+    doi:10.1080/10556788.2020.1808977. Their simulated restarts are a separate measure. It exists if some runs of an optimizer
+    on a problem reach a target and others do not.
     """
     parts = []
     for measure, spent in runs.to_target.items():
@@ -48,7 +49,7 @@ def ecdf(runs: Runs, chosen: np.ndarray) -> pd.DataFrame:
 
 
 def restarts(runs: Runs, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each optimizer's evaluations over the dimension with simulated restarts; nothing where these change nothing."""
+    """Return each optimizer's evaluations over the dimension, with simulated restarts; empty if restarts change nothing."""
     dimension = runs.frame["dimension"].to_numpy()
     spent = (runs.to_target["evaluations"] / dimension[:, None])[chosen]
     whole = (runs.frame["evaluations"].to_numpy() / dimension)[chosen]
@@ -57,7 +58,7 @@ def restarts(runs: Runs, chosen: np.ndarray) -> dict[str, np.ndarray]:
     if not ((shares > 0) & (shares < 1)).any():
         return {}
     sizes = [len(own) for own in alike.values()]
-    # As many for each run, whose problems would otherwise count for more than others.
+    # The same number of repeats for each run: otherwise some problems would count for more than others.
     repeats = max(min(-(-SAMPLES // min(sizes)), MOST // max(sizes)), 1)
     rng, found = np.random.default_rng(SEED), defaultdict(list)
     for (name, _), own in alike.items():
@@ -67,11 +68,11 @@ def restarts(runs: Runs, chosen: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def restarted(spent: np.ndarray, whole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return for each run what it takes to reach a target if, where it does not (NaN), others follow until one does.
+    """Return each run's evaluations to reach a target, where a run that fails (NaN) is followed by others until one succeeds.
 
-    They are drawn with replacement from all runs, and a run that fails takes the `whole` of it: the derandomized simulated
-    run-lengths of Hansen, Auger, Brockhoff, Tušar, Tušar (2016), arXiv:1605.03560. Their mean tends to all that is spent over
-    the number of runs that arrive. NaN where none does.
+    The other runs are drawn with replacement from all runs. A run that fails costs its `whole` evaluations. These are the
+    derandomized simulated run-lengths of Hansen, Auger, Brockhoff, Tušar, Tušar (2016), arXiv:1605.03560. Their mean tends to
+    the evaluations of all runs over the number of runs that succeed. All are NaN if no run succeeds.
     """
     reached = np.isfinite(spent)
     failed = np.flatnonzero(~reached)
@@ -88,7 +89,8 @@ def restarted(spent: np.ndarray, whole: np.ndarray, rng: np.random.Generator) ->
 def performance(runs: Runs, chosen: np.ndarray) -> pd.DataFrame:
     """Return the share of pairs of problem and start that each optimizer solves within τ times the evaluations of the best.
 
-    Dolan, Moré (2002), doi:10.1007/s101070100263: ρ(τ) over r = t / min t. Solved is a problem's target of the ranking.
+    Dolan, Moré (2002), doi:10.1007/s101070100263: ρ(τ) over r = t / min t. A pair is solved at the problem's target in the
+    ranking.
     """
     at = runs.frame["problem"].map(decisive(runs))
     rows = np.arange(len(at))
@@ -99,8 +101,8 @@ def performance(runs: Runs, chosen: np.ndarray) -> pd.DataFrame:
 def data(runs: Runs, chosen: np.ndarray) -> pd.DataFrame:
     """Return the share of pairs of problem and start that each optimizer solves within α simplex gradients.
 
-    Moré, Wild (2009), doi:10.1137/080724083: solved is f ≤ f_L + τ (f(x_0) - f_L), and a simplex gradient takes d + 1
-    evaluations.
+    Moré, Wild (2009), doi:10.1137/080724083: a pair is solved if f ≤ f_L + τ (f(x_0) - f_L), and a simplex gradient takes
+    d + 1 evaluations.
     """
     at = int(np.argmin(np.abs(runs.targets - TOLERANCE)))
     simplices = runs.relative[:, at] / (runs.frame["dimension"].to_numpy() + 1)
@@ -108,27 +110,27 @@ def data(runs: Runs, chosen: np.ndarray) -> pd.DataFrame:
 
 
 def groups(runs: Runs, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the positions of each method's chosen runs; a method without such runs is left out."""
+    """Return the positions of each optimizer's chosen runs; an optimizer without chosen runs is left out."""
     every = {str(name): rows[chosen[rows]] for name, rows in runs.frame.groupby("optimizer").indices.items()}
     return {name: rows for name, rows in every.items() if len(rows)}
 
 
 def costs(runs: Runs, chosen: np.ndarray, spent: np.ndarray) -> pd.DataFrame:
-    """Return what each optimizer spent on each problem and start that all of them have, NaN where not solved."""
+    """Return the cost of each optimizer on each problem and start that all optimizers have run; NaN if not solved."""
     keys = ["problem", "start", "draw", "optimizer"]
     known = runs.frame[keys].assign(spent=np.where(np.isnan(spent), np.inf, spent))[chosen]
-    # An optimizer that has not run there has NaN, one that has not solved it infinity.
+    # NaN: the optimizer has not run there. Infinity: it has not solved the problem.
     table = known.drop_duplicates(keys).set_index(keys)["spent"].unstack().dropna()
     return table.replace(np.inf, np.nan)
 
 
 def ratios(costs: pd.DataFrame) -> pd.DataFrame:
-    """Return costs [p, s] over the least of each problem."""
+    """Return the costs [p, s] divided by the least cost of each problem."""
     return costs.div(costs.min(axis=1), axis=0)
 
 
 def profile(costs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the share of problems that each column solves within a cost; nothing of a single column, or of no problem."""
+    """Return the share of problems that each column solves within a cost; empty for one column, or if nothing is solved."""
     if costs.shape[1] < 2 or not costs.notna().any(axis=None):
         return pd.DataFrame(columns=["optimizer", name, "fraction"])
     parts = []
@@ -139,9 +141,9 @@ def profile(costs: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def cumulative(spent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the share of what is spent at most so much rises, and the share; what is NaN is never spent.
+    """Return the cumulative distribution of `spent`: the values at which the share rises, and the share there.
 
-    Where nothing is, the share is 0 at NaN.
+    NaN in `spent` means that the value is never reached. If all are NaN, the result is the share 0 at NaN.
     """
     values, counts = np.unique(spent[np.isfinite(spent)], return_counts=True)
     if not len(values):

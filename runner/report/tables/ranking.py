@@ -1,4 +1,4 @@
-"""Which method is best, and how sure that is: steps to targets at its best configuration, held against the others'."""
+"""The ranking of methods with confidence: the steps to targets of each method's best configuration, and their comparison."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from runner.report.tables.reading import Runs
 from runner.report.text import number, some
 
 CONFIDENCE, RESAMPLES, SEED = 0.95, 1000, 0
-# Numbers that are resampled at once.
+# Numbers in one batch of resampling.
 BATCH = 2_000_000
-# The level of a difference, and the pairs without which Wilcoxon's test cannot reach it.
+# The significance level, and the least number of pairs with which Wilcoxon's test can reach it.
 LEVEL, PAIRS = 0.05, 6
 KEYS = ["problem", "optimizer", "configuration"]
 
@@ -27,9 +27,9 @@ def tables(runs: Runs) -> dict[str, pd.DataFrame]:
 
 
 def decisive(runs: Runs) -> dict[str, int | None]:
-    """Return for each problem which target its optimizers are compared at, or None.
+    """Return for each problem the index of the target at which its optimizers are compared, or None.
 
-    It is the lowest that at least half of the runs of some configuration reach.
+    It is the lowest target that at least half of the runs of some configuration reach.
     """
     reached = pd.DataFrame(np.isfinite(runs.to_target["steps"]), index=runs.frame.index)
     share = reached.groupby([runs.frame[key] for key in KEYS], sort=False).mean()
@@ -41,8 +41,9 @@ def decisive(runs: Runs) -> dict[str, int | None]:
 def best(runs: Runs) -> pd.DataFrame:
     """Return the best configuration of each optimizer on each problem, the best optimizer first.
 
-    Columns: problem, optimizer, configuration, aim (target, -1: none), rows (positions of its runs), and what it is chosen by:
-    the median steps to the problem's target, then the share of runs that reach it, then the median of the gaps left.
+    Columns: problem, optimizer, configuration, aim (index of the target, -1: none), rows (positions of the runs), and the
+    criteria of the choice: the median steps to the problem's target, then the share of runs that reach it, then the median of
+    the gaps left.
     """
     chosen_at, rows = decisive(runs), []
     for key, found in runs.frame.groupby(KEYS, sort=False).indices.items():
@@ -57,10 +58,10 @@ def best(runs: Runs) -> pd.DataFrame:
 
 
 def ranking(runs: Runs, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each problem and method, with the interval of its median and words on how it compares to the best.
+    """Return a row for each problem and method: the confidence interval of its median, and its comparison with the best.
 
-    The more comparisons a report makes, the more of them differ by chance: each p-value is that of all of them together
-    (Benjamini, Hochberg 1995).
+    The more comparisons a report makes, the more of them differ by chance. So the p-values are adjusted for the number of
+    comparisons (Benjamini, Hochberg 1995).
     """
     rows, compared = [], []
     for _, own in chosen.groupby("problem", sort=False):
@@ -83,7 +84,7 @@ def ranking(runs: Runs, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def targets(runs: Runs, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Return the median steps, evaluations and seconds to every target of the configurations that are ranked."""
+    """Return the median steps, evaluations and seconds of the ranked configurations to every target."""
     measures, count = list(runs.to_target), len(runs.targets)
     parts = []
     for row in chosen.itertuples():
@@ -99,9 +100,9 @@ def targets(runs: Runs, chosen: pd.DataFrame) -> pd.DataFrame:
 def overall(runs: Runs) -> pd.DataFrame:
     """Return the best configuration of each method on all problems together, the best method first.
 
-    It is the one that reaches most of the targets: the mean over problems of the means over runs; of equals the one with fewer
-    evaluations in the mean of their logarithms. The interval is that of this mean of means. A configuration that has not run on
-    every problem is not there.
+    The best configuration reaches the largest share of the targets: the mean over problems of the means over runs. Among
+    equals, it has fewer evaluations in the mean of their logarithms. The confidence interval belongs to this mean of means. A
+    configuration that has not run on every problem is left out.
     """
     reached = np.isfinite(runs.to_target["evaluations"])
     spent = np.log(np.where(reached, runs.to_target["evaluations"], 1)).sum(axis=1)
@@ -120,15 +121,15 @@ def overall(runs: Runs) -> pd.DataFrame:
 
 
 def of_means(samples: list[np.ndarray], mean: float) -> tuple[float, float]:
-    """Return the bootstrap interval (Efron 1979) of the mean of several samples' means; NaN where nothing varies.
+    """Return the bootstrap interval (Efron 1979) of the mean of several samples' means; NaN if no sample varies.
 
-    It resamples within each sample, so that it is of the same quantity as the mean.
+    The bootstrap resamples within each sample, so the interval belongs to the same quantity as the mean.
     """
     from scipy import stats
 
     if not any(len(each) > 1 and np.ptp(each) for each in samples):
         return np.nan, np.nan
-    # A sample of one tells nothing of how it varies, and SciPy refuses it.
+    # A sample of one value shows no variation, and SciPy refuses it.
     samples = [np.repeat(each, 2) if len(each) == 1 else each for each in samples]
     batch = max(BATCH // max(map(len, samples)), 1)
     options = {"n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "method": "percentile", "batch": batch}
@@ -142,26 +143,26 @@ def mean_of_means(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def censored(steps: np.ndarray) -> np.ndarray:
-    """Return steps in which what is not reached takes for ever."""
+    """Return the steps with infinity in place of NaN: a target that is not reached."""
     return np.where(np.isnan(steps), np.inf, steps)
 
 
 def finite(values: Any) -> Any:
-    """Return values in which NaN stands for what is never reached."""
+    """Return the values with NaN in place of infinity: a target that is never reached."""
     return np.where(np.isfinite(values), values, np.nan)[()]
 
 
 def median(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Return the lower median, one of the values: it is finite where at least half of them are."""
+    """Return the lower median, which is one of the values: it is finite if at least half of the values are."""
     middle = (values.shape[axis] - 1) // 2
     return np.take(np.partition(values, middle, axis=axis), middle, axis=axis)
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the exact intervals of the medians of columns [n, m], which are among the values: inf where one has no end.
+    """Return the exact confidence intervals of the medians of columns [n, m]; the ends are among the values, inf: no upper end.
 
-    The places of their ends, by order, depend on n alone (Conover 1999, section 3.2, as SciPy has it): of fewer than six values
-    there is no interval of 95 %, and NaN. NaN stands where no value is finite, too.
+    The ranks of the ends depend on n alone (Conover 1999, section 3.2, as in SciPy). Fewer than six values have no interval of
+    95 %: the ends are NaN. They are NaN too if no value of the column is finite.
     """
     n, m = values.shape
     low, high = np.full((2, m), np.nan)
@@ -174,7 +175,7 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache
 def places(n: int) -> tuple[int, int] | None:
-    """Return which of n values in order are the ends of the interval of their median; None where n is too small."""
+    """Return the ranks, among n sorted values, of the ends of the median's confidence interval; None if n is too small."""
     from scipy import stats
 
     found = stats.quantile_test(np.arange(n), p=0.5).confidence_interval(CONFIDENCE)
@@ -182,14 +183,14 @@ def places(n: int) -> tuple[int, int] | None:
 
 
 def expected(runs: Runs, rows: np.ndarray, steps: np.ndarray) -> float:
-    """Return the expected steps to a target (ERT; Auger, Hansen 2005): those of all runs, over the runs that reach it."""
+    """Return the expected steps to a target (ERT; Auger, Hansen 2005): the steps of all runs over the number that reach it."""
     reached = np.isfinite(steps)
     spent = np.where(reached, steps, runs.frame["iterations"].to_numpy()[rows]).sum()
     return float(spent / reached.sum()) if reached.any() else np.nan
 
 
 def pairs(runs: Runs, a: Any, b: Any) -> Iterator[tuple[float, float]]:
-    """Yield the steps of two configurations from each start, and draw of a random loss, that both have."""
+    """Yield the steps of two configurations for each pair of start and draw (of a random loss) that both have."""
     found = []
     for each in (a, b):
         own = runs.frame.iloc[each.rows]
@@ -199,7 +200,7 @@ def pairs(runs: Runs, a: Any, b: Any) -> Iterator[tuple[float, float]]:
 
 
 class Compared(NamedTuple):
-    """How a configuration compares with the best: words, the starts that both have, and the p-value of a difference, or NaN."""
+    """The comparison of a configuration with the best: a text, the number of common starts, and the p-value, or NaN."""
 
     words: str
     starts: int
@@ -224,13 +225,13 @@ def against(runs: Runs, row: Any, best: Any) -> Compared:
     )
     if n < PAIRS:
         return Compared(f"{words}: too few to tell", n, name)
-    # What is not reached is further than all that is.
+    # A target that is not reached counts for more steps than any that is reached.
     differences = np.subtract(*np.where(np.isfinite(both), both, 2 * both[np.isfinite(both)].max(initial=1) + 1).T)
     return Compared(words, n, name, float(stats.wilcoxon(differences, zero_method="zsplit").pvalue))
 
 
 def told(compared: list[Compared | None]) -> list[str]:
-    """Say whether configurations differ from the best, for which there is None."""
+    """Return for each configuration a text: whether it differs from the best. None in `compared` stands for the best."""
     from scipy import stats
 
     tested = [i for i, each in enumerate(compared) if each is not None and not np.isnan(each.p)]

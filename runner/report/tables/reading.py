@@ -1,4 +1,4 @@
-"""Recorded runs as tables: what the store says of them, and what their trajectories show."""
+"""Recorded runs as tables, made of their records in the store and of their trajectories."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner.report.tables.selection import Record, Selection
 from runner.report.tables.trajectories import TARGETS, Followed, follow, lowest_loss
 from runner.tracking.store import artifacts
 
-# Steps at which the gaps are kept, about.
+# The approximate number of steps at which the gaps are held.
 POINTS = 60
 SECONDS = "seconds"
 
@@ -31,24 +31,24 @@ class Runs:
 
     frame: pd.DataFrame  # a row a run, index = run_id
     targets: np.ndarray  # [t], of the gap
-    to_target: dict[str, np.ndarray]  # steps, evaluations, and seconds if they compare: [runs, t], NaN where not reached
-    grid: np.ndarray  # [g] steps: 0, then even in the logarithm, up to the longest run
+    to_target: dict[str, np.ndarray]  # steps, evaluations, and seconds if comparable: [runs, t], NaN where not reached
+    grid: np.ndarray  # [g] steps: 0, then evenly spaced in the logarithm, up to the longest run
     gap: np.ndarray  # [runs, g]: the lowest loss so far above the `reference` of the frame
-    spent: dict[str, np.ndarray]  # evaluations, and seconds if they compare, until those steps: [runs, g]
+    spent: dict[str, np.ndarray]  # evaluations, and seconds if comparable, until the steps of the grid: [runs, g]
     title: str
-    # The evaluations until the gap is at most this part (targets) of the first one, [runs, t].
+    # The evaluations until the gap, divided by the first gap, is at most each target: [runs, t].
     relative: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-    words: str = ""  # overrides that the runs come from
+    words: str = ""  # the overrides of the sweep
     options: str = ""  # of the command line, such as --config-dir
-    minimisers: Mapping[str, np.ndarray] = field(default_factory=dict)  # of each problem in a plane that has them, [m, 2]
+    minimisers: Mapping[str, np.ndarray] = field(default_factory=dict)  # of each problem with d = 2 and known ones, [m, 2]
     compared: str = "method"  # the noun for the groups that are compared
-    left_out: int = 0  # runs without a trajectory: failed, killed, or running yet
-    repeated: int = 0  # runs that repeat another one row by row, and are not in the frame
-    incomparable: int = 0  # runs of a random loss that measures no full loss, which are not in the frame
+    left_out: int = 0  # runs without a trajectory: failed, killed, or still running
+    repeated: int = 0  # runs that repeat another run row by row; not in the frame
+    incomparable: int = 0  # runs of a random loss that measures no full loss; not in the frame
 
     @property
     def count(self) -> int:
-        """All runs with rows, repetitions among them."""
+        """The number of runs in the frame and of their repetitions."""
         return len(self.frame) + self.repeated
 
     def only(self, kept: np.ndarray) -> Runs:
@@ -64,7 +64,7 @@ class Runs:
 
 
 def read(client: Any, found: Sequence[Record], facts: Mapping[str, Fact], selection: Selection) -> Runs:
-    """Return runs as tables; `facts` are known of their losses, by `of_loss`. Raises UserError where no run has rows."""
+    """Return runs as tables; `facts` are the facts of their losses, by `of_loss`. Raises UserError if no run has rows."""
     ended = [each for each in found if {"loss", "optimizer", "ending"} <= each.tags.keys()]
     if not ended:
         raise UserError(f"{selection.title} has no runs with rows yet")
@@ -98,7 +98,7 @@ def read(client: Any, found: Sequence[Record], facts: Mapping[str, Fact], select
 
 
 def each_trajectory(client: Any, found: Sequence[Record], look: Callable[[int, Path], Any]) -> list[Any]:
-    """Return the answer of `look` to each run's number and trajectory, None where it has none; few are here at a time."""
+    """Return `look(number, trajectory)` of each run, None if the run has no trajectory; only a few are open at a time."""
 
     def at(i: int) -> Any:
         record = found[i]
@@ -110,9 +110,9 @@ def each_trajectory(client: Any, found: Sequence[Record], look: Callable[[int, P
 
 
 def best_known(client: Any, found: Sequence[Record], frame: pd.DataFrame) -> pd.Series:
-    """Return for each run of an unknown minimum the lowest loss of its problem's runs.
+    """Return for each run the lowest loss of its problem's runs, which replaces an unknown minimum.
 
-    Earlier versions recorded a lucky draw as the best of a random loss; then the trajectories are asked.
+    Earlier versions recorded a lucky draw as the best of a random loss. For such runs the trajectories are read.
     """
     best = frame["best_loss"].copy()
     full = [each.metrics.get("full_loss") for each in found]
@@ -126,7 +126,10 @@ def best_known(client: Any, found: Sequence[Record], frame: pd.DataFrame) -> pd.
 
 
 def comparable(runs: Runs) -> Runs:
-    """Return the runs whose losses can be compared: those of a random loss without a full loss are lucky draws."""
+    """Return the runs whose losses can be compared; the values of a random loss without a full loss are lucky draws.
+
+    Raises UserError if no run is left.
+    """
     kept = runs.frame["compared"].to_numpy(bool)
     if not kept.any():
         raise UserError(f"{runs.title}: the losses of all runs are random and measure no full_loss, so nothing can be compared")
@@ -134,22 +137,23 @@ def comparable(runs: Runs) -> Runs:
 
 
 def distinct(runs: Runs) -> Runs:
-    """Return the runs without those that repeat another of their configuration row by row.
+    """Return the runs without the runs that repeat another run of the same configuration row by row.
 
-    Such runs are one start, however many seeds they were given. `draw` is the seed where runs of a problem differ by it.
+    Repetitions count as one start, whatever their seeds. The new column `draw` is the seed, or 0 if no run of the problem is
+    random.
     """
     keys = ["problem", "optimizer", "configuration", "trajectory"]
     kept = ~runs.frame.duplicated(keys).to_numpy()
     found = replace(runs.only(kept), repeated=int((~kept).sum()))
     frame = found.frame
-    # From one start, by one configuration: the loss, or the method, draws.
+    # Different runs from one start by one configuration: the loss or the method draws random numbers.
     drawn = frame.duplicated([*keys[:3], "start"], keep=False) | (frame["every"] > 1) | (frame["noise"] != "none")
     random = drawn.groupby(frame["problem"]).transform("any")
     return replace(found, frame=frame.assign(draw=frame["seed"].where(random, 0)))
 
 
 def with_seconds(runs: Runs) -> Runs:
-    """Return the runs with their seconds, if each had a program of its own; fused jobs have equal shares of a group's."""
+    """Return the runs with their seconds, unless some jobs were fused: these have equal shares of their group's seconds."""
     if runs.frame["fused"].any():
         return runs
     pace = (runs.frame["seconds"] / runs.frame["iterations"].clip(lower=1)).to_numpy(np.float64)[:, None]
@@ -160,10 +164,10 @@ def with_seconds(runs: Runs) -> Runs:
 
 
 def contested(runs: Runs) -> Runs:
-    """Return the runs without the targets that, of a problem of unknown minimum, the best run alone would set itself.
+    """Return the runs without the targets that only the best run reaches, on problems of unknown minimum.
 
-    There the reference is the lowest loss of all runs, which the best run reaches by definition. Those targets count that a
-    run of another configuration reaches, or, of one configuration alone, another run.
+    On such a problem the reference is the lowest loss of all runs, which the best run reaches by definition. A target counts
+    if a run of another configuration reaches it, or, if there is only one configuration, another run.
     """
     frame, steps = runs.frame, runs.to_target["steps"]
     barred = np.zeros((len(frame), 2, len(runs.targets)), bool)
@@ -180,7 +184,7 @@ def contested(runs: Runs) -> Runs:
 
 
 def minimisers(problems: pd.Series, known: Iterable[Fact]) -> dict[str, np.ndarray]:
-    """Return the minimisers of each problem in a plane all of whose runs have the same."""
+    """Return the minimisers of each problem with d = 2 whose runs all have the same minimisers."""
     found: dict[str, dict[bytes, np.ndarray]] = {}
     for problem, fact in zip(problems, known, strict=True):
         found.setdefault(problem, {})[fact.minimisers.tobytes()] = fact.minimisers
@@ -189,7 +193,7 @@ def minimisers(problems: pd.Series, known: Iterable[Fact]) -> dict[str, np.ndarr
 
 
 def seen(rows: Sequence[Followed]) -> dict[str, list[Any]]:
-    """Return a column for each thing that trajectories show once."""
+    """Return the columns that hold one value of each trajectory."""
     names = ("start", "trajectory", "dimension", "minimiser", "last_loss", "best_loss", "rows", "every")
     columns: dict[str, list[Any]] = {name: [getattr(each, name) for each in rows] for name in names}
     columns["x0"] = [each.x0[0] for each in rows]
@@ -197,16 +201,16 @@ def seen(rows: Sequence[Followed]) -> dict[str, list[Any]]:
 
 
 def minimum(frame: pd.DataFrame, found: Sequence[Record], facts: Mapping[str, Fact]) -> np.ndarray:
-    """Return the minimum of each run's loss: what is known of it, or what its problem's runs were told; NaN where neither."""
+    """Return the minimum of each run's loss: the fact's, else the one that the problem's runs recorded; NaN if neither."""
     known = np.array([facts.get(of_loss(each), UNKNOWN).minimum for each in found], float)
     above = pd.DataFrame([each.metrics for each in found], index=frame.index)
     last = number(above, "full_loss").fillna(number(above, "last_loss"))
-    # A random loss has its own in each step; of small losses the difference has the least rounding.
+    # A random loss has another last loss in each step, so its full loss comes first. The smallest loss has the least rounding.
     told = pd.DataFrame({"minimum": last - number(above, "loss_above_minimum"), "size": last.abs()}).dropna()
     best = told.assign(problem=frame["problem"]).sort_values("size").groupby("problem")["minimum"].first()
     return np.where(np.isnan(known), frame["problem"].map(best).astype(float), known)
 
 
 def steps_shown(longest: int) -> np.ndarray:
-    """Return 0 and about POINTS steps that are even in the logarithm, the last one among them."""
+    """Return 0 and about POINTS steps that are evenly spaced in the logarithm, up to the longest run's last step."""
     return np.unique(np.concatenate([[0], np.geomspace(1, max(longest, 1), POINTS).round()]).astype(int))

@@ -1,4 +1,4 @@
-"""Which runs a report is asked for, and what the store says of them."""
+"""The runs that a report is asked for, and their records in the store."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from typing import Any, NamedTuple
 from runner import records as recorded
 from runner.errors import UserError, first_line
 
-# Ids that one query names, and runs that one page of a search brings, in the seconds that a server has to answer.
+# Ids in one query, and runs in one page of a search: so few that a server can answer in time.
 IDS, PAGE = 500, 1000
 PARENT = "mlflow.parentRunId"
 
 
 class Record(NamedTuple):
-    """What a store says of a run."""
+    """The data of a run in the store."""
 
     run_id: str
     status: str
     artifact_uri: str
     params: dict[str, str]
     tags: dict[str, str]
-    metrics: dict[str, float]  # system/…, without that
+    metrics: dict[str, float]  # those named system/…, without this prefix
 
 
 class Selection(NamedTuple):
-    """Runs that are asked for: their ids, what they are called, the sweep's own run where they are one, and its overrides."""
+    """The runs that are asked for: their ids, their title, and, for a sweep, its parent run and its overrides."""
 
     ids: list[str]
     title: str
     parent: str | None
     words: str
-    found: Mapping[str, Record] = {}  # what a search has brought of them already
+    found: Mapping[str, Record] = {}  # records that a search has returned already
     options: str = ""  # of the sweep's command line
 
 
 def select(client: Any, name: str | None, condition: str | None) -> Selection:
     """Return the runs of a sweep (by its id or the beginning of it) or of an experiment (by name) that fulfil a condition.
 
-    Without a name: of the latest sweep, or where there is a condition of all experiments. Raises UserError where none do.
+    Without a name, select from the latest sweep, or, if there is a condition, from all experiments. Raises UserError if no run
+    is left.
     """
     experiments = {each.name: each.experiment_id for each in client.search_experiments()}
     every = list(experiments.values())
@@ -60,7 +61,7 @@ def select(client: Any, name: str | None, condition: str | None) -> Selection:
 
 
 def latest(client: Any, experiments: Sequence[str]) -> Any:
-    """Return the run of the sweep that began last."""
+    """Return the parent run of the sweep that began last; raise UserError if there is no sweep."""
     order = {"max_results": 1, "order_by": ["attributes.start_time DESC"]}
     found = client.search_runs(list(experiments), "tags.sweep = 'parent'", **order)
     if not found:
@@ -69,7 +70,10 @@ def latest(client: Any, experiments: Sequence[str]) -> Any:
 
 
 def matching(client: Any, experiments: Sequence[str], condition: str) -> dict[str, Record]:
-    """Return by id the runs that fulfil a condition of MLflow's, without those that stand for sweeps."""
+    """Return by id the runs that fulfil a condition in MLflow's syntax, without the parent runs of sweeps.
+
+    Raises UserError if MLflow does not accept the condition.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 
@@ -83,7 +87,7 @@ def matching(client: Any, experiments: Sequence[str], condition: str) -> dict[st
 
 
 def searched(client: Any, experiments: Sequence[str], condition: str) -> Iterator[Record]:
-    """Yield what a search finds, page by page."""
+    """Yield the records that a search finds, page by page."""
     token = None
     while True:
         page = client.search_runs(list(experiments), condition, max_results=PAGE, page_token=token)
@@ -94,7 +98,10 @@ def searched(client: Any, experiments: Sequence[str], condition: str) -> Iterato
 
 
 def sweep(client: Any, run: Any) -> Selection:
-    """Return the jobs of a sweep: those under its own run, and those that it reused, which are under another's."""
+    """Return the jobs of a sweep: the runs below its parent run, and the reused runs, which are below another parent run.
+
+    Raises UserError if the run is no sweep.
+    """
     run_id = run.info.run_id
     if run.data.tags.get("sweep") != "parent":
         own = run.data.tags.get(PARENT)
@@ -110,7 +117,7 @@ def sweep(client: Any, run: Any) -> Selection:
 
 
 def children(client: Any, run: Any) -> tuple[list[str], Mapping[str, Record]]:
-    """Return the ids of the runs under a run, and what a server tells of them in passing."""
+    """Return the ids of the runs below a parent run, and their records if the search on a server returns them anyway."""
     store = client._tracking_client.store
     if not hasattr(store, "engine"):
         found = matching(client, [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
@@ -124,7 +131,7 @@ def children(client: Any, run: Any) -> tuple[list[str], Mapping[str, Record]]:
 
 
 def records(client: Any, selected: Selection) -> list[Record]:
-    """Return what the store says of runs, in few queries."""
+    """Return the records of runs from the store, in few queries."""
     store = client._tracking_client.store
     missing = [each for each in selected.ids if each not in selected.found]
     parts = [missing[i : i + IDS] for i in range(0, len(missing), IDS)]
@@ -139,14 +146,14 @@ def records(client: Any, selected: Selection) -> list[Record]:
 
 
 def plain(run: Any) -> Record:
-    """Return what a run of MLflow's holds."""
+    """Return the record of an MLflow run."""
     metrics = {key.removeprefix("system/"): value for key, value in run.data.metrics.items() if key.startswith("system/")}
     info, data = run.info, run.data
     return Record(info.run_id, info.status, info.artifact_uri, dict(data.params), dict(data.tags), metrics)
 
 
 def by_sql(store: Any, ids: Sequence[str]) -> list[Record]:
-    """Return the same of some runs, by a query a table."""
+    """Return the records of some runs from the database, by one query for each table."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
     from sqlalchemy import select as query
 

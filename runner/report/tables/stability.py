@@ -1,4 +1,4 @@
-"""At which learning rates the gap falls, which rate is the best, and where the grid has to go on."""
+"""The learning rates at which the gap falls, the best rate, and the rates by which the grid has to be extended."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from runner.report.tables.describing import CHOICES, OF_METHOD, OF_PROBLEM, RATE
 from runner.report.tables.ranking import censored, decisive, median
 from runner.report.tables.reading import Runs
 
-# A rate is good where at least half of its runs end with at most this part of their first gap.
+# A rate is good if at least half of its runs end with at most this part of their first gap.
 PART = 0.1
-# Rates of a next grid.
+# The number of rates in the next grid.
 MORE = 3
-# A best rate above this part of the edge is at the edge: no grid goes on there.
+# A best rate above this part of the limit 2/L counts as at the limit: the grid is not extended upwards.
 NEAR = 0.9
-# Values of a key that a command names.
+# The largest number of values of one key in a command.
 VALUES = 30
 COLUMNS = ["problem", "optimizer", "low", "high", "decades", "best", "edge", "limit", "at_edge", "next"]
 
 
 def table(runs: Runs) -> pd.DataFrame:
-    """Return a row for each problem and method of several learning rates.
+    """Return a row for each problem and method with several learning rates.
 
     `low` to `high` are the rates around the best at which at least half of the runs end with a gap of at most PART of the
     first. `edge` is the lowest rate above the best at which at least half diverge, or end no lower than they began. `limit` is
-    2/L, from which on gradient descent on a quadratic does not converge (Nesterov 2018, theorem 2.1.15); only gradient descent
-    has it.
+    2/L: at this rate or above, gradient descent on a quadratic does not converge (Nesterov 2018, theorem 2.1.15). Only gradient
+    descent has a limit.
     """
     at, rows = decisive(runs), []
     known = runs.frame.assign(row=range(len(runs.frame)))
@@ -45,7 +45,10 @@ def table(runs: Runs) -> pd.DataFrame:
 
 
 def by_rate(runs: Runs, own: pd.DataFrame, at: int | None) -> pd.DataFrame:
-    """Return for each rate the shares of runs that are good and that come to nothing, median steps, and median gap left."""
+    """Return for each rate the shares of good and of lost runs, the median steps, and the median gap left.
+
+    A lost run diverges, or ends no lower than it began.
+    """
     row = own["row"].to_numpy()
     first, left = runs.gap[row, 0].astype(float), runs.gap[row, -1]
     last = (own["last_loss"] - own["reference"]).to_numpy()
@@ -58,7 +61,7 @@ def by_rate(runs: Runs, own: pd.DataFrame, at: int | None) -> pd.DataFrame:
 
 
 def interval(rates: pd.DataFrame) -> tuple[float, float, float, float]:
-    """Return of rates (their index, in order) the best, the ends of the interval that is good, and the edge; NaN if none."""
+    """Return the best rate, the ends of the interval of good rates, and the edge, NaN if none; `rates` is sorted by rate."""
     best = int(np.lexsort((rates["left"], rates["steps"]))[0])
     values, good = rates.index.to_numpy(), (rates["good"] >= 0.5).to_numpy()
     lost = np.flatnonzero((rates["lost"] >= 0.5).to_numpy()[best + 1 :])
@@ -74,9 +77,10 @@ def interval(rates: pd.DataFrame) -> tuple[float, float, float, float]:
 
 
 def further(rates: np.ndarray, end: str, limit: float = np.nan) -> np.ndarray:
-    """Return the rates by which a grid goes on beyond one of its ends, as many times greater or smaller as there.
+    """Return MORE rates that extend a grid beyond one of its ends, by the same factor as between the last two rates there.
 
-    None of them is at the limit or above: where fewer than MORE are below, they are evenly between the last one and the limit.
+    All of them are below the limit: if the factor would lead to the limit or above, the rates lie between the grid's last rate
+    and the limit, evenly spaced in the logarithm.
     """
     if end == "low":
         return (rates[0] * (rates[0] / rates[1]) ** np.arange(1, MORE + 1))[::-1]
@@ -87,7 +91,7 @@ def further(rates: np.ndarray, end: str, limit: float = np.nan) -> np.ndarray:
 
 
 def following(runs: Runs, own: pd.DataFrame, rates: np.ndarray) -> str:
-    """Return the command that runs a method on a problem at these rates, with all else that its runs were given."""
+    """Return the command that runs a method on a problem at these rates, with all other overrides and options of its runs."""
     typed = runs.words or own["words"].iloc[0]
     said = {word.partition("=")[0]: word for word in words(typed)}
     own_keys = (*OF_PROBLEM, *OF_METHOD, "loss/", "optimizer/")
@@ -95,7 +99,7 @@ def following(runs: Runs, own: pd.DataFrame, rates: np.ndarray) -> str:
     found = []
     for key in dict.fromkeys([*said, *(key for each in run for key in each)]):
         values = list(dict.fromkeys(each[key] for each in run if key in each))
-        # The sweep's own words name all problems and methods, and its jobs' this one's.
+        # The sweep's overrides name all problems and methods; the jobs' overrides name this problem and this method.
         this = bool(values) and (not runs.words or key in CHOICES or key.lstrip("+~").startswith(own_keys))
         if key.lstrip("+") == RATE or (key not in said and not this):
             continue
@@ -104,7 +108,7 @@ def following(runs: Runs, own: pd.DataFrame, rates: np.ndarray) -> str:
     for group in ("loss", "optimizer"):
         column = "choice" if group == "optimizer" else "loss"
         names = own[column].unique()
-        # What is called by its target is no file: the words above name the target, or the user's own configuration does.
+        # A name with a dot is a target, not a file: the overrides above name it, or the user's own configuration does.
         if not any("." in name for name in names) and not any(word.startswith((f"{group}=", "experiment=")) for word in found):
             found.append(f"{group}={','.join(names)}")
     found.append(f"{RATE}={','.join(f'{rate:.4g}' for rate in rates)}")

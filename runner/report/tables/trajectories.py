@@ -1,4 +1,4 @@
-"""What the trajectory of one run shows, in a few numbers: a report holds these of each run, and the rows of few at a time."""
+"""A few numbers from the trajectory of one run: a report holds them for each run, but the rows of only a few runs at a time."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from runner.report.tables.facts import Fact
 from runner.trace import norm
 
 TARGETS = 10.0 ** -np.arange(1, 9)
-# Coordinates that tell one start from another, and that are searched for a minimiser.
+# The number of coordinates that distinguish starts, and the largest dimension in which the minimiser is identified.
 COORDINATES = 16
-# How near to a minimiser a run has reached it, relative to 1 + its norm.
+# Largest distance at which a run counts as at a minimiser, relative to 1 + the minimiser's norm.
 NEAR = 1e-2
 
 
 class Followed(NamedTuple):
-    """What a trajectory shows; `loss` is the full loss of a random one."""
+    """The numbers from a trajectory; the loss is the full loss if the trajectory holds one."""
 
     steps: np.ndarray  # [t], NaN where a target is not reached
-    evaluations: np.ndarray  # [t], until then
-    relative: np.ndarray  # [t], evaluations until the gap is at most these parts of the first
+    evaluations: np.ndarray  # [t], until the target is reached
+    relative: np.ndarray  # [t], evaluations until the gap, divided by the first gap, is at most the target
     gap: np.ndarray  # [g], float32
     spent: np.ndarray  # [g], evaluations, float32
-    x0: np.ndarray  # the first COORDINATES
+    x0: np.ndarray  # the first COORDINATES numbers of the first x
     start: str
-    trajectory: str  # two runs of the same rows have the same
+    trajectory: str  # a digest: runs with the same rows have the same one
     dimension: int
     minimiser: int
     last_loss: float
     best_loss: float
     rows: int
-    every: int  # steps between two rows whose loss is known
+    every: int  # steps between the first two rows whose loss is known
 
 
 def lowest_loss(path: Path) -> float:
-    """Return the lowest finite loss of a trajectory, infinite where there is none."""
+    """Return the lowest finite loss of a trajectory; infinity if there is none."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
@@ -50,7 +50,7 @@ def lowest_loss(path: Path) -> float:
 
 
 def follow(path: Path, minimum: float, known: Fact, grid: np.ndarray) -> Followed:
-    """Return what a trajectory shows of a loss above this minimum."""
+    """Return the numbers of a trajectory, with gaps above this minimum and at the steps of this grid."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
@@ -63,7 +63,7 @@ def follow(path: Path, minimum: float, known: Fact, grid: np.ndarray) -> Followe
     loss, value = (table[name].to_numpy().astype(np.float64) for name in ("loss", measure))
     best, spent = lowest(value, minimum), evaluations({name: table[name].to_numpy() for name in counted}, len(loss))
     first_x = first_row(file, across)
-    # Beyond these coordinates the loss tells starts apart.
+    # If x has more coordinates, the loss at the start helps to distinguish starts.
     begun = np.append(first_x, loss[0]) if dimension > len(first_x) else first_x
     x = np.stack([table[name].to_numpy() for name in whole], axis=1) if whole else np.empty((len(loss), 0))
     least = np.nan_to_num(value, nan=np.inf)
@@ -90,7 +90,7 @@ def follow(path: Path, minimum: float, known: Fact, grid: np.ndarray) -> Followe
 
 
 def coordinates(file: Any) -> tuple[int, list[str]]:
-    """Return the dimension of a trajectory's x, and the columns of its first coordinates: one of lists, or one of each."""
+    """Return the dimension of a trajectory's x, and the columns of its first coordinates: one list column, or one for each."""
     schema = file.schema_arrow
     if "x" in schema.names and hasattr(schema.field("x").type, "list_size"):
         return schema.field("x").type.list_size, ["x"]
@@ -99,7 +99,7 @@ def coordinates(file: Any) -> tuple[int, list[str]]:
 
 
 def first_row(file: Any, columns: Sequence[str]) -> np.ndarray:
-    """Return the first coordinates of the first x."""
+    """Return the first COORDINATES numbers of the first x."""
     batch = next(file.iter_batches(batch_size=1, columns=list(columns), use_threads=False))
     parts = [batch.column(name) for name in columns]
     numbers = [part.flatten() if hasattr(part.type, "list_size") else part for part in parts]
@@ -115,9 +115,9 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def evaluations(counts: dict[str, np.ndarray], rows: int) -> np.ndarray:
-    """Return how often a run has evaluated until each row: loss and gradient of one point count once, others are added.
+    """Return the evaluations of a run until each row: loss and gradient at one point count once, others are added.
 
-    A run that does not count them evaluates each of its rows once.
+    A run without recorded counts has one evaluation for each row.
     """
     named = {name.split("/")[1]: each.astype(np.float64) for name, each in counts.items()}
     both = np.maximum(named.pop("loss", np.zeros(rows)), named.pop("gradient", np.arange(1.0, rows + 1)))
@@ -125,25 +125,25 @@ def evaluations(counts: dict[str, np.ndarray], rows: int) -> np.ndarray:
 
 
 def at_steps(spent: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Return what was spent until these steps, NaN where they are."""
+    """Return the evaluations until these steps; NaN where the step is NaN."""
     reached = np.isfinite(steps)
     return np.where(reached, spent[np.where(reached, steps, 0).astype(int)], np.nan)
 
 
 def lowest(loss: np.ndarray, minimum: float) -> np.ndarray:
-    """Return at each row the lowest loss so far, above the minimum; infinite where none has been finite."""
+    """Return at each row the lowest loss so far above the minimum, at least 0; infinite until a loss is finite."""
     above = np.where(np.isfinite(loss), loss - minimum, np.inf)
     return np.maximum(np.minimum.accumulate(above), 0)
 
 
 def first(best: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the first row at which each target is reached, NaN where it is not."""
+    """Return the first row at which each target is reached; NaN if it is not reached."""
     at = np.searchsorted(-best, -targets).astype(float)
     return np.where(at < len(best), at, np.nan)
 
 
 def nearest(x: np.ndarray, known: Fact) -> int:
-    """Return which minimiser x is at, or -1."""
+    """Return the index of the minimiser that x is at, or -1."""
     if not len(known.minimisers) or known.minimisers.shape[1] != len(x) or not np.isfinite(x).all():
         return -1
     away = norm(known.minimisers - x)

@@ -1,1 +1,1 @@
-"""Sweeps whose values Optuna chooses."""
+"""Sweeps whose values Optuna samples."""

@@ -1,4 +1,4 @@
-"""A search space: as Hydra's sweep syntax writes it, and as Optuna takes it."""
+"""The search space: convert overrides in Hydra's sweep syntax to Optuna's distributions, and values back to overrides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TAGS = {"log"}
 
 @dataclass(frozen=True)
 class Axis:
-    """A key that is searched: Optuna's distribution, its values where they can be counted, and how each one is typed."""
+    """An axis of the search space: a key, its distribution, its values if they are countable, and the texts of choices."""
 
     key: str
     distribution: Any
@@ -25,22 +25,22 @@ class Axis:
     texts: Sequence[str] | None = None
 
     def value(self, given: Any) -> Any:
-        """Return the value that was meant: Optuna adds up steps, and ends an ulp beside the number that a range has."""
+        """Return the value of the range that is nearest to Optuna's value: Optuna adds steps up, which may be an ulp off."""
         if self.values is None or self.texts is not None or not isinstance(given, float):
             return given
         return min(self.values, key=lambda each: abs(each - given))
 
     def typed(self, value: Any) -> str:
-        """Return the override that gives the key this value; numbers keep all their digits."""
+        """Return the override that gives the key this value; numbers have all their digits."""
         if self.values is not None and self.texts is not None:
             return f"{self.key}={self.texts[self.values.index(value)]}"
         return f"{self.key}={self.value(value)!r}"
 
 
 def read(overrides: Sequence[Override]) -> tuple[dict[str, Axis], tuple[str, ...]]:
-    """Return the axes by their key, and the overrides that every job gets; of two for one key the last one holds.
+    """Return the axes by key, and the overrides that every job gets; of two overrides of one key, the last one counts.
 
-    Raises UserError that names every override which is no search space, or where there is none.
+    Raises UserError that names each override with an invalid search space, or if no key is searched.
     """
     last = {override.get_key_element(): override for override in overrides}
     axes, faults = {}, []
@@ -58,7 +58,7 @@ def read(overrides: Sequence[Override]) -> tuple[dict[str, Axis], tuple[str, ...
 
 
 def axis(override: Override) -> Axis:
-    """Return the axis of an override that sweeps; raises ValueError where it makes no sense."""
+    """Return the axis of a sweep override; raises ValueError if it defines no search space."""
     key = override.get_key_element()
     sweep: Any = override.value()
     tags = getattr(sweep, "tags", set())
@@ -73,12 +73,12 @@ def axis(override: Override) -> Axis:
         return stepped(key, sweep.range(), log)
     if log:
         raise ValueError("the tag 'log' is for an interval or a range; for single values give these, as by logspace(-4,0,41)")
-    # Once only, for a shuffled choice comes in another order each time.
+    # Iterate only once, because a shuffled choice has another order each time.
     return choice(key, [(each, Transformer.str(each)) for each in override.sweep_iterator()])
 
 
 def interval(key: str, low: float, high: float, log: bool) -> Axis:
-    """Return the axis of an interval, both ends included: of whole numbers where both ends are such."""
+    """Return the axis of an interval, both ends included; if both ends are integers, the axis has integers only."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -89,7 +89,7 @@ def interval(key: str, low: float, high: float, log: bool) -> Axis:
 
 
 def stepped(key: str, span: Any, log: bool) -> Axis:
-    """Return the axis of a range, whose stop is no value of it."""
+    """Return the axis of a range; the stop is excluded."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     if isinstance(span, range):
@@ -100,17 +100,17 @@ def stepped(key: str, span: Any, log: bool) -> Axis:
     step, values = abs(float(span.step)), sorted(span)
     if not values:
         raise ValueError("this range is empty")
-    # Optuna rounds the end down to whole steps, and would lose a last value that is an ulp less; hence half a step more.
+    # Optuna rounds the end down to whole steps, and would drop a last value that is an ulp too small; hence half a step more.
     return Axis(key, FloatDistribution(values[0], values[0] + (len(values) - 0.5) * step, step=step, log=log), values)
 
 
 def choice(key: str, pairs: Sequence[tuple[Any, str]]) -> Axis:
-    """Return the axis of single values, given with how they are typed; to Optuna, what is no plain value is its text."""
+    """Return the axis of single values, given as pairs of value and text; for Optuna, a value that is not plain is its text."""
     from optuna.distributions import CategoricalDistribution
 
     texts = list(dict.fromkeys(text for _, text in pairs))
     typed = {text: value for value, text in pairs}
     values = [value if isinstance(value, str | int | float | None) else text for text, value in typed.items()]
-    # 1, 1.0 and true are equal to Python.
+    # In Python, 1, 1.0 and True are equal.
     values = values if len(set(values)) == len(values) else texts
     return Axis(key, CategoricalDistribution(values), values, texts)

@@ -1,4 +1,4 @@
-"""Sweeps whose values Optuna chooses: from the sweeper's keys to a study, and through its rounds to the end."""
+"""Optuna sweeps: make a study from the sweeper's keys, and run its rounds of trials."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from runner.system import processes, startup
 from runner.system import quiet as quiet_imports
 
 PATH = "hydra.sweeper"
-# Of every run; which others there are depends on the loss.
+# Metrics that every run records. The other metrics of a run depend on its loss.
 RECORDED = (*OBJECTIVES, "best_step", "best_gradient_norm", "last_gradient_norm", "gradient_evaluations")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The sweeper's keys; what they mean, and their defaults, stand in conf/hydra/sweeper/optuna.yaml."""
+    """The sweeper's keys; conf/hydra/sweeper/optuna.yaml has their meaning and their defaults."""
 
     sampler: dict[str, Any]
     n_trials: int
@@ -45,7 +45,7 @@ class Settings:
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> Settings:
-        """Return the settings, with one word where a list may stand made a list; raises UserError for all that cannot be."""
+        """Return the settings, with a single objective or direction as a list; raises UserError that names all invalid keys."""
         several = {key: [keys[key]] if isinstance(keys[key], str) else keys[key] for key in ("objective", "direction")}
         made = cls(**{**keys, **several, "params": keys["params"] or {}})
         if faults := list(made.faults()):
@@ -53,7 +53,7 @@ class Settings:
         return made
 
     def faults(self) -> Iterator[str]:
-        """Yield what cannot be."""
+        """Yield an error message for each invalid key."""
         for key in ("n_trials", "batch_size"):
             value = getattr(self, key)
             if type(value) is not int or not 1 <= value <= grammar.JOBS:
@@ -66,9 +66,9 @@ class Settings:
 
 
 def search(make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], keys: Mapping[str, Any]) -> list[Outcome]:
-    """Launch the trials that a study lacks, round after round; returns the outcomes of the jobs.
+    """Launch the missing trials of a study, round after round, and return the outcomes of the jobs.
 
-    Raises UserError for what makes no search, and what `sweeper.ending` raises.
+    Raises UserError for an invalid search, and the errors of `sweeper.ending`.
     """
     settings = Settings.of(keys)
     made = make(arguments)
@@ -79,7 +79,7 @@ def search(make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], key
         sampler, limit = sampler_of(settings, axes)
         recorded(made.composed([*fixed, *firsts(axes)]), settings.objective)
         called = settings.study_name or name(made, axes, fixed, settings)
-        # A plan leaves nothing behind.
+        # A plan stores nothing.
         kept = None if settings.storage is None or made.settings.plan else opened(settings, called, settings.storage)
         study = begun(settings, called, sampler, kept)
     made.tags = {"study": called, "sampler": type(sampler).__name__}
@@ -93,13 +93,17 @@ def search(make: Callable[[Sequence[str]], Sweep], arguments: Sequence[str], key
                     made.say(f"that is one round of {limit} trials; what comes after depends on it")
                     break
         finally:
-            # Of SWEEP/outcomes/ID.
+            # The task's folder is SWEEP/outcomes/ID; the report belongs to SWEEP.
             trials.report(made.say, Path(made.task.folder).parents[1])
     return made.outcomes
 
 
 def sampler_of(settings: Settings, axes: Mapping[str, Axis]) -> tuple[Any, int]:
-    """Return the sampler, and after how many trials it ends; one that asks for the search space can try all of it."""
+    """Return the sampler, and the number of trials after which the study ends.
+
+    A sampler with an argument `search_space`, such as a grid, gets the axes' values, and the number of their combinations
+    limits the trials. Raises UserError for a sampler that cannot be made.
+    """
     from optuna.samplers import BaseSampler
 
     pickles.guard()
@@ -128,7 +132,7 @@ def sampler_of(settings: Settings, axes: Mapping[str, Axis]) -> tuple[Any, int]:
 
 
 def countable(axis: Axis) -> list[Any]:
-    """Return all values of an axis; raises UserError where they have no end."""
+    """Return all values of an axis; raises UserError for an interval of real numbers."""
     if axis.values is None:
         remedy = f"{axis.key}=linspace(0,1,11), or another hydra/sweeper/sampler"
         raise UserError(f"{axis.key}: this sampler needs countable values, got an interval; give {remedy}")
@@ -136,7 +140,7 @@ def countable(axis: Axis) -> list[Any]:
 
 
 def size(axes: Mapping[str, Axis]) -> int:
-    """Return how many combinations countable axes have."""
+    """Return the number of combinations of the axes' values; 0 if an axis is not countable."""
     count = 1
     for axis in axes.values():
         count *= len(axis.values or ())
@@ -144,12 +148,12 @@ def size(axes: Mapping[str, Axis]) -> int:
 
 
 def firsts(axes: Mapping[str, Axis]) -> list[str]:
-    """Return the overrides of the first value of each axis."""
+    """Return the overrides that give each axis its first value."""
     return [axis.typed(axis.distribution.low if axis.values is None else axis.values[0]) for axis in axes.values()]
 
 
 def recorded(first: Any, objective: Sequence[str]) -> None:
-    """Raise UserError for an objective that no run of this job's loss records; the loss is built where that decides."""
+    """Raise UserError for an objective that no run with this job's loss records; the loss is built only if needed."""
     if set(objective) <= set(OBJECTIVES):
         return
     job.checked(first.cfg, first.hydra.hydra)
@@ -165,7 +169,7 @@ def recorded(first: Any, objective: Sequence[str]) -> None:
 
 
 def name(made: Sweep, axes: Mapping[str, Axis], fixed: Sequence[str], settings: Settings) -> str:
-    """Return a study's name, which two commands share that search the same, for the same, by the same sampler."""
+    """Return a study's default name: commands with equal space, fixed values, objectives, directions and sampler share it."""
     space = sorted((key, repr(axis.distribution)) for key, axis in axes.items())
     parts = [made.composed([*fixed, *firsts(axes)]).identity, space, settings.objective, settings.direction, settings.sampler]
     kind = str(settings.sampler["_target_"]).rpartition(".")[2]
@@ -173,7 +177,10 @@ def name(made: Sweep, axes: Mapping[str, Axis], fixed: Sequence[str], settings: 
 
 
 def opened(settings: Settings, name: str, storage: str) -> Any:
-    """Return the study of this name in a storage, made where there is none."""
+    """Return the study of this name in a storage, and create it if it is missing.
+
+    Raises UserError if the storage cannot be used, or if the study has other directions.
+    """
     import optuna
     from sqlalchemy.engine import make_url
 
@@ -181,7 +188,7 @@ def opened(settings: Settings, name: str, storage: str) -> Any:
     try:
         if (url := make_url(storage)).drivername.startswith("sqlite") and url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        # It is told what another one has asked for, and samples nothing.
+        # This study only stores the trials of the study in memory, so its sampler is not used.
         sampler, direction = optuna.samplers.RandomSampler(), settings.direction
         keys: dict[str, Any] = {"study_name": name, "directions": direction, "load_if_exists": True}
         study = optuna.create_study(storage=storage, sampler=sampler, **keys)
@@ -195,26 +202,26 @@ def opened(settings: Settings, name: str, storage: str) -> Any:
 
 
 def begun(settings: Settings, name: str, sampler: Any, kept: Any) -> Any:
-    """Return a study in memory, with the trials that are kept under the same numbers."""
+    """Return a study in memory with the trials of the stored study `kept`, under the same numbers."""
     import optuna
 
     study = optuna.create_study(study_name=name, directions=list[Any](settings.direction), sampler=sampler)
     before = [] if kept is None else kept.get_trials()
     for each in before:
         if each.state == optuna.trial.TrialState.WAITING:
-            # What others have put there to be tried is not ours to take.
+            # Somebody else enqueued this trial, so this process does not run it.
             each.state = optuna.trial.TrialState.FAIL
             each.datetime_start = each.datetime_complete = datetime.now()
         study.add_trial(each)
     if before:
-        # The same seed would draw the trials that are there once more.
+        # The same seed would draw the stored trials again.
         sampler.reseed_rng()
     return study
 
 
 @contextmanager
 def owned(study: Any) -> Iterator[None]:
-    """Mark a study as this process's; raises UserError where another process of this host is at it."""
+    """Mark a study as run by this process in this block; raises UserError if another process of this host runs it."""
     own = processes.name()
     other = dict(zip(own, study.user_attrs.get("process") or (), strict=False))
     if other and other["host"] == own["host"] and other["pid"] != own["pid"] and processes.there(other):

@@ -1,4 +1,4 @@
-"""The trials of a study: asked for in rounds, run as jobs of a sweep, told what these came to."""
+"""The trials of a study: ask for them in rounds, run them as jobs of a sweep, and report the results to the study."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from runner.sweeps.optuna.space import Axis
 from runner.sweeps.sweep import Sweep
 from runner.sweeps.task import Outcome
 
-# What a diverged run is told as. Optuna takes infinities as values, and its samplers rank them last; told as a failure it would
-# be forgotten: TPE then went on to draw 30 diverging trials of 60 instead of 18 (medians over 8 seeds).
-# What an outcome has of every job, besides the metrics of its run.
+# Objectives that are fields of every job's outcome. The other objectives are metrics of its run.
 OBJECTIVES = ("best_loss", "last_loss", "iterations")
+# The value of a diverged run, by direction. Optuna accepts infinities, and its samplers rank them last. A trial reported as
+# failed would be ignored: TPE then drew 30 diverging trials of 60 instead of 18 (medians over 8 seeds).
 WORST = {"minimize": math.inf, "maximize": -math.inf}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back Optuna's notes on what is experimental or about to change, and its log of what is said here anyway."""
+    """Suppress Optuna's warnings in this block, and its log below errors from now on; raises UserError without the extra."""
     try:
         import optuna
     except ImportError as error:
@@ -40,10 +40,10 @@ def quiet() -> Iterator[None]:
 
 
 class Trials:
-    """A study's trials; a job of theirs has the fixed overrides and a value on each axis.
+    """The trials of a study; the job of a trial has the fixed overrides and a value on each axis.
 
-    The study is in memory, and another one, if it is to be kept, follows it: Optuna reads all unfinished trials of a database
-    each time that it asks for one, which took 12 s for a round of 256 trials, and takes 2 s so.
+    `study` is in memory, and `kept` is its copy in a storage, or None. Each time a new trial is asked for, Optuna reads all
+    unfinished trials of a database: a round of 256 trials took 12 s; with the study in memory it takes 2 s.
     """
 
     def __init__(
@@ -54,7 +54,10 @@ class Trials:
         self.outcomes: dict[tuple[str, ...], Outcome] = {}
 
     def rounds(self, limit: int, size: int, say: Callable[[str], None]) -> Iterator[list[Any]]:
-        """Yield trials to run until so many have a value or failed: those that were begun, that failed before, and new ones."""
+        """Yield batches of at most `size` trials to run: first those begun before, then repeated failed ones and new ones.
+
+        The number of repeated and new trials is `limit` minus the trials that have a value or are begun.
+        """
         begun, failed, done = self.before()
         missing = max(limit - done - len(begun), 0)
         if begun or failed or done:
@@ -68,12 +71,12 @@ class Trials:
             yield self.ask(min(size, missing - i))
 
     def before(self) -> tuple[list[Any], list[Any], int]:
-        """Return the trials whose process died while they ran, those that only failed, and how many have a value."""
+        """Return the begun trials without a result, the trials that only ever failed, and the number of trials with a value."""
         from optuna.trial import TrialState
 
         found: dict[TrialState, list[Any]] = {state: [] for state in TrialState}
         for each in self.study.get_trials(deepcopy=False):
-            # Begun in another space than today's, or before all of its values were there.
+            # The trial was begun in another search space, or it does not have all its values yet.
             astray = each.state == TrialState.RUNNING and each.distributions != self.space
             if astray:
                 self.settle(each.number, TrialState.FAIL)
@@ -84,14 +87,14 @@ class Trials:
         return begun, [each for key, each in failed.items() if key not in others], len(done)
 
     def enqueue(self, trial: Any) -> None:
-        """Let the next trial be this one again."""
+        """Enqueue a trial with the same values, to be returned by the next `ask`."""
         from optuna.trial import TrialState, create_trial
 
         keys = {"params": trial.params, "distributions": trial.distributions, "system_attrs": trial.system_attrs}
         self.study.add_trial(create_trial(state=TrialState.WAITING, **keys))
 
     def ask(self, count: int) -> list[Any]:
-        """Return new trials; raises UserError where the sampler does not take such a search."""
+        """Return `count` new trials; raises UserError if the sampler does not support this search."""
         try:
             with quiet():
                 numbers = [self.study.ask(self.space).number for _ in range(count)]
@@ -104,7 +107,7 @@ class Trials:
         return asked
 
     def run(self, sweep: Sweep, trials: Sequence[Any]) -> None:
-        """Launch the trials' jobs and tell the study; a job that was there before in this sweep is not run again."""
+        """Launch the trials' jobs and report the results to the study; a job that this sweep has run is not run again."""
         jobs = {each.number: self.overrides(each.params) for each in trials}
         new = [list(each) for each in dict.fromkeys(jobs.values()) if each not in self.outcomes]
         known = len(sweep.outcomes)
@@ -114,12 +117,12 @@ class Trials:
         finally:
             self.outcomes |= {each.overrides: each for each in self.complete(sweep, sweep.outcomes[known:])}
             for number, job in jobs.items():
-                # What was interrupted stays begun, and goes on with the study.
+                # An interrupted trial stays begun, and is resumed with the study.
                 if job in self.outcomes and self.outcomes[job].stopped_by not in SIGNALS:
                     self.tell(number, self.outcomes[job])
 
     def complete(self, sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return outcomes with the objectives; of a reused job the store has those that its outcome lacks."""
+        """Return the outcomes with their objectives; the missing objectives of reused jobs are read from the store."""
         lacking = [
             str(each.run_id)
             for each in outcomes
@@ -133,7 +136,7 @@ class Trials:
         return *self.fixed, *(axis.typed(params[key]) for key, axis in self.axes.items())
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Tell the study what a trial's job came to."""
+        """Report the outcome of a trial's job to the study."""
         from optuna.trial import TrialState
 
         if outcome.failed:
@@ -142,21 +145,22 @@ class Trials:
             self.settle(number, TrialState.COMPLETE, self.values(outcome))
 
     def settle(self, number: int, state: Any, values: list[float] | None = None) -> None:
-        """End a trial, here and where it is kept."""
+        """End a trial in the study in memory and in the stored study."""
         try:
             with quiet():
                 self.study.tell(number, values, state)
         except RuntimeError as error:
-            # A grid that is exhausted calls Study.stop, which Optuna refuses outside its own loop; the trial is told by then.
+            # An exhausted grid calls Study.stop, which Optuna refuses outside its own loop. By then the trial has its result.
             if "Study.stop" not in str(error):
                 raise
         if self.kept is not None:
             self.kept.tell(number, values, state)
 
     def values(self, outcome: Outcome) -> list[float]:
-        """Return an outcome's objectives; a diverged run's are all the worst, or its few iterations would shine.
+        """Return an outcome's objectives; a diverged run gets the worst value for each, or its few iterations would look good.
 
-        Raises UserError where a run that has not diverged has no such number.
+        An objective that is not finite makes all values the worst too. Raises UserError if a run that has not diverged lacks an
+        objective.
         """
         known = {name: getattr(outcome, name) for name in OBJECTIVES} | outcome.metrics
         given = [known.get(name) for name in self.objective]
@@ -172,7 +176,7 @@ class Trials:
         )
 
     def best(self) -> list[Any]:
-        """Return the best trial, or all of the front where there are several objectives; none that diverged."""
+        """Return the best trial, or with several objectives the Pareto front; without diverged trials."""
         from optuna.trial import TrialState
 
         if not self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
@@ -181,7 +185,7 @@ class Trials:
         return [each for each in found if all(map(math.isfinite, each.values))]
 
     def report(self, say: Callable[[str], None], folder: Path) -> None:
-        """Say which trials are best, and write them down as Hydra's own plugin for Optuna does."""
+        """Print the best trials, and write them to `optimization_results.yaml` in the format of Hydra's Optuna plugin."""
         best = self.best()
         if not best:
             return
@@ -200,5 +204,5 @@ class Trials:
 
 
 def mark(trial: Any) -> str:
-    """Return what two trials of the same values share."""
+    """Return a text that is equal for trials with equal values."""
     return json.dumps(trial.params, sort_keys=True)

@@ -1,7 +1,7 @@
-"""The spool: what a run says of itself, in a file of its folder, from where it is played to the tracking store.
+"""The write-ahead journal of a run: a file `spool` in its folder, whose messages are replayed to the tracking store.
 
-The file holds frames: length, CRC-32, time in ms since 1970, and a packed message. A frame that is cut or changed ends what can
-be read, and what is appended takes its place.
+The file holds frames: length, CRC-32, time in ms since 1970, and a packed message. Reading ends at the first frame that is cut
+or damaged. The next message overwrites that frame.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from runner.tracking.journal import messages
 
 FILE, LOCK = "spool", "lock"
 HEAD = struct.Struct("<QIq")
-# Seconds that a run waits for what sends an interrupted one.
+# Seconds that a run waits for a process that sends the journal of its folder.
 PATIENCE = 30.0
-# The form of a run's key, and so of a file's name among what is pending.
+# The form of a run's key, which is also the file name of its outbox entry.
 KEY = re.compile(r"[0-9a-f]{32}")
-# What a lock's file begins with.
+# The start of a lock file.
 HOLDER = re.compile(rb'\{"(pid|host)": ')
-# Seconds that the holder of a lock has to say who it is.
+# Seconds that a new holder of a lock has to write its entry.
 UNKNOWN = 1.0
-# Rows of so many ms share a time, which lets a store take them together.
+# Rows within so many ms get the same time, so that a store takes them together.
 TICK = 500
 
 
 class Frame(NamedTuple):
-    """A message, when it was said, and where the next one begins."""
+    """A message, its time in ms since 1970, and the offset of the next frame."""
 
     message: messages.Message
     at: int
@@ -52,7 +52,7 @@ class Frame(NamedTuple):
 
 
 class Spool:
-    """The spool of a folder, open to be appended to."""
+    """The journal of a folder, open for appending."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
@@ -62,8 +62,8 @@ class Spool:
         except OSError as error:
             raise UserError(unwritable(self.path, error)) from error
         self.end, self.at = 0, 0
-        self.rows_at = 0  # of the rows that were appended last
-        self.recorded = 0  # the step after the last one that was there
+        self.rows_at = 0  # time of the rows that were appended last
+        self.recorded = 0  # the step after the last row that the file held when it was opened
         if foreign(self.path):
             os.close(self.file)
             raise UserError(f"{self.path} is not a run's, and is left as it is; remove it, or set hydra.run.dir=another folder")
@@ -77,8 +77,11 @@ class Spool:
     def say(
         self, word: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, at: int | None = None
     ) -> None:
-        """Append a message of now, or of another time; raises UserError, the file being as before, where there is no room."""
-        # Times never decrease, whatever the clock does.
+        """Append a message with the current time, or with time `at`.
+
+        If it cannot be written, the file stays as before; raises UserError.
+        """
+        # Times never decrease, even if the clock is set back.
         self.at = max(self.at, time.time_ns() // 1_000_000 if at is None else at)
         if word != "record" or self.at > self.rows_at + TICK:
             self.rows_at = self.at
@@ -93,14 +96,14 @@ class Spool:
         self.end += HEAD.size + len(message)
 
     def close(self) -> None:
-        """Bring the file to the disk, unless it has been removed."""
+        """Flush the file to the disk, unless it has been removed, and close it."""
         if os.fstat(self.file).st_nlink:
             os.fdatasync(self.file)
         os.close(self.file)
 
 
 def unwritable(path: Path, error: OSError) -> str:
-    """Return in one line why a file cannot be written."""
+    """Return one line that says why a file cannot be written."""
     room = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         room = f" ({shutil.disk_usage(path.parent).free} bytes are free)"
@@ -108,14 +111,14 @@ def unwritable(path: Path, error: OSError) -> str:
 
 
 def frames(file: BinaryIO, start: int = 0) -> Iterator[Frame]:
-    """Yield the frames of an open file from this position on, up to the first that is not whole."""
+    """Yield the frames of an open file from offset `start` on, up to the first that is cut or damaged."""
     size = os.fstat(file.fileno()).st_size
     file.seek(start)
     while len(head := file.read(HEAD.size)) == HEAD.size:
         length, check, at = HEAD.unpack(head)
         start += HEAD.size + length
         if start > size:
-            # What is told of its length may be wrong, and there may be more of the file by now.
+            # The length may be damaged, or the file may have grown since its size was read.
             size = os.fstat(file.fileno()).st_size
             if start > size:
                 return
@@ -126,7 +129,7 @@ def frames(file: BinaryIO, start: int = 0) -> Iterator[Frame]:
 
 
 def first(path: Path) -> Mapping[str, Any] | None:
-    """Return what a spool says of its run; None where it cannot be read from its beginning on."""
+    """Return the fields of a journal's `begin` message; None if the journal cannot be read from its start."""
     try:
         with path.open("rb") as file:
             frame = next(frames(file), None)
@@ -136,13 +139,13 @@ def first(path: Path) -> Mapping[str, Any] | None:
 
 
 def foreign(path: Path) -> bool:
-    """Tell whether a file is no spool: it is not empty, and neither its first message nor the folder's mark says so."""
+    """Return whether a file is no journal: not empty, its first frame is unreadable, and its folder is not the runner's."""
     with path.open("rb") as file:
         return next(frames(file), None) is None and path.stat().st_size > 0 and not folders.ours(path.parent)
 
 
 def tail(path: Path) -> tuple[int, int]:
-    """Return how many bytes of a spool can be read, and how many there are."""
+    """Return how many bytes of a journal are readable, and how many it has."""
     end = 0
     with path.open("rb") as file:
         for frame in frames(file):
@@ -151,22 +154,22 @@ def tail(path: Path) -> tuple[int, int]:
 
 
 def row_fields(rows: Trace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return rows as a message's fields and arrays."""
+    """Return rows as the fields and arrays of a message."""
     return {"start": rows.start}, rows.arrays
 
 
 def rows_of(message: messages.Message) -> Trace:
-    """Return the rows of a message."""
+    """Return the rows in a message."""
     arrays, measured = message.arrays, message.fields.get("measured")
     if measured is not None:
-        # Of an earlier version, which lists the measured names; all others that are not the rows' own are named.
+        # An earlier version lists the measured names. All other names but x, loss and gradient are `named`.
         others = {name: "measured" if name in measured else "named" for name in arrays.keys() - {"x", "loss", "gradient"}}
         arrays = {f"{others[name]}/{name}" if name in others else name: values for name, values in arrays.items()}
     return Trace.from_arrays(message.fields["start"], arrays)
 
 
 def rows(folder: Path) -> Iterator[Trace]:
-    """Yield the rows in a folder's spool, if it has one."""
+    """Yield the rows in a folder's journal; none if there is no journal."""
     if not (folder / FILE).exists():
         return
     with (folder / FILE).open("rb") as file:
@@ -174,12 +177,12 @@ def rows(folder: Path) -> Iterator[Trace]:
 
 
 def recorded(folder: Path) -> int:
-    """Return the step after the last one in a folder's spool."""
+    """Return the step after the last row in a folder's journal."""
     return max((each.start + len(each) for each in rows(folder)), default=0)
 
 
 class Held(Exception):
-    """A lock that another process holds; `holder` is what it says of itself."""
+    """Raised for a lock that another process holds. `holder` is that process's entry in the lock file."""
 
     def __init__(self, holder: Mapping[str, Any]) -> None:
         super().__init__(holder)
@@ -187,30 +190,31 @@ class Held(Exception):
 
 
 class Elsewhere(Held):
-    """A lock that is free here, and whose last holder goes on on another machine."""
+    """Raised for a lock that is free here, but whose last holder still runs on another machine."""
 
 
 class Lock:
-    """A folder's lock, held until this process releases it or ends."""
+    """The lock of a folder, held until it is released or this process ends."""
 
     def __init__(
         self, folder: Path, role: str, patience: float = 0, gone: Callable[[Mapping[str, Any]], bool] = lambda holder: True
     ) -> None:
-        """Take the lock to be a `run`, a `continued` one, or one `sending`, which is waited for so long; raises Held.
+        """Take the lock in the role `run`, `continued` or `sending`; raises Held.
 
-        A lock that is free here may be held on a machine that shares none: `gone` tells of its last holder whether it is not.
+        A holder in the role `sending` is waited for, `patience` seconds long. Machines may not share locks, so a lock that is
+        free here may be held on another machine: `gone(last holder)` returns whether that process has ended.
         """
         self.path, began = folder / LOCK, time.monotonic()
         while (holder := self.taken()) is not None:
             os.close(self.file)
-            # A holder that is not there has left the lock to one that has not said yet who it is.
+            # If the process in the entry is gone, the lock has a new holder that has not written its entry yet.
             there = holder and (holder["host"] != socket.gethostname() or processes.there(holder))
             wait = UNKNOWN if not there else patience if holder["role"] == "sending" else 0.0
             if time.monotonic() - began > wait:
                 raise Held(holder)
             time.sleep(0.05)
         try:
-            # Until it is known to be gone, the file names the last holder.
+            # The file names the last holder until that process is known to be gone.
             if not gone(last := said(self.file)):
                 raise Elsewhere(last)
             self.become(role)
@@ -219,12 +223,12 @@ class Lock:
             raise
 
     def become(self, role: str) -> None:
-        """Hold it in this role."""
+        """Write this process and its role into the lock file."""
         os.ftruncate(self.file, 0)
         os.pwrite(self.file, json.dumps({**processes.name(), "role": role}).encode(), 0)
 
     def taken(self) -> dict[str, Any] | None:
-        """Take the lock and return None, or return what its holder says of itself."""
+        """Take the lock and return None, or return the holder's entry; it is empty if the holder is not known yet."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.file = secrets.opened(self.path, 0)
@@ -238,40 +242,40 @@ class Lock:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return said(self.file)
-        # Its holder may have removed it in between, and another have made one of its own.
+        # The holder may have removed the file in between, and another process may have made a new one.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self.file), self.path.stat()):
                 return None
         return {}
 
     def release(self, *, remove: bool = False) -> None:
-        """Let others have it, or remove it where nobody will need it."""
+        """Release the lock; with `remove`, delete its file, which nobody needs any more."""
         if remove:
             self.path.unlink(missing_ok=True)
         os.close(self.file)
 
 
 def said(file: int) -> dict[str, Any]:
-    """Return what a lock's holder says of itself; nothing where it has not done so yet."""
+    """Return the holder's entry in a lock file; it is empty if the holder has not written it yet."""
     text = os.pread(file, 4096, 0)
     return json.loads(text) if text.endswith(b"}") else {}
 
 
 class Pointer:
-    """A file that names a folder, for as long as its spool has something to be sent."""
+    """An entry of the outbox: a file that names a folder as long as the folder's journal is not fully sent."""
 
     def __init__(self, pending: Path, run_key: str) -> None:
         self.path = pending / run_key
-        # A spool that was sent here may call itself anything.
+        # A journal from elsewhere may hold any text as its key.
         self.valid = KEY.fullmatch(run_key) is not None
 
     def read(self) -> Path | None:
-        """Return the folder that is named; None where there is no such file, or it is not one of these."""
+        """Return the folder that the entry names; None if there is no file, or the file is no such entry."""
         found = re.fullmatch(rb"(/[^\0\n]*)\n", folders.head(self.path)) if self.valid else None
         return Path(os.fsdecode(found[1])) if found else None
 
     def write(self, folder: Path) -> None:
-        """Name the folder; raises OSError, for a file of another too."""
+        """Write the entry for a folder; raises OSError, also if the file exists and is no such entry."""
         if not self.valid or (self.read() is None and os.path.lexists(self.path)):
             raise FileExistsError(errno.EEXIST, f"{self.path.name} there is not a run's", str(self.path))
         if "\n" in str(folder):
@@ -288,7 +292,7 @@ class Pointer:
                 continue
 
     def remove(self, sent: Path) -> None:
-        """Name nothing any longer, where this or nothing more was to be sent, and leave no empty folder."""
+        """Remove the entry if it names `sent` or a folder without a journal. Remove the outbox folder if it is empty then."""
         named = self.read()
         if named is None or (named != sent and os.path.exists(named / FILE)):
             return
@@ -298,14 +302,14 @@ class Pointer:
 
 
 def pointers(pending: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the runs that are listed, by key, with their folders; whatever else lies there is passed over."""
+    """Yield the key and the folder of each run in the outbox; other files there are skipped."""
     for path in sorted(pending.glob("*")):
         if (folder := Pointer(pending, path.name).read()) is not None:
             yield path.name, folder
 
 
 def away(folder: Path) -> bool:
-    """Tell whether a run's folder is not to be had: removed, moved, or not mounted, which may leave it empty."""
+    """Return whether a run's folder is unavailable: removed, moved, or not mounted, in which case it may be empty."""
     try:
         return not any(folder.iterdir())
     except OSError:
@@ -313,13 +317,16 @@ def away(folder: Path) -> bool:
 
 
 def run_key(folder: Path) -> str | None:
-    """Return the key of the run whose spool is in a folder; None where there is no spool, or no run can be read of it."""
+    """Return the key of the run whose journal is in a folder; None if no journal can be read there."""
     message = first(folder / FILE)
     return message.get("run_key") if message else None
 
 
 def set_aside(folder: Path, pending: Path) -> None:
-    """Move the spool that an earlier run has left in a folder into one of its own, from where it can be sent yet."""
+    """Move the journal of an earlier run in this folder to a subfolder, from where it can still be sent.
+
+    Raises UserError if the file is no journal.
+    """
     path = folder / FILE
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""Messages between two processes, or in a file: a word, fields as JSON, and arrays as their bytes; no pickle."""
+"""Messages between two processes or in a file: a word, fields as JSON, and arrays as raw bytes; no pickle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Message(NamedTuple):
-    """What was said."""
+    """A message: the word that names its kind, its fields, and its arrays by name."""
 
     word: str
     fields: dict[str, Any]
@@ -21,7 +21,7 @@ class Message(NamedTuple):
 
 
 def send(to: Connection, word: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Send a message; waits while the other side has not read the one before."""
+    """Send a message. Blocks while the other side has not read the one before."""
     shapes = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
     to.send_bytes(json.dumps([word, fields, shapes]).encode())
     for array in arrays.values():
@@ -29,7 +29,7 @@ def send(to: Connection, word: str, fields: Mapping[str, Any], arrays: Mapping[s
 
 
 def receive(of: Connection) -> Message:
-    """Return the next message, waiting for it; raises EOFError where the other side has gone."""
+    """Wait for the next message and return it; raises EOFError if the other side is gone."""
     word, fields, shapes = json.loads(of.recv_bytes())
     arrays = {}
     for name, dtype, shape in shapes:
@@ -37,7 +37,7 @@ def receive(of: Connection) -> Message:
     return Message(word, fields, arrays)
 
 
-# Bytes of the JSON that a packed message begins with.
+# The first bytes of a packed message: the length of its JSON.
 LENGTH = struct.Struct("<I")
 
 
@@ -50,7 +50,7 @@ def packed(word: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray
 
 
 def unpacked(data: bytes) -> Message:
-    """Return the message that was packed so."""
+    """Return the message of these bytes; the inverse of `packed`."""
     at = LENGTH.size + LENGTH.unpack_from(data)[0]
     word, fields, shapes = json.loads(data[LENGTH.size : at])
     arrays = {}

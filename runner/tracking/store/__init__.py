@@ -1,4 +1,4 @@
-"""A tracking store: a client of it, and the id of an experiment in it, both made where they are not yet there."""
+"""Open a tracking store: a client of it, and the id of an experiment in it. Both are created if they are missing."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ from runner.security.uris import file_of as sqlite_file
 from runner.tracking.store import naming, preflight
 from runner.tracking.store.retry import room
 
-# Of the lock that a process holds while it opens a PostgreSQL store: "runner" in ASCII.
+# The key of the lock that a process holds while it opens a PostgreSQL store: "runner" in ASCII.
 LOCK = 0x72756E6E6572
-# The tag by which a run is found again whose creation was not answered.
+# The tag by which a run is found if the answer to its creation was lost.
 RUN_KEY = "run_key"
-# Seconds in which a run must come to be created, between two attempts, and that a server has to answer one.
-CREATION, PAUSE, ANSWER = 30.0, 0.5, 10
-# Stores that were found to be of no use, and why: `opened` need not try them again.
+# Errors of stores that `prepare` could not use; `opened` raises them without another attempt.
 REFUSED: dict[str, UserError] = {}
-# No usage data sent, no code out of what is loaded, no job server, and no other host told what one is trusted with.
+# No usage data, no code from loaded files (pickle), no job server, and no redirect that takes a password to another host.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -37,20 +35,20 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
 }
-# Of a PostgreSQL store: the connection that is kept, and those that are let go at once. MLflow opens a session within another.
+# Connections of a PostgreSQL store: one that stays open, one that is closed after use. MLflow opens a session within another.
 CONNECTIONS = {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "1", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "1"}
-# The environment has them while one thread opens such a store.
+# Held while the environment has CONNECTIONS and one thread opens such a store.
 OPENING = threading.Lock()
-# MLflow's stores whose sessions are made for one thread at a time.
+# MLflow's stores that make sessions for one thread at a time.
 ALONE: WeakSet[Any] = WeakSet()
-# Empty stores that wait for a run, by the file that they will be.
+# Prepared, empty SQLite stores: the file of each, by its final place.
 PREPARED: dict[Path, Path] = {}
 
 
 def opened(uri: str, experiment: str) -> tuple[Any, str]:
     """Return a client of the tracking store and the id of the experiment in it.
 
-    Raises UserError where the store cannot be used, or the experiment's name.
+    Raises UserError if the store or the experiment's name cannot be used.
     """
     if uri in REFUSED:
         raise REFUSED.pop(uri)
@@ -72,12 +70,12 @@ def opened(uri: str, experiment: str) -> tuple[Any, str]:
 
 
 def client_of(uri: str) -> Any:
-    """Return a client of a tracking store that is there."""
+    """Return a client of a tracking store that exists."""
     mlflow = imported()
     if sqlite_file(uri) is not None:
         from mlflow.store.db import utils
 
-        # It takes a URI for a path, and makes folders that are called as what is quoted there.
+        # MLflow's function takes the quoted URI for a path, and would make folders with quoted names.
         utils._make_parent_dirs_if_sqlite = lambda uri: None
     if not uri.startswith("postgresql"):
         return mlflow.MlflowClient(tracking_uri=absolute(uri))
@@ -93,9 +91,9 @@ def client_of(uri: str) -> Any:
 
 @contextmanager
 def few_connections() -> Iterator[None]:
-    """Let a store that MLflow opens in this block hold two connections, unless the user says otherwise.
+    """Limit a store that MLflow opens in this block to two connections, unless the user's environment sets the limits.
 
-    Other stores of this process, and servers that it starts, are not meant.
+    Other stores of this process, and servers that it starts, are not limited.
     """
     with OPENING:
         ours = {name: value for name, value in CONNECTIONS.items() if name not in os.environ}
@@ -108,7 +106,7 @@ def few_connections() -> Iterator[None]:
 
 
 def one_thread(made: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what makes sessions for one thread at a time: each of two that held one would wait for another one's second."""
+    """Return a factory of sessions for one thread at a time: two threads with one session each would wait for a second one."""
     lock = threading.RLock()
 
     @contextmanager
@@ -120,9 +118,9 @@ def one_thread(made: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def prepare(uri: str) -> None:
-    """Open the store; an SQLite store that does not exist yet is made beside its place, where `opened` will put it.
+    """Open the store. An SQLite store that does not exist yet is created beside its place, where `opened` puts it.
 
-    Raises UserError where it cannot be used, and the next `opened` does so at once.
+    Raises UserError if the store cannot be used; the next `opened` then raises it at once.
     """
     try:
         get_ready(uri)
@@ -132,7 +130,7 @@ def prepare(uri: str) -> None:
 
 
 def get_ready(uri: str) -> None:
-    """Do what `prepare` does; raises UserError."""
+    """Check and open the store; raises UserError."""
     preflight.check(uri)
     mlflow = imported()
     from sqlalchemy.exc import SQLAlchemyError
@@ -144,7 +142,7 @@ def get_ready(uri: str) -> None:
 
 
 def open_or_make(uri: str) -> None:
-    """Open a store, or make an SQLite store."""
+    """Open a store, or create an SQLite store beside its place."""
     file = sqlite_file(uri)
     if uri.startswith("postgresql"):
         with alone(uri):
@@ -154,7 +152,7 @@ def open_or_make(uri: str) -> None:
     elif file not in PREPARED:
         file.parent.mkdir(parents=True, exist_ok=True)
         PREPARED[file] = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
-        # MLflow migrates in steps which several processes at once, or one that is killed, leave unusable.
+        # MLflow migrates in steps. Several processes at once, or one that is killed, would leave the file unusable.
         try:
             client_of(uri_of(PREPARED[file]))._tracking_client.store.engine.dispose()
         except BaseException:
@@ -164,9 +162,9 @@ def open_or_make(uri: str) -> None:
 
 @contextmanager
 def alone(uri: str) -> Iterator[None]:
-    """Keep other processes, on whichever machine, out of this block for the same PostgreSQL database: MLflow migrates in it.
+    """Hold the lock of a PostgreSQL database in this block, against processes of all machines: MLflow migrates in it.
 
-    Raises UserError where the database cannot be reached, or is not this MLflow's.
+    Raises UserError if the database cannot be reached, or has another MLflow's schema.
     """
     from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.exc import SQLAlchemyError
@@ -188,8 +186,8 @@ def alone(uri: str) -> Iterator[None]:
 
 
 def heed(engine: Any) -> None:
-    """Have a PostgreSQL server that falls silent in the midst of a statement be waited for no longer than for a while."""
-    # Not everyone has its driver.
+    """Limit the wait for a PostgreSQL server that falls silent within a statement."""
+    # The driver is an optional dependency.
     if engine.dialect.driver == "psycopg":
         from runner.tracking.store import silent
 
@@ -197,7 +195,7 @@ def heed(engine: Any) -> None:
 
 
 def locked(engine: Any) -> Any:
-    """Return a connection that has the lock, which goes with it, or None: who waits for it holds none that the other needs."""
+    """Return a connection that holds the lock until it is closed, or None. A waiting process holds no connection."""
     from sqlalchemy import text
 
     connection = engine.connect()
@@ -212,32 +210,32 @@ def locked(engine: Any) -> Any:
 
 
 def exists(uri: str) -> bool:
-    """Tell whether a store is there, as far as that can be told without asking a server."""
+    """Return whether a store exists; a server is assumed to exist, and is not asked."""
     file = sqlite_file(uri)
     return file is None or file.exists()
 
 
 def discard() -> None:
-    """Remove what was prepared and never opened."""
+    """Remove the stores that were prepared and never opened."""
     while PREPARED:
         PREPARED.popitem()[1].unlink(missing_ok=True)
 
 
 def imported() -> Any:
-    """Return MLflow, without usage data sent and without an account of its migrations."""
-    # MLflow reads some of it at import.
+    """Return MLflow, imported without usage data and without log lines of its migrations."""
+    # MLflow reads some of these variables at import.
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Its tracebacks come before the exceptions that they tell of.
+    # It logs a traceback before it raises the same exception.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
 
 
 def quieten() -> None:
-    """Keep quiet what libraries say of a store that fails, and do not let them ask it again for minutes."""
+    """Silence the libraries' log lines about a store that fails, and keep them from retrying for minutes."""
     for noisy in ("mlflow", "sqlalchemy", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -245,8 +243,8 @@ def quieten() -> None:
 
 
 def place(made: Path, file: Path) -> None:
-    """Put a store in its place, unless another process was first."""
-    # A file system without links leaves it to MLflow.
+    """Put a prepared store in its place, unless another process was first."""
+    # On a file system without hard links, MLflow creates the store.
     with suppress(OSError):
         os.link(made, file)
     made.unlink()

@@ -1,4 +1,4 @@
-"""The files of a run: its trajectory, and how a file gets to where MLflow keeps artifacts, and from there."""
+"""The files of a run: its trajectory, and how files are stored as artifacts and read back."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from runner.trace import Trace, split
 
 # The file of a run's rows.
 TRAJECTORY = "trajectory.parquet"
-# Schemes of URIs that name a folder of this machine, or may do so when the server is asked again.
+# URI schemes that name a folder of this machine, or may resolve to one when the server is asked again.
 HERE = ("", "file", "runs", "models")
 
 
 def local(uri: str) -> Path | None:
-    """Return the folder of an artifact URI, or None where it is not in this file system."""
+    """Return the folder of an artifact URI, or None if it is not in this file system."""
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     return Path(local_file_uri_to_path(uri)) if uri.startswith("file:") else None
 
 
 def repository(client: Any, run_id: str) -> tuple[str, Any]:
-    """Return where a run's artifacts lie, and what puts files there.
+    """Return the artifact URI of a run, and the repository that stores files there.
 
-    Raises UserError where a server, which may be anybody's, names a folder of this machine that the user does not. What was
-    looked at is what is used: the server is not asked again.
+    Raises UserError if a server, which anybody may run, names a folder of this machine that the user does not name. The URI
+    that was checked is the URI that is used: the server is not asked again.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -49,7 +49,7 @@ def log(client: Any, run_id: str, path: Path, below: str | None = None) -> None:
 
 
 def log_text(client: Any, run_id: str, text: str, name: str) -> None:
-    """Log a text as an artifact of this name."""
+    """Log a text as an artifact called `name`."""
     kept = repository(client, run_id)[1]
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, name)
@@ -58,9 +58,9 @@ def log_text(client: Any, run_id: str, text: str, name: str) -> None:
 
 
 def log_file(client: Any, run_id: str, path: Path) -> None:
-    """Log a file as an artifact: by a link where artifacts lie in the same file system, for a trajectory may be large.
+    """Log a file as an artifact: by a hard link if the artifacts are in the same file system, for a trajectory may be large.
 
-    Raises UserError for what is no file of its own, but a link to another.
+    Raises UserError for a symbolic link, and for a path that is no regular file.
     """
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path} is no file, and is not logged; remove it")
@@ -70,11 +70,11 @@ def log_file(client: Any, run_id: str, path: Path) -> None:
         if folder is None:
             raise OSError
         folder.mkdir(parents=True, exist_ok=True)
-        # In place of one that was logged before.
+        # Replaces an artifact that was logged before.
         new = folder / f"{path.name}.{os.getpid()}"
         os.link(path, new)
         new.replace(folder / path.name)
-        # Renaming does nothing between links of one file.
+        # A rename between two links of one file does nothing.
         new.unlink(missing_ok=True)
     except OSError:
         kept.log_artifact(str(path))
@@ -82,9 +82,9 @@ def log_file(client: Any, run_id: str, path: Path) -> None:
 
 @contextmanager
 def opened(client: Any, run_id: str, uri: str, name: str) -> Iterator[Path | None]:
-    """Give an artifact's file, where it lies or fetched for as long as this block; None where the run has no such artifact.
+    """Yield the path of an artifact, or of a copy that exists within this block; None if the run has no such artifact.
 
-    Raises UserError where there is one that cannot be fetched.
+    Raises UserError if the artifact exists but cannot be fetched.
     """
     folder = local(uri)
     if folder is not None:
@@ -92,7 +92,7 @@ def opened(client: Any, run_id: str, uri: str, name: str) -> Iterator[Path | Non
         return
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    # By one request; a client's download_artifacts takes four.
+    # This takes one request; a client's download_artifacts takes four.
     kept = get_artifact_repository(uri, tracking_uri=client.tracking_uri)
     with tempfile.TemporaryDirectory() as place:
         path: Path | None = Path(place, name)
@@ -105,14 +105,14 @@ def opened(client: Any, run_id: str, uri: str, name: str) -> Iterator[Path | Non
         yield path
 
 
-# Parquet keeps so much for each column that 10,000 of them take minutes and gigabytes: more coordinates than this are a list.
+# Parquet's cost per column is high: 10,000 columns take minutes and gigabytes. More coordinates than this are one list column.
 COLUMNS = 1000
 
 
 def table(rows: Trace) -> Any:
-    """Return rows as an Arrow table: columns step, loss, gradient_norm, x/0 …, gradient/0 …, and what else there is.
+    """Return rows as an Arrow table: columns step, loss, gradient_norm, x/0 …, gradient/0 …, then named and measured ones.
 
-    Of more than COLUMNS coordinates there is one column of fixed-size lists instead, `x` and `gradient`.
+    A vector with more than COLUMNS coordinates is one column of fixed-size lists instead, such as `x` and `gradient`.
     """
     import pyarrow as pa
 
@@ -127,7 +127,7 @@ def table(rows: Trace) -> Any:
 
 
 def coordinates(table: Any, name: str) -> np.ndarray:
-    """Return a scalar's or a vector's numbers as `table` wrote them, [n, d]: columns `name/0 …`, or one of lists."""
+    """Return the numbers of a scalar or a vector that `table` wrote, [n, d]: from columns `name/0 …`, or from one of lists."""
     if name in table.column_names:
         lists = table[name].combine_chunks()
         return lists.flatten().to_numpy().reshape(len(table), -1)
@@ -136,7 +136,7 @@ def coordinates(table: Any, name: str) -> np.ndarray:
 
 
 class Trajectory:
-    """All rows in a Parquet file, written as they come: the columns of `table`."""
+    """A Parquet file of all rows, with the columns of `table`, written as the rows come."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -149,23 +149,24 @@ class Trajectory:
         made = table(rows)
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # One that was logged before stays whole where it is linked.
+            # A file that was logged before may be linked as an artifact, which stays whole.
             self.path.unlink(missing_ok=True)
-            # Numbers hardly repeat, but their high bytes do: four times as fast as Parquet's defaults, and smaller.
+            # Numbers hardly repeat, but their high bytes do: these options are four times as fast as Parquet's defaults, and
+            # give smaller files.
             numbers = {path(field): "BYTE_STREAM_SPLIT" for field in made.schema} | {"step": "DELTA_BINARY_PACKED"}
             options = {"use_dictionary": False, "column_encoding": numbers, "compression": "zstd"}
             self.writer = pq.ParquetWriter(self.path, made.schema, **options)
         self.writer.write_table(made)
 
     def close(self) -> bool:
-        """Complete the file and tell whether there is one."""
+        """Complete the file, and return whether there is one."""
         if self.writer is not None:
             self.writer.close()
         return self.writer is not None
 
 
 def path(field: Any) -> str:
-    """Return where the numbers of an Arrow field are in Parquet."""
+    """Return the path of an Arrow field's numbers in Parquet."""
     import pyarrow as pa
 
     return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name

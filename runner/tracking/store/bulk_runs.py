@@ -1,4 +1,4 @@
-"""Many whole runs into a tracking store that is a database, at once: they leave what each alone would have left."""
+"""Insert many whole runs at once into a tracking store that is a database, with the same result as one by one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from runner.trace import Trace
 from runner.tracking import contract
 from runner.tracking.store import artifacts, database, writers
 
-# KiB of an SQLite database that are kept at hand; its own 2,000 make it write the indexes' pages and read them again, over and
-# over within one transaction, which takes a quarter longer.
+# KiB of an SQLite database that are cached. With its default of 2,000 it writes and rereads pages of the indexes within one
+# transaction, which takes a quarter longer.
 CACHE = 128 * 2**10
 
 
 class Job(NamedTuple):
-    """A run that has ended: what is said of it before its first row, all its rows, and what is said of it at its end."""
+    """A run that has ended: its description, all its rows, and the tags and metrics of its end."""
 
     about: contract.About
     rows: Trace
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    key: str  # by which the run is known before it is there; in a database, its id
+    key: str  # of the run, known before the run is created; in a database, its id
 
 
 def record(
@@ -44,11 +44,11 @@ def record(
     max_coordinates: int,
     full_loss_every: int,
 ) -> dict[str, str]:
-    """Create, fill and end a run for each job, whose rows come measured, at this time, in ms since 1970.
+    """Create, fill and end a run for each job, with measured rows, at this time in ms since 1970.
 
-    Of a run that is there, what it says of itself is replaced. `insert` is that of `database`.
+    If a run exists, its metrics, parameters and tags are replaced. `insert` is that of `database`.
 
-    Returns by key why the files of a job could not be stored, whose run is marked as incomplete.
+    Returns by run key why the files of a run could not be stored; such a run is tagged as incomplete.
     """
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlRun, SqlTag
 
@@ -61,7 +61,7 @@ def record(
         params += [{"run_uuid": job.key, "key": key, "value": value} for key, value in writers.cut(job.about.params).items()]
         said = {"mlflow.runName": title, **contract.tags_of(job.about, job.key), **job.tags}
         tags += [{"run_uuid": job.key, "key": key, "value": value} for key, value in said.items()]
-    # Files on one core, tables on the other; whoever sees a run finds its files.
+    # Files on one core, tables on the other. The transaction ends after the files, so a visible run has its files.
     with ThreadPoolExecutor(1) as pool, store.ManagedSessionMaker(read_only=False) as session:
         filed = pool.map(unkept, [run["artifact_uri"] for run in runs], jobs)
         if store.engine.dialect.name == "sqlite":
@@ -88,15 +88,15 @@ def record(
 
 
 def times(now: int, count: int) -> range:
-    """Return the time of each of so many runs' rows.
+    """Return the times of the rows of `count` runs, one time a run.
 
-    Each has one of its own: an index is ordered by them, and rows that lie side by side go in twice as fast.
+    An index is ordered by time: rows of one run are then neighbours there, and are inserted twice as fast.
     """
     return range(now - count, now)
 
 
 def cleared(session: Any, keys: Sequence[str], tags: Collection[str]) -> set[str]:
-    """Return which of these runs are there, with nothing left of what they said of themselves, under these tags among others.
+    """Return which of these runs exist. Their metrics, parameters, and the given tags and those of an end are deleted.
 
     A run that a signal had ended is recorded again when it has been continued.
     """
@@ -112,18 +112,18 @@ def cleared(session: Any, keys: Sequence[str], tags: Collection[str]) -> set[str
 
 
 def clear(store: Any, run_id: str) -> None:
-    """Do so with a run by itself, whose tags will be set again."""
+    """Delete the metrics, parameters and end tags of one run, whose tags will be set again."""
     with store.ManagedSessionMaker(read_only=False) as session:
         cleared(session, [run_id], ())
 
 
 def ids(count: int) -> list[str]:
-    """Return ids for so many runs, in order, for the same reason as their timestamps."""
+    """Return `count` run ids in ascending order, for the reason given in `times`."""
     return sorted(uuid.uuid4().hex for _ in range(count))
 
 
 def there(client: Any, jobs: Sequence[Job], now: int) -> bool:
-    """Tell whether these jobs, which are recorded together, have been at this time."""
+    """Return whether these jobs, which are recorded together, were recorded at this time already."""
     from mlflow.store.tracking.dbmodels.models import SqlRun
 
     with client._tracking_client.store.ManagedSessionMaker() as session:
@@ -132,7 +132,7 @@ def there(client: Any, jobs: Sequence[Job], now: int) -> bool:
 
 
 def columns(job: Job, every: int, max_coordinates: int) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Yield the metrics of a run that have values, those of its steps and those of its end."""
+    """Yield the metrics of a run that have values: those of its steps, then those of its end."""
     for key, column in writers.columns_of(job.rows, every, max_coordinates).items():
         if len(column[0]):
             yield key, column
@@ -160,7 +160,7 @@ def run_row(run_id: str, name: str, experiment_id: str, uri: str, job: Job, now:
 
 
 def unkept(uri: str, job: Job) -> str | None:
-    """Put a run's files where its artifacts lie; returns in one line why that cannot be done, or None."""
+    """Store a run's files as artifacts. Return None, or one line that says why this failed."""
     try:
         write_artifacts(uri, job)
     except Exception as error:
@@ -169,7 +169,7 @@ def unkept(uri: str, job: Job) -> str | None:
 
 
 def write_artifacts(uri: str, job: Job) -> None:
-    """Put a run's files where its artifacts lie."""
+    """Store a run's files at its artifact URI."""
     folder = artifacts.local(uri)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Metrics straight into the tables of a tracking store that is a database, many in one statement.
+"""Metrics straight into the tables of a tracking store that is a database, many rows in one statement.
 
-What MLflow reads back is what its own `log_batch` would have left; that one makes an object of every number and validates it,
-which costs a hundred times as much.
+MLflow reads back the same as after its own `log_batch`, which makes and validates an object for every number and costs a
+hundred times as much.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import numpy as np
 
 Columns = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by metric: steps [n] and values [n], all finite
 Insert = Callable[[Any, tuple[str, int, str], list[int], list[float]], None]
-# The revisions of MLflow's schema that the tests compare with log_batch: that of 3.17.
+# The revisions of MLflow's schema for which the tests compare the rows with those of log_batch: that of 3.17.
 REVISIONS = ("dc11669786a5",)
-# Rows of one statement: SQLite inserts that many twice as fast as one by one, and more no faster.
+# Rows a statement: SQLite inserts so many twice as fast as one by one, and more no faster.
 ROWS = 1000
-# A row that is there already is left as it is, as by log_batch.
+# A row that exists already is not changed, as by log_batch.
 INSERT = "INSERT INTO metrics (key, timestamp, run_uuid, is_nan, step, value)"
 
 
 class UnknownSchema(Exception):
-    """A database whose revision of MLflow's schema the tests do not cover."""
+    """Raised for a database with a revision of MLflow's schema that the tests do not cover."""
 
 
 def inserter(client: Any) -> Insert | None:
-    """Return the function that inserts a metric into this store's database, or None where it is no database known here.
+    """Return the function that inserts a metric into this store's database; None if it is no known database.
 
     Raises UnknownSchema.
     """
@@ -44,9 +44,9 @@ def inserter(client: Any) -> Insert | None:
 
 
 def write(store: Any, insert: Insert, run_id: str, columns: Columns, at: int) -> None:
-    """Add columns of this time (ms since 1970) to a run in one transaction, the latest values with them.
+    """Add metrics of this time (ms since 1970) to a run in one transaction, and update the latest values.
 
-    Raises MlflowException where the run was deleted meanwhile, as log_batch does.
+    Raises MlflowException if the run was deleted meanwhile, as log_batch does.
     """
     from mlflow.store.tracking.dbmodels.models import SqlMetric
 
@@ -62,7 +62,7 @@ def write(store: Any, insert: Insert, run_id: str, columns: Columns, at: int) ->
 
 
 def forget(store: Any, run_id: str, prefix: str) -> None:
-    """Remove the metrics of a run whose names begin so."""
+    """Delete the metrics of a run whose names begin with `prefix`."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric
     from sqlalchemy import delete
 
@@ -72,7 +72,7 @@ def forget(store: Any, run_id: str, prefix: str) -> None:
 
 
 def into_sqlite(connection: Any, row: tuple[str, int, str], steps: list[int], values: list[float]) -> None:
-    """Insert a metric, so many rows a statement."""
+    """Insert a metric, ROWS rows a statement."""
     for i in range(0, len(steps), ROWS):
         pairs = [part for pair in zip(steps[i : i + ROWS], values[i : i + ROWS], strict=True) for part in pair]
         connection.exec_driver_sql(sqlite_statement(len(pairs) // 2), (*row, *pairs))
@@ -80,13 +80,13 @@ def into_sqlite(connection: Any, row: tuple[str, int, str], steps: list[int], va
 
 @cache
 def sqlite_statement(rows: int) -> str:
-    """Return the statement that inserts so many rows of one metric."""
+    """Return the statement that inserts `rows` rows of one metric."""
     pairs = ", ".join(["(?, ?)"] * rows)
     return f"{INSERT} SELECT ?, ?, ?, 0, column1, column2 FROM (VALUES {pairs}) WHERE true ON CONFLICT DO NOTHING"
 
 
 def into_postgresql(connection: Any, row: tuple[str, int, str], steps: list[int], values: list[float]) -> None:
-    """Insert a metric in one statement, whose arrays go in one message; psycopg would send row after row."""
+    """Insert a metric in one statement with arrays, which is one message; psycopg would send row after row."""
     columns = "unnest(%s::bigint[]), unnest(%s::float8[])"
     statement = f"{INSERT} SELECT %s, %s, %s, false, {columns} ON CONFLICT DO NOTHING"
     connection.exec_driver_sql(statement, (*row, steps, values))
@@ -96,7 +96,7 @@ INSERTS = {"sqlite": into_sqlite, "postgresql": into_postgresql}
 
 
 def newest(key: str, steps: np.ndarray, values: np.ndarray, at: int, run_id: str) -> dict[str, Any]:
-    """Return the row that MLflow takes for the latest: the highest step and, there, the highest value."""
+    """Return the row that is the latest for MLflow: the highest step and, at that step, the highest value."""
     last = np.lexsort((values, steps))[-1]
     step, value = int(steps[last]), float(values[last])
     return {"key": key, "value": value, "timestamp": at, "step": step, "is_nan": False, "run_uuid": run_id}

@@ -1,7 +1,7 @@
-"""Which runs are still alive: each says so every few seconds, and one that has fallen silent is ended by whoever comes next.
+"""Heartbeats: each run writes one every few seconds, and the next process that looks ends the runs that have fallen silent.
 
-Clocks of two machines are not compared: one's own tells, from one look to the next, that a run of another machine is silent.
-A run that was suspended, and is ended for its silence, takes that back.
+Clocks of two machines are not compared. A run of another machine is silent if its heartbeat does not change from one look to
+the next, by the clock of this machine. A run that was suspended, and ended as silent, takes that end back.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from runner.system import processes
 
-# The tags of a run: when it was last alive, in Unix seconds, how often it says so, and which process of which machine it is.
+# The tags of a run: its last heartbeat in Unix seconds, the seconds between two, and its process and machine.
 BEAT, EVERY, HOST, PID, MACHINE = "heartbeat", "heartbeat_every", "host", "pid", "machine"
-# The tags of a run that has fallen silent.
+# The tags of a run that was ended as silent.
 STALE = {
     "ending": "interrupted",
     "stopped_by": "stale",
@@ -32,7 +32,7 @@ AWAKE = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Heart:
-    """Says of a run that has its first tags, while this block lasts, that it is alive, every so many seconds."""
+    """Writes the heartbeat of a run every `every` seconds within its block. The run has its first tags already."""
 
     def __init__(self, client: Any, run_id: str, every: float) -> None:
         self.client, self.run_id, self.every = client, run_id, every
@@ -47,16 +47,19 @@ class Heart:
         self.stop()
 
     def stop(self) -> None:
-        """Say no more; a beat under way is left to end by itself, for a server may be gone, but none ends what ends now."""
+        """Stop the heartbeat, and wait for a `come_back` under way: it must not reopen a run that ends now.
+
+        A heartbeat under way is not waited for, since the server may be gone.
+        """
         self.over.set()
         with self.returning:
             return
 
     def go_on(self) -> None:
-        """Beat until it is over."""
+        """Write heartbeats until `stop`."""
         last = time.clock_gettime(AWAKE)
         while not self.over.wait(self.every):
-            # That a store cannot be reached is for others to find out.
+            # Other calls report a store that cannot be reached.
             with suppress(Exception):
                 self.client.set_tag(self.run_id, BEAT, repr(time.time()))
                 if time.clock_gettime(AWAKE) - last > patience(self.every) / 2:
@@ -64,7 +67,7 @@ class Heart:
                 last = time.clock_gettime(AWAKE)
 
     def come_back(self) -> None:
-        """Take back that the run was ended for its silence."""
+        """Reopen the run if it was ended as silent."""
         with self.returning:
             run = self.client.get_run(self.run_id)
             if self.over.is_set() or run.info.status == "RUNNING" or run.data.tags.get("end_reason") != STALE["end_reason"]:
@@ -75,22 +78,23 @@ class Heart:
 
 
 def patience(every: float) -> float:
-    """Return for how many seconds a run that beats so often may be silent."""
+    """Return for how many seconds a run with this interval between heartbeats may be silent."""
     return 2 * every + 1
 
 
 def first_tags(every: float, pid: int) -> dict[str, str]:
-    """Return what a run of a process of this machine is known by while it is alive, from its creation on."""
+    """Return the heartbeat tags of a new run, whose process on this machine is `pid`."""
     process = {HOST: socket.gethostname(), PID: f"{pid}:{processes.start_of(pid)}", MACHINE: processes.machine()}
     return {BEAT: repr(time.time()), EVERY: repr(float(every)), **process}
 
 
 def dead(tags: Mapping[str, str], now: float) -> bool:
-    """Tell whether a run with these tags is silent, and its process gone if it is of this machine.
+    """Return whether a run with these tags is silent and, for a run of this machine, its process is gone.
 
-    Of a run of this machine its last beat tells that it is silent, of another what this machine has seen.
+    A run of this machine is silent if its last heartbeat is old. A run of another machine is silent if this machine has seen no
+    new heartbeat for as long.
 
-    Raises KeyError or ValueError where the tags do not say so.
+    Raises KeyError or ValueError if the tags are missing or invalid.
     """
     wait = patience(float(tags[EVERY]))
     if here(tags):
@@ -101,24 +105,24 @@ def dead(tags: Mapping[str, str], now: float) -> bool:
 
 
 def here(tags: Mapping[str, str]) -> bool:
-    """Tell whether a run is of this machine, where processes are known by their numbers."""
+    """Return whether a run is of this machine, where its process is known by its number."""
     return bool(processes.machine()) and tags.get(MACHINE) == processes.machine()
 
 
 def suspect(tags: Mapping[str, str], now: float) -> bool:
-    """Tell whether a run of another machine looks silent, which has not been noted of this beat; raises what `dead` does."""
+    """Return whether a run of another machine looks silent, and this heartbeat is not noted yet; raises as `dead` does."""
     noted = tags.get(seen(), "").partition(" ")[0] == tags[BEAT]
     return not here(tags) and not noted and abs(now - float(tags[BEAT])) > patience(float(tags[EVERY]))
 
 
 def seen() -> str:
-    """Return the tag that notes for this machine which beat it has seen, and since when by its clock."""
+    """Return the tag in which this machine notes the last heartbeat it has seen, and since when by its clock."""
     name = processes.machine() or socket.gethostname()
     return f"seen.{zlib.crc32(name.encode()):08x}"
 
 
 def still(client: Any, run_id: str, beat: str, every: float, sleep: Callable[[float], Any] = time.sleep) -> bool:
-    """Watch a run that beats so often, and tell whether it is silent for as long as none is that is alive."""
+    """Watch a run for `patience(every)` seconds, and return whether its heartbeat remains `beat`."""
     until = time.monotonic() + patience(every)
     while (left := until - time.monotonic()) > 0:
         sleep(min(left, 1.0))
@@ -128,9 +132,10 @@ def still(client: Any, run_id: str, beat: str, every: float, sleep: Callable[[fl
 
 
 def reap(client: Any, experiment_id: str | None = None) -> list[str]:
-    """End the runs of a store, or of an experiment, that have fallen silent, as KILLED, and return their ids.
+    """End the silent runs of a store, or of an experiment, as KILLED, and return their ids.
 
-    Several may do so at once: each run is ended by one of them. That one of another machine is silent is noted first.
+    Several processes may do so at once; in a database, only one of them ends a run. The silence of a run of another machine is
+    noted first.
     """
     store = client._tracking_client.store
     database = hasattr(store, "engine")
@@ -138,19 +143,19 @@ def reap(client: Any, experiment_id: str | None = None) -> list[str]:
     end: Callable[[Any, str, str], bool] = end_by_sql if database else end_by_call
     ended = []
     for run_id, tags in found:
-        # Tags may be anybody's.
+        # Another program may have written the tags.
         with suppress(KeyError, ValueError):
             if dead(tags, time.time()):
                 ended += [run_id] if end(client, run_id, tags[BEAT]) else []
             elif suspect(tags, time.time()):
-                # Another may note the same at this moment.
+                # Another process may note the same at this moment.
                 with suppress(Exception):
                     client.set_tag(run_id, seen(), f"{tags[BEAT]} {time.time()!r}")
     return ended
 
 
 def by_sql(store: Any, experiment_id: str | None) -> list[tuple[str, dict[str, str]]]:
-    """Return the RUNNING runs that have a heartbeat, and the tags that tell of it, in one query of a database."""
+    """Return the RUNNING runs and their heartbeat tags, by one query of a database."""
     from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
     from sqlalchemy import select
 
@@ -170,7 +175,7 @@ def by_sql(store: Any, experiment_id: str | None) -> list[tuple[str, dict[str, s
 
 
 def by_search(client: Any, experiment_id: str | None) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the same by MLflow's own search."""
+    """Yield the RUNNING runs that have a heartbeat, and their tags, by MLflow's own search."""
     experiments = [experiment_id] if experiment_id else [each.experiment_id for each in client.search_experiments()]
     words, token = f"attributes.status = 'RUNNING' and tags.{BEAT} LIKE '%'", None
     while True:
@@ -182,7 +187,7 @@ def by_search(client: Any, experiment_id: str | None) -> Iterator[tuple[str, dic
 
 
 def end_by_sql(client: Any, run_id: str, beat: str) -> bool:
-    """End a run whose last beat is this one, and tell whether it was this call that did."""
+    """End a run if its last heartbeat is this one, and return whether this call ended it."""
     from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
     from sqlalchemy import exists, update
 
@@ -198,7 +203,7 @@ def end_by_sql(client: Any, run_id: str, beat: str) -> bool:
 
 
 def end_by_call(client: Any, run_id: str, beat: str) -> bool:
-    """End a run through MLflow's own interface, where it is RUNNING yet and has not beaten since; see `end_by_sql`."""
+    """End a run through MLflow's own interface if it is RUNNING and its last heartbeat is this one; see `end_by_sql`."""
     run = client.get_run(run_id)
     if run.info.status != "RUNNING" or run.data.tags.get(BEAT) != beat:
         return False

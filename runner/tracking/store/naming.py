@@ -1,4 +1,4 @@
-"""An experiment of a tracking store: its name, and its id, made where it is not yet there."""
+"""The name of an experiment in a tracking store, and its id."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from runner.errors import UserError
 
-# What a table of MLflow's holds of an experiment's name is 256 characters.
+# A table of MLflow's holds 256 characters of an experiment's name.
 NAME_LENGTH = 250
 
 
 def experiment_name(name: Any) -> str:
-    """Return an experiment's name, which may look like a number; raises UserError for one that no store takes."""
+    """Return an experiment's name, which may look like a number; raises UserError for a name that no store accepts."""
     text = "" if name is None else str(name)
     if not text.strip() or len(text) > NAME_LENGTH or any(unicodedata.category(each) == "Cc" for each in text):
         raise UserError(
@@ -23,7 +23,10 @@ def experiment_name(name: Any) -> str:
 
 
 def experiment_id(client: Any, name: str, location: str | None) -> str:
-    """Return the id of an experiment, which another process may be making at the same moment."""
+    """Return the id of an experiment, and create it if it is missing; another process may do so at the same moment.
+
+    Raises UserError for a deleted experiment.
+    """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)

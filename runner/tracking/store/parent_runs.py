@@ -1,4 +1,4 @@
-"""A sweep in the tracking store: its parent run, and the jobs that were run before."""
+"""A sweep in the tracking store: its parent run, and the runs that earlier commands recorded."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from runner.tracking import contract, store
 from runner.tracking.store import artifacts, heartbeat, writers
 from runner.tracking.store.retry import GaveUp, Policy
 
-# What is read back of a run, so that a sweep need not run it again.
+# The tags and metrics that are read back of a run, so that a sweep need not run it again.
 TAGS = ("ending", "stopped_by")
 METRICS = ("iterations", "last_loss", "best_loss")
 TABLE = "jobs.json"
-# Where it stands, among what is pending, how sweeps ended that the store could not be told of.
+# The folder in the outbox for the ends of sweeps that could not be sent.
 ENDS = "sweeps"
 # Runs that one page of a search brings; MLflow takes up to 50,000.
 PAGE = 10_000
 Marks = Mapping[str, str]
-# The tags of a run whose process is gone.
+# The tags of a run whose process has died.
 GONE = {"ending": "interrupted", "stopped_by": "death", "mlflow.note.content": "**interrupted**: the run's process has died"}
-# Parent runs that have not ended yet: the stores that they are in, and what says that they are alive.
+# Parent runs that have not ended yet, by id: store and heartbeat.
 OPEN: dict[str, tuple[str, heartbeat.Heart]] = {}
 
 
 def begin(keys: Mapping[str, Any], name: str, tags: Marks) -> dict[str, Any]:
-    """Create a sweep's parent run, and return its ids and, by identity, the runs of this experiment that may be reused."""
+    """Create a sweep's parent run. Return its ids and, by config digest, the runs of this experiment that may be reused."""
     client, experiment_id = store.opened(keys["uri"], keys["experiment"])
     before = known(client, experiment_id)
-    # The process that this one records for.
+    # The parent of the recorder process launched the sweep.
     said = {**tags, **heartbeat.first_tags(keys["heartbeat"], os.getppid())}
     run_id = client.create_run(experiment_id, run_name=name, tags=said).info.run_id
     OPEN[run_id] = keys["uri"], heartbeat.Heart(client, run_id, keys["heartbeat"]).__enter__()
@@ -43,19 +43,19 @@ def begin(keys: Mapping[str, Any], name: str, tags: Marks) -> dict[str, Any]:
 
 
 def found(uri: str, experiment: str) -> dict[str, Any]:
-    """Return, by identity, the runs of an experiment."""
+    """Return the runs of an experiment by config digest."""
     client, experiment_id = store.opened(uri, experiment)
     return {"known": known(client, experiment_id)}
 
 
 def known(client: Any, experiment_id: str) -> dict[str, dict[str, Any]]:
-    """Return the latest run of each identity, a finished one before all others."""
+    """Return the latest run of each config digest; a finished run goes before all others."""
     store = client._tracking_client.store
     return latest(by_sql(store, experiment_id) if hasattr(store, "engine") else by_search(client, experiment_id))
 
 
 def latest(found: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return the last run of each identity, a finished one before all others, which have no ending."""
+    """Return the last run of each config digest; a finished run goes before all others, whose `ending` is set to None."""
     runs: dict[str, dict[str, Any]] = {}
     for identity, run in found:
         if run["status"] != "FINISHED":
@@ -66,7 +66,7 @@ def latest(found: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, A
 
 
 def by_search(client: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the runs of an experiment with their identities, the oldest first, by MLflow's own search."""
+    """Yield the config digest and the fields of each run of an experiment, the oldest first, by MLflow's own search."""
     token = None
     while True:
         order = {"order_by": ["attributes.start_time ASC"], "page_token": token}
@@ -79,13 +79,13 @@ def by_search(client: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, 
 
 
 def fields(run_id: str | None, status: str, tags: Marks, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Return what is read back of a run."""
+    """Return the fields of a run that a sweep reads back."""
     came_to = {key: metrics.get(f"system/{key}") for key in METRICS}
     return {"run_id": run_id, "status": status, **{key: tags.get(key) for key in TAGS}, **came_to}
 
 
 def by_sql(store: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the same in one query of a database, which makes no object of every number of every run."""
+    """Yield the same as `by_search` by one query of a database, without an object for every number of every run."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlRun, SqlTag
     from sqlalchemy import and_, select
     from sqlalchemy.orm import aliased
@@ -110,7 +110,7 @@ def by_sql(store: Any, experiment_id: str) -> Iterator[tuple[str, dict[str, Any]
 
 
 def metrics(uri: str, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Return the single numbers that are recorded of runs, by their names, by run."""
+    """Return the scalar results of runs, by run id and name."""
     client = store.client_of(uri)
     found = {run_id: client.get_run(run_id).data.metrics for run_id in run_ids}
     of = {run_id: {key: each[key] for key in each if key.startswith("system/")} for run_id, each in found.items()}
@@ -126,10 +126,10 @@ def end(
     table: Mapping[str, list],
     at: int | None = None,
 ) -> dict[str, Any]:
-    """End a sweep's parent run, with a table of its jobs as an artifact, and what a job that died has left open.
+    """End a sweep's parent run, with a table of its jobs as an artifact, and end the runs that dead jobs left open.
 
-    A store that fails is asked again, `flush_timeout` seconds long; returns in one line why it was given up, or None. What it
-    was to be told is then in a file among what is pending.
+    A store that fails is asked again, `flush_timeout` seconds long. `left` is one line that says why it was given up, or None.
+    The end is then written to a file in the outbox.
     """
     began, at = time.monotonic(), at or contract.clock()
     if run_id in OPEN:
@@ -138,7 +138,7 @@ def end(
     def say() -> None:
         client = store.client_of(keys["uri"])
         close_children(client, run_id)
-        # One that had fallen silent may have been taken for dead.
+        # The parent run may have been ended as silent.
         for name in {*contract.ENDING} & {*client.get_run(run_id).data.tags}:
             client.delete_tag(run_id, name)
         writers.log_tags(client, run_id, tags)
@@ -148,7 +148,7 @@ def end(
 
     def keep() -> None:
         client = store.client_of(keys["uri"])
-        # As MLflow's log_table, which would leave ten decimals of each number.
+        # In the form of MLflow's log_table, which would cut each number to ten decimals.
         rows = [list(row) for row in zip(*table.values(), strict=True)]
         artifacts.log_text(client, run_id, json.dumps({"columns": list(table), "data": rows}), TABLE)
         client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
@@ -160,7 +160,7 @@ def end(
         left = first_line(error)
     else:
         left = None
-        # What keeps files may be out while the store is not.
+        # The artifact store may fail while the tracking store works.
         try:
             retry(keep)
         except Exception as error:
@@ -175,7 +175,7 @@ def end(
 
 
 def end_pending(pending: Path, timeout: float, stores: Collection[str] = ()) -> Iterator[tuple[str, str | None]]:
-    """End the parent runs that could not be ended; yields their ids, each with the reason in one line if it still cannot be."""
+    """End the parent runs that could not be ended. Yield their ids, each with one line if the run still cannot be ended."""
     for file in sorted((pending / ENDS).glob("[0-9a-f]" * 32 + ".json")):
         try:
             said = json.loads(file.read_text(encoding="utf-8"))
@@ -196,7 +196,7 @@ def end_pending(pending: Path, timeout: float, stores: Collection[str] = ()) -> 
 
 
 def close_children(client: Any, run_id: str) -> None:
-    """End the runs of a sweep that nobody else will: joblib and Ray kill a worker's recorder with it."""
+    """End the runs of a sweep that are still RUNNING: joblib and Ray kill a worker's recorder with the worker."""
     still = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([client.get_run(run_id).info.experiment_id], still, max_results=PAGE):
         writers.log_tags(client, run.info.run_id, GONE)
@@ -204,7 +204,7 @@ def close_children(client: Any, run_id: str) -> None:
 
 
 def abandon(tags: Marks) -> None:
-    """End what is open, for the process that launched it is gone."""
+    """End the open parent runs as KILLED, for the process that launched them is gone."""
     while OPEN:
         run_id, (uri, heart) = OPEN.popitem()
         heart.stop()

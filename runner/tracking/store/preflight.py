@@ -1,4 +1,4 @@
-"""Whether a tracking store can be used, found out in seconds: MLflow tries for minutes, and migrates what is not its own."""
+"""Find out in seconds whether a tracking store can be used: MLflow tries for minutes, and migrates foreign databases."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from runner.security import uris
 from runner.tracking.store.retry import crowded
 
 ALLOWED = "sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE or http(s)://HOST"
-# What MLflow takes besides, and which is left to it.
+# Further schemes that MLflow accepts. They are not checked here.
 OTHERS = ("mysql", "mssql", "databricks")
 # Seconds in which a server has to answer.
 SECONDS = 4
-# Bytes that an empty store takes, and then some.
+# Bytes that an empty store takes, with a margin.
 ROOM = 2 * 2**20
 # The tables by which a database is known to be MLflow's.
 TABLES = {"alembic_version", "experiments", "runs"}
-# The environment's names for what MLflow sends to a server with every request.
+# The environment variables of the credentials that MLflow sends to a server with every request.
 CREDENTIALS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 def check(uri: str) -> None:
-    """Raise UserError where an SQLite file or a server cannot be used; a PostgreSQL database is checked where it is opened."""
+    """Raise UserError if an SQLite file or a server cannot be used. A PostgreSQL database is checked when it is opened."""
     scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else ""
     if scheme in ("http", "https"):
         in_time(lambda: server(uri), uri)
@@ -45,7 +45,7 @@ def check(uri: str) -> None:
 
 
 def refusal(uri: str, reason: str) -> UserError:
-    """Return the error that says why a store cannot be used; no password is in it."""
+    """Return the UserError that says why a store cannot be used, without its password."""
     shown = reason
     for word in filter(None, {uris.password(uri), unquote(uris.password(uri))}):
         shown = shown.replace(word, "***")
@@ -54,7 +54,7 @@ def refusal(uri: str, reason: str) -> UserError:
 
 @cache
 def warn(uri: str) -> None:
-    """Warn, once in a process, of a password in a URI, and of one that would go over a network in the clear."""
+    """Warn, once in a process, of a password in a URI, and of a password that goes over a network in the clear."""
     log = logging.getLogger(__name__)
     if uris.password(uri):
         names = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if uri.startswith("http") else "PGPASSWORD"
@@ -66,13 +66,16 @@ def warn(uri: str) -> None:
 
 
 def loopback(uri: str) -> bool:
-    """Tell whether a server is on this machine."""
+    """Return whether a server is on this machine."""
     host = urlsplit(uri).hostname or ""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def in_time(ask: Callable[[], None], uri: str) -> None:
-    """Call a function that asks a server; a name's look-up has no time limit of its own. Raises UserError, its own included."""
+    """Call a function that asks a server, with a time limit, which the look-up of a host name lacks.
+
+    Raises UserError after the time limit, or the function's own error.
+    """
     raised: list[BaseException] = []
 
     def asked() -> None:
@@ -91,7 +94,7 @@ def in_time(ask: Callable[[], None], uri: str) -> None:
 
 
 def server(uri: str) -> None:
-    """Raise UserError where no MLflow server answers."""
+    """Raise UserError if no MLflow server answers."""
     import requests
 
     remedy = "start the server or set tracking.uri=sqlite:///…"
@@ -108,7 +111,7 @@ def server(uri: str) -> None:
 
 
 def cause(error: BaseException) -> str:
-    """Return why a server could not be reached, in the words of what went wrong first."""
+    """Return why a server could not be reached: a short text for known causes, else the error's first line."""
     text = first_line(error)
     for words, plain in (
         ("Connection refused", "connection refused"),
@@ -121,7 +124,7 @@ def cause(error: BaseException) -> str:
 
 
 def sqlite(uri: str, file: Path) -> None:
-    """Raise UserError where a file is no SQLite store of this MLflow, or cannot be written; a missing one is fine."""
+    """Raise UserError if a file is no SQLite store of this MLflow, or cannot be written. A missing file is accepted."""
     if file.is_dir():
         raise refusal(uri, f"{file} is a directory; name a file, as in tracking.uri={uris.uri_of(file / 'mlflow.db')}")
     there = next(each for each in (file, *file.parents) if each.exists())
@@ -139,7 +142,7 @@ def sqlite(uri: str, file: Path) -> None:
 
 
 def content(uri: str, file: Path) -> None:
-    """Raise UserError where a file is no database, or one of another program, or of another MLflow."""
+    """Raise UserError if a file is no database, or the database of another program or another MLflow."""
     import sqlite3
 
     other = "it is left as it is; set tracking.uri=sqlite:///…"
@@ -149,11 +152,11 @@ def content(uri: str, file: Path) -> None:
         except sqlite3.OperationalError as error:
             if not error.sqlite_errorname.startswith("SQLITE_READONLY"):
                 raise
-            # A process was killed while it wrote, and what it wrote is taken back by who opens the file next to write.
+            # A process was killed while it wrote. The next process that opens the file for writing rolls that back.
             tables, revisions = read(file, "rw")
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
-            # MLflow waits longer.
+            # MLflow waits longer for the lock.
             return
         raise refusal(uri, f"{error}; {other}") from error
     except sqlite3.DatabaseError as error:
@@ -163,7 +166,7 @@ def content(uri: str, file: Path) -> None:
 
 
 def read(file: Path, mode: str) -> tuple[set[str], list[str]]:
-    """Return the names of a database's tables, and the revision of MLflow's where they are MLflow's."""
+    """Return the names of a database's tables and, if they are MLflow's, the revisions of their schema."""
     import sqlite3
 
     with closing(sqlite3.connect(f"file:{quote(str(file))}?mode={mode}", uri=True, timeout=SECONDS)) as connection:
@@ -173,7 +176,7 @@ def read(file: Path, mode: str) -> tuple[set[str], list[str]]:
 
 
 def schema(uri: str, tables: set[str], revisions: list[str]) -> None:
-    """Raise UserError where tables are not those of MLflow, at the revision of the one that is installed."""
+    """Raise UserError if tables are not MLflow's, or their schema is not that of the installed MLflow."""
     if not tables >= TABLES:
         raise refusal(uri, "it is the database of another program, and left as it is; name another with tracking.uri=…")
     from runner.tracking.store.database import REVISIONS
@@ -194,7 +197,7 @@ def schema(uri: str, tables: set[str], revisions: list[str]) -> None:
 
 
 def postgresql(uri: str, error: BaseException) -> UserError:
-    """Return what an error of the database or its driver means to the user."""
+    """Return the UserError for an error of the database or its driver."""
     user, place = login(uri)
     text = first_line(error)
     if isinstance(error, ModuleNotFoundError):
@@ -216,7 +219,7 @@ def postgresql(uri: str, error: BaseException) -> UserError:
 
 
 def login(uri: str) -> tuple[str | None, str]:
-    """Return the user and the place of a database, as far as its URI can be read."""
+    """Return the user and the address of a database, as far as its URI can be read."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -228,12 +231,12 @@ def login(uri: str) -> tuple[str | None, str]:
 
 
 def fatal(text: str) -> str:
-    """Return what the server said, out of what its driver and SQLAlchemy say of it."""
+    """Return the server's message, without the text that its driver and SQLAlchemy add."""
     found = re.search(r"FATAL: +(.*?)(?= connection to server| Multiple connection| \(Background|$)", text)
     return found[1] if found else text
 
 
 def connect_args(uri: str) -> Mapping[str, Any]:
-    """Return how long a driver may wait for a connection, in its own words."""
+    """Return the driver's arguments that limit the wait for a connection."""
     driver = uri.partition(":")[0].partition("+")[2]
     return {"connect_timeout": SECONDS} if driver in ("", "psycopg", "psycopg2") else {}

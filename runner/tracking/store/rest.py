@@ -1,4 +1,4 @@
-"""Metrics through MLflow's own interface, in batches: one after another into any store, several at once to a server."""
+"""Metrics through MLflow's own interface, in batches: one after another to any store, several at once to a server."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from runner.tracking.store.database import Columns
 from runner.tracking.store.retry import Retry
 
-# What log_batch takes at a time.
+# Metrics that log_batch takes at a time.
 BATCH = 1000
-# Requests under way. A server has four workers unless told otherwise; more than that made it no faster.
+# Requests at a time. A server has four workers by default; more requests made it no faster.
 REQUESTS = 4
 ENDPOINT = "/api/2.0/mlflow/runs/log-batch"
 
 
 def batches(columns: Columns, at: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield metrics of this time as the REST interface has them, step after step."""
+    """Yield batches of metrics of this time in the form of the REST interface, ordered by step."""
     triples = (
         (key, *pair) for key, (steps, values) in columns.items() for pair in zip(steps.tolist(), values.tolist(), strict=True)
     )
@@ -31,7 +31,7 @@ def batches(columns: Columns, at: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def one_by_one(client: Any, run_id: str, retry: Retry) -> Callable[[Columns, int], None]:
-    """Return a function that waits for each batch."""
+    """Return a function that writes batches one after another, and waits for each."""
     from mlflow.entities import Metric
 
     def write(columns: Columns, at: int) -> None:
@@ -43,10 +43,10 @@ def one_by_one(client: Any, run_id: str, retry: Retry) -> Callable[[Columns, int
 
 @contextmanager
 def at_once(client: Any, run_id: str, retry: Retry) -> Iterator[Callable[[Columns, int], None]]:
-    """Give a function that has several batches under way to a server; at the end of this block all have arrived.
+    """Yield a function that sends several batches at once to a server; at the end of this block all have arrived.
 
-    A batch that fails is raised by a later write, or there. MLflow's own log_batch spends more on making the JSON than the
-    server on reading it.
+    A later write, or the end of the block, raises the error of a batch. MLflow's own log_batch spends more time on making the
+    JSON than the server on reading it.
     """
     from mlflow.utils.rest_utils import http_request, verify_rest_response
 

@@ -1,4 +1,4 @@
-"""How often, and for how long, a tracking store is asked again that cannot be reached at the moment."""
+"""How often, and for how long, a request is repeated to a tracking store that cannot be reached at the moment."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any, Protocol, TypeVar
 from runner.errors import first_line
 
 T = TypeVar("T")
-# Seconds before the second attempt, each time twice as long, and at the most.
+# Seconds before the second attempt, which double each time, and their maximum.
 FIRST, MOST = 0.2, 5.0
-# MLflow's codes of what may be otherwise in a while.
+# MLflow's codes of temporary errors.
 PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-# What a database says that has no connection to spare at the moment, and the seconds that one is waited for at least.
+# Texts by which a database without a free connection is recognised, and the least seconds to wait for a connection.
 CROWDED, ROOM = ("too many clients", "connection slots are reserved", "too many connections", "is starting up"), 60.0
 
 
 class Retry(Protocol):
-    """Calls a function, perhaps several times, and returns what it returns."""
+    """A function that calls another one, perhaps several times, and returns its result."""
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """Call it; raises what it raises, or GaveUp."""
+        """Return the result of `call`; raises its error, or GaveUp."""
         ...
 
 
 class GaveUp(Exception):
-    """A store that did not take something in time; its text says why in one line."""
+    """Raised if a store did not accept something in time. The text says why in one line."""
 
 
 def passes(error: Exception) -> bool:
-    """Tell whether another attempt may succeed."""
-    # MLflow's exceptions and SQLAlchemy's are told by name, so that neither need be imported.
+    """Return whether another attempt may succeed."""
+    # MLflow's and SQLAlchemy's exceptions are recognised by name, so that neither library is imported.
     code = getattr(error, "error_code", None)
     if code is not None:
         return code in PASSING
@@ -41,12 +41,12 @@ def passes(error: Exception) -> bool:
 
 
 def crowded(error: BaseException) -> bool:
-    """Tell whether a database has no connection to spare, which passes as others end."""
+    """Return whether a database has no free connection, which passes as other processes end."""
     return any(words in str(error) for words in CROWDED)
 
 
 def room(call: Callable[[], T]) -> T:
-    """Return what the call returns, which is made again while a database has no connection to spare."""
+    """Return the result of the call, which is repeated while a database has no free connection, ROOM seconds long."""
     until = time.monotonic() + ROOM
     while True:
         try:
@@ -58,15 +58,15 @@ def room(call: Callable[[], T]) -> T:
 
 
 class Policy:
-    """Asks again while a run goes on, and then for so many seconds without success."""
+    """Retries while a run goes on, and after its end until `timeout` seconds have passed without success."""
 
     def __init__(self, timeout: float, ended: Callable[[], float | None], sleep: Callable[[float], Any] = time.sleep) -> None:
-        """`ended` returns when the run ended, by the monotonic clock, or None; `sleep` waits so long, or less."""
+        """`ended` returns the time of the run's end by the monotonic clock, or None; `sleep` waits so long, or less."""
         self.timeout, self.ended, self.sleep = timeout, ended, sleep
         self.succeeded, self.warned = time.monotonic(), False
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """Return what the call returns; raises GaveUp, or the call's exception where no other attempt may succeed."""
+        """Return the result of the call; raises GaveUp, or the call's error if no other attempt may succeed."""
         wait = FIRST
         while True:
             try:
@@ -85,7 +85,7 @@ class Policy:
             wait = min(2 * wait, MOST)
 
     def warn(self, error: Exception) -> None:
-        """Say once that the store does not answer, where that has lasted."""
+        """Log once that the store does not answer, if that has lasted MOST seconds."""
         if not self.warned and time.monotonic() - self.succeeded > MOST:
             self.warned = True
             text = "the tracking store does not take rows, which are kept in the run's folder meanwhile: %s"
@@ -93,5 +93,5 @@ class Policy:
 
 
 def once(call: Callable[[], T]) -> T:
-    """Return what the call returns, and do not ask again."""
+    """Return the result of the call, without a retry."""
     return call()

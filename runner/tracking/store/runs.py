@@ -1,4 +1,4 @@
-"""What a run's first message says, and the run of that message in the store."""
+"""The `begin` message of a run, and the run of that message in the store."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from runner.tracking import contract, journal, store
 from runner.tracking.store import heartbeat
 from runner.tracking.store.retry import Retry
 
-# MLflow's word for runs, deleted or not.
+# MLflow's view type of all runs, deleted or not.
 ALL = 3
-# Runs that a store was asked more than once to create, by id: their experiment and key.
+# Runs whose creation was requested more than once, by id: their experiment and key.
 REPEATED: dict[str, tuple[str, str]] = {}
 
 
 def found(client: Any, experiment_id: str, run_key: str) -> str | None:
-    """Return the id of the run with this key, that of a deleted one only where there is no other."""
+    """Return the id of the run with this key, or None; a deleted run only if there is no other."""
     runs = client.search_runs([experiment_id], f"tags.run_key = '{run_key}'", run_view_type=ALL, max_results=100)
     return min(runs, key=lambda run: run.info.lifecycle_stage != "active").info.run_id if runs else None
 
 
 def delete_others(client: Any, run_id: str) -> None:
-    """Delete the empty runs of the same key: a store may create one long after it was asked to, and again in the meantime."""
+    """Delete the empty runs of the same key: a store may create a run long after a request that was repeated meanwhile."""
     experiment_id, run_key = REPEATED[run_id]
     for run in client.search_runs([experiment_id], f"tags.run_key = '{run_key}'"):
         if run.info.run_id != run_id and not run.data.metrics:
@@ -34,16 +34,16 @@ def delete_others(client: Any, run_id: str) -> None:
 
 
 def interrupted(client: Any, experiment_id: str, identity: str) -> list[dict[str, Any]]:
-    """Return the runs of this identity that did not end of themselves and have a spool here, the newest first.
+    """Return the interrupted runs with this config digest and a journal here, the newest first.
 
-    `silent` is, of one that may be going on where its folder's lock is not this machine's, what `heartbeat.still` is to watch.
+    `silent` is the heartbeat that `heartbeat.still` is to watch, for a run that may be going on on another machine; else None.
     """
     words = f"tags.identity = '{identity}' and attributes.status != 'FINISHED'"
     runs = []
     for run in client.search_runs([experiment_id], words, order_by=["attributes.start_time DESC"], max_results=100):
         tags = run.data.tags
         folder, key = tags.get("folder", ""), tags.get("run_key", "")
-        # A folder of this name may be another's, on another machine, or hold another run by now.
+        # The folder may be one of another machine, or hold another run by now.
         if run.info.status in ("KILLED", "RUNNING") and journal.run_key(Path(folder)) == key:
             watch = {
                 "beat": tags.get(heartbeat.BEAT),
@@ -57,24 +57,27 @@ def interrupted(client: Any, experiment_id: str, identity: str) -> list[dict[str
 
 
 class Begin(NamedTuple):
-    """What a spool's first message says: of the run, and where it is to be recorded."""
+    """The `begin` message of a journal: the run's description, and where the run is recorded."""
 
     about: contract.About
     run_key: str
     host: str
-    keys: Mapping[str, Any]  # of the tracking group, `uri` that of any folder
+    keys: Mapping[str, Any]  # of the tracking group; `uri` is valid in any folder
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Begin:
-        """Return a message's fields as what they say."""
+        """Return the message with these fields."""
         return cls(contract.about_of(fields["about"]), fields["run_key"], fields["host"], fields["keys"])
 
     def opened(self) -> tuple[Any, str]:
-        """Return a client of the store, and the experiment's id; raises UserError."""
+        """Return a client of the store and the experiment's id; raises UserError."""
         return store.opened(self.keys["uri"], self.keys["experiment"])
 
     def run(self, retry: Retry, at: int, *, new: bool) -> tuple[Any, str]:
-        """Return a client and the run's id, made where it is not there; for a `new` one only a second attempt looks."""
+        """Return a client and the run's id; create the run if it is missing.
+
+        A `new` run is looked for on a second attempt only.
+        """
         client, experiment_id = self.opened()
         attempts = int(not new)
 
@@ -84,7 +87,7 @@ class Begin(NamedTuple):
             if attempts > 1 and (there := found(client, experiment_id, self.run_key)):
                 return there
             name = secrets.masked(self.keys["name"] or self.about.name)
-            # The process that this one records for.
+            # The parent of the recorder process is the process of the run.
             life = heartbeat.first_tags(self.keys["heartbeat"], os.getppid())
             tags = contract.tags_of(self.about, self.run_key, self.host) | life
             return client.create_run(experiment_id, at, tags, name).info.run_id

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that falls silent in the midst of a statement, stopped or cut off: its driver would wait for ever."""
+"""Time limits for a PostgreSQL server that falls silent within a statement: its driver would wait for ever."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import psycopg
 from sqlalchemy import event
 
-# Seconds that a server may be silent within a statement, and that it has to take a connection.
+# Seconds that a server may be silent within a statement, and that it has to accept a connection.
 STATEMENT, CONNECTION = 30.0, 10
 
 
 class Connection(psycopg.Connection):
-    """A connection that is closed where its server is silent for so long; raises OperationalError then."""
+    """A connection that is closed if its server is silent for STATEMENT seconds; raises OperationalError then."""
 
     def wait(self, gen: Any, *words: Any, **keys: Any) -> Any:
-        """Return what psycopg's generator returns; it is told of each part of a second that nothing came in."""
+        """Return the result of psycopg's generator. The generator is also resumed, several times a second, if no data came."""
         return super().wait(self.heard(gen), *words, **keys)
 
     def heard(self, gen: Any) -> Generator[Any, Any, Any]:
-        """Yield what a generator waits for, as long as something comes."""
+        """Yield the generator's values, and close the connection after STATEMENT seconds without data."""
         last = time.monotonic()
         try:
             awaited = next(gen)
@@ -40,11 +40,11 @@ class Connection(psycopg.Connection):
 
 
 def heed(engine: Any) -> None:
-    """Have the connections that an engine makes from now on be closed where their server is silent."""
+    """Have the later connections of an engine closed if their server is silent."""
     event.listen(engine, "do_connect", connect)
     engine.dispose()
 
 
 def connect(dialect: Any, record: Any, words: Any, keys: Any) -> Connection:
-    """Return a connection to a server."""
+    """Return a connection with these time limits."""
     return Connection.connect(*words, **{"connect_timeout": CONNECTION, **keys})

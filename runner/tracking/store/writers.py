@@ -1,4 +1,4 @@
-"""Rows, parameters and tags as MLflow takes them, and the fastest way to add metrics that a store offers."""
+"""Rows, parameters and tags in MLflow's form, and the fastest way to add metrics that a store offers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from runner.tracking.store import database, rest
 from runner.tracking.store.retry import Retry
 from runner.tracking.store.retry import once as once_only
 
-# What one of MLflow's parameters holds.
+# Characters that a parameter of MLflow's holds.
 PARAM_LENGTH = 6000
 
 
 def once(metrics: Mapping[str, float]) -> database.Columns:
-    """Return single numbers as metrics at step 0, those that are finite."""
+    """Return the finite ones of these numbers as metrics at step 0."""
     return {key: (np.zeros(1, int), np.array([value])) for key, value in metrics.items() if np.isfinite(value)}
 
 
 def columns_of(rows: Trace, every: int, max_coordinates: int) -> database.Columns:
-    """Return steps and values of each metric, every so many-th row, and what was measured in any.
+    """Return steps and values of each metric: every `every`-th row, and all rows of measured quantities.
 
-    None is there that is not finite: MLflow's pages break on those.
+    Values that are not finite are left out: MLflow's pages break on them.
     """
     found = {}
     for key, values in rows.columns(max_coordinates).items():
@@ -38,7 +38,7 @@ def columns_of(rows: Trace, every: int, max_coordinates: int) -> database.Column
 
 
 def direct(client: Any) -> database.Insert | None:
-    """Return `database.inserter`, or None with a warning where the database's schema is not one that the tests cover."""
+    """Return `database.inserter`, or None with a warning if the tests do not cover the schema of the database."""
     try:
         return database.inserter(client)
     except database.UnknownSchema as error:
@@ -48,7 +48,7 @@ def direct(client: Any) -> database.Insert | None:
 
 @contextmanager
 def writer(client: Any, run_id: str, retry: Retry = once_only) -> Iterator[Callable[[database.Columns, int], None]]:
-    """Give the fastest way to add metrics of a time to a run that its store offers; all are there at the end of this block."""
+    """Yield the fastest function that adds metrics of a time to a run; all have arrived at the end of this block."""
     insert = direct(client)
     if insert is not None:
         into = client._tracking_client.store
@@ -61,12 +61,12 @@ def writer(client: Any, run_id: str, retry: Retry = once_only) -> Iterator[Calla
 
 
 def cut(params: Mapping[str, str]) -> dict[str, str]:
-    """Return parameters at the length that MLflow takes; config.yaml has them whole."""
+    """Return parameters, cut to the length that MLflow accepts; config.yaml has them whole."""
     return {key: value[:PARAM_LENGTH] for key, value in params.items()}
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
-    """Log parameters in batches of the 100 that MLflow takes."""
+    """Log parameters in batches of 100, the most that MLflow accepts."""
     from mlflow.entities import Param
 
     entities = [Param(key, value) for key, value in cut(params).items()]

@@ -1,9 +1,9 @@
-"""Launchers for clusters, as shells: every Hydra program of an environment imports them.
+"""Thin launcher plugins for workers and clusters; `runner.sweeps.launchers` does the work.
 
-Their work is in `runner.sweeps.launchers`.
+They are thin because every Hydra program of an environment imports them.
 
-They run jobs as the published ones do, which give up at the first job whose process dies: on a cluster the others' would go
-on, unseen, and be started twice.
+They run jobs as the published launchers do, but a published launcher gives up at the first job whose process dies. On a cluster
+the other jobs would continue unnoticed, and would be started twice.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from omegaconf import DictConfig
 
 
 class Remembering(Launcher):
-    """Remembers its settings, and what the jobs are made of; `needs` is the published plugin that it works with."""
+    """A launcher that stores its settings and the arguments of `setup`; `needs` is the published plugin that it uses."""
 
     needs: str
-    # The jobs, among workers.
+    # Whether the jobs are shared out among workers.
     shares = True
-    # Whether a process that dies takes no other along.
+    # Whether the other processes survive if one process dies.
     apart = True
-    # Jobs in a task at the most, where it is not as ever.
+    # Maximum number of jobs in a pack after a pack was lost; None: no limit.
     largest: int | None = None
 
     def __init__(self, **settings: Any) -> None:
@@ -33,28 +33,28 @@ class Remembering(Launcher):
 
     @property
     def fuses(self) -> bool:
-        """Whether jobs that differ in numbers alone may run as one program."""
+        """Whether jobs that differ only in numbers may run as one program."""
         return self.config.sweep.pack != 1
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember what the jobs are made of; raises ImportError without the extra, before anything is begun."""
+        """Store the arguments and check the settings; raises ModuleNotFoundError without the extra, before any job starts."""
         if find_spec(self.needs) is None:
             raise ModuleNotFoundError(f"No module named {self.needs!r}", name=self.needs)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         self.check()
 
     def check(self) -> None:
-        """Raise UserError for settings that cannot be."""
+        """Raise UserError for invalid settings."""
 
 
 class JoblibLauncher(Remembering):
-    """Jobs in processes of this machine."""
+    """Runs jobs in processes of this machine, by joblib."""
 
     needs = "hydra_plugins.hydra_joblib_launcher"
     apart = False
 
     def check(self) -> None:
-        """Raise UserError for settings that cannot be."""
+        """Raise UserError for invalid settings."""
         from runner.sweeps.launchers import check_workers
 
         check_workers(self.settings)
@@ -67,12 +67,12 @@ class JoblibLauncher(Remembering):
 
 
 class RayLauncher(Remembering):
-    """Jobs on a Ray cluster."""
+    """Runs jobs on a Ray cluster."""
 
     needs = "hydra_plugins.hydra_ray_launcher"
 
     def check(self) -> None:
-        """Raise UserError for settings that cannot be."""
+        """Raise UserError for invalid settings."""
         from runner.sweeps.launchers import ray_settings
 
         ray_settings(self)
@@ -85,12 +85,12 @@ class RayLauncher(Remembering):
 
 
 class LocalLauncher(Remembering):
-    """Jobs on this machine, as submitit starts them on a cluster."""
+    """Runs jobs on this machine by submitit, in the way of a cluster."""
 
     needs = "hydra_plugins.hydra_submitit_launcher"
 
     def check(self) -> None:
-        """Raise UserError for settings that cannot be."""
+        """Raise UserError for invalid settings."""
         from runner.sweeps.launchers import submitit_settings
 
         submitit_settings(self)
@@ -103,12 +103,12 @@ class LocalLauncher(Remembering):
 
 
 class SlurmLauncher(Remembering):
-    """Jobs on a Slurm cluster."""
+    """Runs jobs on a Slurm cluster by submitit."""
 
     needs = "hydra_plugins.hydra_submitit_launcher"
 
     def check(self) -> None:
-        """Raise UserError for settings that cannot be."""
+        """Raise UserError for invalid settings."""
         from runner.sweeps.launchers import submitit_settings
 
         submitit_settings(self)

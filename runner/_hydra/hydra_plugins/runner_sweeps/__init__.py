@@ -1,4 +1,4 @@
-"""The plugins that Hydra loads: shells, for every Hydra program of an environment imports them; the work is the package's."""
+"""Thin sweeper and launcher plugins, for every Hydra program of an environment imports them; `runner.sweeps` does the work."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from omegaconf import DictConfig
 
 
 class GridSweeper(Sweeper):
-    """Every combination of the values that a sweep names."""
+    """Runs every combination of the given values."""
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
         self.max_batch_size, self.params = max_batch_size, params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the launcher; its jobs run the package's own task, whose outcomes are data."""
+        """Make the launcher; its jobs run this package's task, which returns outcomes as plain data."""
         from runner.sweeps.sweeper import sweep
 
         self.new_sweep = sweep(hydra_context, config)
@@ -32,31 +32,31 @@ class GridSweeper(Sweeper):
 
 
 class OptunaSweeper(Sweeper):
-    """Values that Optuna chooses from what those before came to."""
+    """Runs trials whose values Optuna samples, based on the results of earlier trials."""
 
     def __init__(self, **keys: Any) -> None:
         self.keys = keys
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the launcher; its jobs run the package's own task, whose outcomes are data."""
+        """Make the launcher; its jobs run this package's task, which returns outcomes as plain data."""
         from runner.sweeps.sweeper import sweep
 
         self.new_sweep = sweep(hydra_context, config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Launch all trials' jobs, and return their outcomes."""
+        """Launch the jobs of all trials, and return their outcomes."""
         from runner.sweeps.optuna.study import search
 
         return search(self.new_sweep, arguments, self.keys)
 
 
 class FusedLauncher(Launcher):
-    """Jobs that differ in numbers alone run as rows of one compiled program, all others one by one."""
+    """Runs jobs that differ only in numbers as lanes of one compiled program, and all other jobs one by one."""
 
     fuses = True
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remember what the jobs are made of."""
+        """Store the context, the task function and the configuration of the jobs."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
