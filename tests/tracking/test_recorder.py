@@ -24,6 +24,7 @@ from runner.errors import UserError
 from runner.tracking import client as recorder_module
 from runner.tracking import journal
 from runner.tracking import process as recorder_process
+from runner.tracking import store as tracking_store
 from runner.tracking.journal import messages
 from runner.tracking.store import heartbeat
 
@@ -143,7 +144,18 @@ def test_what_the_recorder_warns_of_is_in_the_log_of_the_run(prepared):
 def test_a_mistake_found_after_the_store_was_prepared_leaves_none(tmp_path):
     ended = Command(tmp_path, "loss=rosenbrock", "guess=point", "guess.x=[1,2,3]").ended()
     assert ended.code == 1 and ended.err.count("\n") == 1
-    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["runs"]
+    # The recorder process, which may be making the store, ends a moment later.
+    left = lambda: [path.name for path in (tmp_path / "outputs").iterdir()]  # noqa: E731
+    assert processes.wait(lambda: left() == ["runs"], 20), left()
+
+
+def test_a_store_that_was_being_made_leaves_nothing_of_sqlites_either(tmp_path, monkeypatch):
+    made = tmp_path / "mlflow.db.0"
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        made.with_name(made.name + suffix).touch()
+    monkeypatch.setattr(tracking_store, "PREPARED", {tmp_path / "mlflow.db": made})
+    tracking_store.discard()
+    assert [*tmp_path.iterdir()] == [] and tracking_store.PREPARED == {}
 
 
 def test_runs_started_together_on_a_new_store_all_get_into_it(tmp_path):

@@ -156,7 +156,7 @@ def open_or_make(uri: str) -> None:
         try:
             client_of(uri_of(PREPARED[file]))._tracking_client.store.engine.dispose()
         except BaseException:
-            PREPARED.pop(file).unlink(missing_ok=True)
+            remove(PREPARED.pop(file))
             raise
 
 
@@ -218,7 +218,13 @@ def exists(uri: str) -> bool:
 def discard() -> None:
     """Remove the stores that were prepared and never opened."""
     while PREPARED:
-        PREPARED.popitem()[1].unlink(missing_ok=True)
+        remove(PREPARED.popitem()[1])
+
+
+def remove(file: Path) -> None:
+    """Remove an SQLite store, and the files that SQLite leaves beside it if a process ends within a transaction."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file.with_name(f"{file.name}{suffix}").unlink(missing_ok=True)
 
 
 def imported() -> Any:
