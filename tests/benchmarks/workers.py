@@ -61,7 +61,10 @@ def lines(quick: bool) -> Iterator[str]:
     command = ["unshare", "--net", sys.executable, "-c", code, *(["quick"] if quick else [])]
     yield from (report.setting(), "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|")
     with tempfile.TemporaryDirectory() as home:
-        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)]), "HOME": home}
+        env = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/support"), str(ROOT)]),
+            "HOME": home,
+        }
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
             yield from map(str.rstrip, process.stdout or ())
     assert process.returncode == 0, f"the measurement ended with {process.returncode}"

@@ -349,7 +349,7 @@ def test_ray_in_a_network_of_its_own(tmp_path):
     code = "import sys, test_launchers; from pathlib import Path; test_launchers.on_ray(Path(sys.argv[1]))"
     # A new network holds nothing but a loopback that is down; Ray, whose services listen on all interfaces, has no other.
     line = ["unshare", "--net", sys.executable, "-c", code, str(tmp_path)]
-    env = environment(ROOT / "tests") | {"HOME": str(tmp_path)}
+    env = environment(*(ROOT / "tests" / each for each in ("", "support", "sweeps"))) | {"HOME": str(tmp_path)}
     ended = subprocess.run(line, env=env, capture_output=True, text=True, timeout=600, check=False, start_new_session=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.splitlines()[-1] == "all that was asserted holds"
