@@ -83,7 +83,7 @@ def shortened(value: str) -> str:
 
 def tracker(node: Any) -> Tracker:
     """Return the tracker that the tracking group names; a plain function becomes a tracker that records runs one by one."""
-    if isinstance(nodes.function_of("tracking", node), type):
+    if hasattr(nodes.function_of("tracking", node), "run"):
         return nodes.function("tracking", node)()
     return OneByOne(nodes.function("tracking", node, "about"))
 

@@ -112,11 +112,21 @@ class Nothing:
         """Return None: no sweep is recorded."""
 
 
-class OneByOne(Nothing):
-    """A tracker made from a function: `opened(about)` returns a context manager that yields a Recorder."""
+class OneByOne:
+    """Records runs by a function: `opened(about)` returns a context manager that gives a Recorder."""
 
     def __init__(self, opened: Callable[[About], AbstractContextManager[Recorder]]) -> None:
-        self.run = opened
+        self.opened = opened
+
+    def prepare(self, *, draws: bool) -> None:
+        """Open nothing."""
+
+    def run(self, about: About) -> AbstractContextManager[Recorder]:
+        """Return the recorder of one run."""
+        return self.opened(about)
+
+    def sweep(self) -> None:
+        """Record no sweep."""
 
 
 def check(every: int, full_loss_every: int, max_unsent: float) -> None:

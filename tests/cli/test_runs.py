@@ -236,3 +236,48 @@ def test_a_store_whose_schema_is_not_covered_gets_the_same_rows_the_slower_way(c
     fast, slow = runs()
     for metric in ("x", "loss", "gradient"):
         assert history(tmp_path, fast.info.run_id, metric) == history(tmp_path, slow.info.run_id, metric)
+
+
+OWN_TRACKERS = """
+from contextlib import contextmanager
+from pathlib import Path
+from runner.tracking.contract import Recorder
+
+def recorder(to):
+    def record(rows):
+        with Path(to).open("a") as file:
+            file.writelines(f"{step} " for step in rows.steps)
+    return Recorder(record, lambda tags, metrics: Path(to).open("a").write(tags["ending"]))
+
+@contextmanager
+def function(about, *, to):
+    yield recorder(to)
+
+class Manager:
+    def __init__(self, about, *, to):
+        self.to = to
+    def __enter__(self):
+        return recorder(self.to)
+    def __exit__(self, *_):
+        return None
+
+class Tracker:
+    def __init__(self, *, to):
+        self.to = to
+    def prepare(self, *, draws):
+        Path(self.to).write_text("prepared ")
+    def run(self, about):
+        return function(about, to=self.to)
+    def sweep(self):
+        return None
+"""
+
+
+@pytest.mark.parametrize(("name", "first"), [("function", ""), ("Manager", ""), ("Tracker", "prepared ")])
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=7")])
+def test_rows_go_where_a_users_own_tracker_sends_them(cli, tmp_path, monkeypatch, name, first, sweep):
+    (tmp_path / "mine.py").write_text(OWN_TRACKERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("tracking=none", f"tracking._target_=mine.{name}", f"+tracking.to={tmp_path / 'rows'}", "max_iterations=3")
+    assert cli(*sweep, *words).code == 0
+    assert (tmp_path / "rows").read_text() == f"{first}0 1 2 3 iteration_limit"
